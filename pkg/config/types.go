@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is a checked configuration. Every value in it is usable as it is:
+// names are resolved, timings that must stand in a relation do.
+type Config struct {
+	Path    string
+	Cluster string
+	// ClusterID is the cluster's name as carried by every frame.
+	ClusterID uint32
+	// Keys are the cluster's secrets, the signing one first; one or two.
+	Keys []Key
+	// Nodes are the two nodes in the order of their names; Self indexes this one.
+	Nodes      [2]Node
+	Self       int
+	Timing     Timing
+	Arbiter    Arbiter
+	Identities []Identity // in the order of their names
+	Services   []Service  // in the order of their names
+	Hooks      Hooks
+	Metrics    Metrics
+	// Digest names what both nodes must agree on (all but Path, Self, Hooks, Metrics and the keys).
+	Digest uint32
+}
+
+// Key is a SipHash-2-4 key, derived from one line of the secret file.
+type Key struct {
+	K0, K1 uint64
+	ID     uint8 // tells the receiver which key signed
+}
+
+// Node is one of the two servers.
+type Node struct {
+	Name                  string
+	Lan, Crossover, Spare string // interface names; Spare may be empty
+	LanAddr, CrossAddr    netip.Prefix
+}
+
+// Timing holds the derived timings too: nothing else computes them.
+type Timing struct {
+	Profile         string
+	Probe           time.Duration
+	DeadAfter       time.Duration
+	SuspectAfter    time.Duration // silence that starts the confirming burst
+	ConfirmProbes   int           // own probes that must be unanswered before DEAD
+	SupervisorLease time.Duration
+	BootHold        time.Duration // silence since the start after which a peer never heard is dead
+	SoloKeep        bool          // solo_without_supervisor: keep
+}
+
+// Arbiter is what decides while the peer is silent.
+type Arbiter struct {
+	None  bool
+	Reach []netip.Addr // IPv4 hosts; the majority is len/2+1
+}
+
+// Identity is what moves.
+type Identity struct {
+	Name          string
+	Home          int // index into Config.Nodes
+	MAC           [6]byte
+	Addresses     []AddressRange
+	StagingAhead  bool
+	Services      []string
+	Mirror        []string
+	Failback      string // never | manual | auto
+	FailbackAfter time.Duration
+}
+
+// AddressRange is first..last inside one prefix length, both included.
+type AddressRange struct {
+	First, Last netip.Addr
+	Bits        int
+}
+
+// Service is a thing with start, stop and check.
+type Service struct {
+	Name       string
+	Start      string // run by /bin/sh -c, exit status 0 is success
+	Stop       string
+	Check      string
+	Every      time.Duration
+	Rise, Fall int
+	Timeout    ServiceTimeout
+	Restart    ServiceRestart
+	After      []string
+	Concurrent bool
+}
+
+// ServiceTimeout bounds each command.
+type ServiceTimeout struct{ Start, Stop, Check time.Duration }
+
+// ServiceRestart is the restart window: more than Times within Within moves the identity.
+type ServiceRestart struct {
+	Times  int
+	Within time.Duration
+}
+
+// Hooks are commands told of events, JSON on stdin.
+type Hooks struct{ Events string }
+
+// Metrics says where Prometheus scrapes; empty Listen means nowhere.
+type Metrics struct{ Listen string }
