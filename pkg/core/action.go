@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+// Action is an output of the machine. Those with an Op are answered by Done or
+// Failed (Swap by Swapped). The shell starts actions in order; those of
+// different identities, and addresses and services of one identity, run side by
+// side. StopServices cancels a StartServices of the same identity in flight. All
+// are idempotent. Op numbers of actions and of commands are apart.
+type Action interface{ action() }
+
+// Persist writes Saved and syncs it before Done.
+type Persist struct {
+	Op    uint64
+	Saved Saved
+}
+
+// Swap changes an identity's word if it still is Old.
+type Swap struct {
+	Op       uint64
+	Identity int
+	Old, New Word
+}
+
+// AddAddresses puts an identity's addresses on its carrier.
+type AddAddresses struct {
+	Op       uint64
+	Identity int
+}
+
+// RemoveAddresses takes them off.
+type RemoveAddresses struct {
+	Op       uint64
+	Identity int
+}
+
+// StartServices starts an identity's exclusive services in order; Generation is
+// their fencing token.
+type StartServices struct {
+	Op         uint64
+	Identity   int
+	Generation uint64
+}
+
+// StopServices stops them in reverse.
+type StopServices struct {
+	Op       uint64
+	Identity int
+}
+
+// StartConcurrent starts the services that run on both nodes.
+type StartConcurrent struct{ Op uint64 }
+
+// StopConcurrent stops them.
+type StopConcurrent struct{ Op uint64 }
+
+// Announce tells the network where the identity is.
+type Announce struct {
+	Identity   int
+	Generation uint64
+}
+
+// Pulse sends a heartbeat now.
+type Pulse struct{}
+
+// SetFlags sets what the frames say of this node.
+type SetFlags struct{ Standby, Frozen bool }
+
+// Notify tells the administrator. Identity is -1 if it concerns the node.
+type Notify struct {
+	Kind     string
+	Identity int
+	Text     string
+}
+
+// Reply answers a command; an empty Err is success.
+type Reply struct {
+	Op  uint64
+	Err string
+}
+
+// Left ends the machine's work: the shell may exit.
+type Left struct{}
+
+func (Persist) action()         {}
+func (Swap) action()            {}
+func (AddAddresses) action()    {}
+func (RemoveAddresses) action() {}
+func (StartServices) action()   {}
+func (StopServices) action()    {}
+func (StartConcurrent) action() {}
+func (StopConcurrent) action()  {}
+func (Announce) action()        {}
+func (Pulse) action()           {}
+func (SetFlags) action()        {}
+func (Notify) action()          {}
+func (Reply) action()           {}
+func (Left) action()            {}
+
+// The kinds of Notify.
+const (
+	KindPeerUp         = "peer-up"
+	KindPeerDead       = "peer-dead"
+	KindPeerRestarted  = "peer-restarted"
+	KindSupervisorLost = "supervisor-lost"
+	KindSupervisorBack = "supervisor-back"
+	KindTakeover       = "takeover"         // unplanned
+	KindHandoverIn     = "hand-over-in"     // planned, to this node
+	KindClaim          = "claim"            // nobody owned it
+	KindResume         = "resume"           // found owned at the start
+	KindReclaim        = "reclaim"          // released or lapsed, and not taken
+	KindHandover       = "hand-over"        // begun, by this node
+	KindHandoverDone   = "hand-over-done"   // the peer owns it
+	KindHandoverFailed = "hand-over-failed" // with the reason
+	KindLost           = "lost"             // unplanned
+	KindLapsed         = "lapsed"           // this node's supervisor was late
+	KindTwoOwners      = "two-owners"
+	KindAddressFailed  = "address-failed"
+	KindServiceFailed  = "service-failed"
+	KindServiceBack    = "service-back"
+	KindPersistFailed  = "persist-failed"
+	KindLinkLost       = "link-lost"
+	KindLinkBack       = "link-back"
+	KindLanLost        = "lan-lost"
+	KindLanBack        = "lan-back"
+	KindIsolated       = "isolated"
+	KindIsolatedEnd    = "isolated-end"
+	KindStandby        = "standby"
+	KindFreeze         = "freeze"
+	KindUncovered      = "uncovered" // nobody serves it and this node may not
+	KindLeaving        = "leaving"
+)

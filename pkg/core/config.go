@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+// Config is what the machine needs of the configuration.
+type Config struct {
+	Self       int // this node's index, 0 or 1
+	Nodes      [2]string
+	Identities []IdentityConfig
+	Concurrent []string // services that run on both nodes
+	Limits     Limits
+}
+
+// IdentityConfig is one identity.
+type IdentityConfig struct {
+	Name          string
+	Home          int
+	Failback      string // never | manual | auto
+	FailbackAfter int64  // ns of an up and armed home node before auto gives it back
+	StagingAhead  bool
+	Exclusive     []string // services in the order of their start
+}
+
+// Limits bound everything that the machine waits for, in ns. A zero means the default.
+type Limits struct {
+	Stage     int64 // the peer's preparation in a hand-over (5 s)
+	Release   int64 // from the release to the peer's taking it (2 s)
+	Swap      int64 // a kernel compare-and-swap (1 s)
+	Address   int64 // adding or removing addresses (10 s)
+	Service   int64 // starting or stopping an identity's services (5 min)
+	Persist   int64 // a synced write (10 s)
+	LanStable int64 // reach below the majority before it counts (200 ms)
+	MoveEvery int64 // least time between automatic moves of an identity (10 s)
+}
+
+func (l Limits) withDefaults() Limits {
+	const ms, s = 1_000_000, 1_000_000_000
+	for _, d := range []struct {
+		v *int64
+		d int64
+	}{
+		{&l.Stage, 5 * s}, {&l.Release, 2 * s}, {&l.Swap, 1 * s}, {&l.Address, 10 * s},
+		{&l.Service, 300 * s}, {&l.Persist, 10 * s}, {&l.LanStable, 200 * ms}, {&l.MoveEvery, 10 * s},
+	} {
+		if *d.v == 0 {
+			*d.v = d.d
+		}
+	}
+	return l
+}
+
+// Saved is what survives a reboot.
+type Saved struct {
+	// Generations are promises by identity name: this node owns nothing at a higher one.
+	Generations     map[string]uint64
+	Standby, Frozen bool
+}
