@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// The lab's cables: what passes a port, who was seen using an identity's MAC, and two bare programs for benchmarks.
+// Nothing here runs on a real node.
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define MAX_PORTS 64       /* a port's number is its ifindex, chosen by pkg/lab */
+#define MAX_NODES 16       /* everything that has cables: servers, client, hosts, trunk */
+#define MAX_IDENTITIES 16  /* watched MACs */
+#define TC_PASS (-1)       /* TCX_NEXT, and TC_ACT_UNSPEC where there is only clsact */
+#define TC_DROP 2
+
+enum lab_kind { KIND_OTHER, KIND_ARP_REQUEST, KIND_ARP_REPLY, KIND_IPV4, KIND_IPV6 };
+
+/* One end of a cable, on the side of the switch. */
+struct lab_port {
+	__u32 node;  /* index into cuts */
+	__u32 bit;   /* the cable's bit in the node's cuts */
+	__u32 judge; /* 1: frames entering here are looked at by the judge */
+};
+
+/* What the judge saw of one identity at one port. */
+struct lab_seen {
+	__u64 first_ns;
+	__u64 last_ns;
+	__u64 count;
+};
+
+struct lab_record {
+	__u64 t_ns; /* CLOCK_BOOTTIME */
+	__u32 port;
+	__u16 identity;
+	__u16 kind; /* enum lab_kind */
+};
+
+_Static_assert(sizeof(struct lab_port) == 12, "lab_port is read by Go");
+_Static_assert(sizeof(struct lab_seen) == 24, "lab_seen is read by Go");
+_Static_assert(sizeof(struct lab_record) == 16, "lab_record is read by Go");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, __u32);
+	__type(value, struct lab_port);
+} lab_ports SEC(".maps");
+
+/* One word per node: a set bit is a cut cable, so one write cuts them all. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_NODES);
+	__type(key, __u32);
+	__type(value, __u64);
+} lab_cuts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_IDENTITIES);
+	__type(key, __u64); /* MAC in the first six bytes, then zeros */
+	__type(value, __u32);
+} lab_watched SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_IDENTITIES * MAX_PORTS);
+	__type(key, __u32);
+	__type(value, struct lab_seen);
+} lab_sightings SEC(".maps");
+
+/* Frames dropped at a cut port, both directions together. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} lab_dropped SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 22); /* 170,000 records: 8 s of an identity answering every 50 us */
+} lab_trail SEC(".maps");
+
+volatile __u32 lab_tracing = 0;
+volatile __u64 lab_trail_lost = 0;
+
+const struct lab_record *lab_unused_record __attribute__((unused)); /* keeps the type in BTF for bpf2go */
+
+static __always_inline int is_cut(__u32 port)
+{
+	struct lab_port *p = bpf_map_lookup_elem(&lab_ports, &port);
+	__u64 *cuts, *dropped;
+
+	if (!p)
+		return 0;
+	cuts = bpf_map_lookup_elem(&lab_cuts, &p->node);
+	if (!cuts || !(*(volatile __u64 *)cuts & (1ULL << (p->bit & 63))))
+		return 0;
+	dropped = bpf_map_lookup_elem(&lab_dropped, &port);
+	if (dropped)
+		__sync_fetch_and_add(dropped, 1);
+	return 1;
+}
+
+static __always_inline __u16 kind_of(void *data, void *data_end)
+{
+	struct ethhdr *eth = data;
+	__u8 *arp = data + sizeof(*eth);
+
+	if (arp + 8 > (__u8 *)data_end)
+		return KIND_OTHER;
+	switch (bpf_ntohs(eth->h_proto)) {
+	case ETH_P_IP:
+		return KIND_IPV4;
+	case ETH_P_IPV6:
+		return KIND_IPV6;
+	case ETH_P_ARP:
+		return arp[7] == 2 ? KIND_ARP_REPLY : KIND_ARP_REQUEST;
+	}
+	return KIND_OTHER;
+}
+
+/* The judge: a node that sends with an identity's MAC is using it, whatever it believes. */
+static __always_inline void judge(void *data, void *data_end, __u32 port)
+{
+	struct ethhdr *eth = data;
+	struct lab_record *r;
+	struct lab_seen *seen;
+	__u64 mac = 0, now;
+	__u32 *identity, slot;
+
+	if ((void *)(eth + 1) > data_end)
+		return;
+	__builtin_memcpy(&mac, eth->h_source, ETH_ALEN);
+	identity = bpf_map_lookup_elem(&lab_watched, &mac);
+	if (!identity || *identity >= MAX_IDENTITIES)
+		return;
+	slot = *identity * MAX_PORTS + (port & (MAX_PORTS - 1));
+	seen = bpf_map_lookup_elem(&lab_sightings, &slot);
+	if (!seen)
+		return;
+	now = bpf_ktime_get_boot_ns();
+	if (!seen->first_ns)
+		seen->first_ns = now;
+	seen->last_ns = now;
+	__sync_fetch_and_add(&seen->count, 1);
+	if (!lab_tracing)
+		return;
+	r = bpf_ringbuf_reserve(&lab_trail, sizeof(*r), 0);
+	if (!r) {
+		__sync_fetch_and_add(&lab_trail_lost, 1);
+		return;
+	}
+	r->t_ns = now;
+	r->port = port;
+	r->identity = *identity;
+	r->kind = kind_of(data, data_end);
+	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP); /* read when the run is over: a wake-up would disturb it */
+}
+
+/* On the switch's end of a cable: frames coming from the node. */
+SEC("xdp")
+int cable_in(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
+	__u32 port = ctx->ingress_ifindex;
+	struct lab_port *p;
+
+	if (is_cut(port))
+		return XDP_DROP;
+	p = bpf_map_lookup_elem(&lab_ports, &port);
+	if (p && p->judge)
+		judge(data, data_end, port);
+	return XDP_PASS;
+}
+
+/* The same end: frames going to the node. */
+SEC("tcx/egress")
+int cable_out(struct __sk_buff *skb)
+{
+	return is_cut(skb->ifindex) ? TC_DROP : TC_PASS;
+}
+
+/* The least that XDP can do to answer: what the heartbeat's answer is measured against. */
+SEC("xdp")
+int reflect(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
+	struct ethhdr *eth = data;
+	__u8 mac[ETH_ALEN];
+
+	if ((void *)(eth + 1) > data_end)
+		return XDP_PASS;
+	__builtin_memcpy(mac, eth->h_source, ETH_ALEN);
+	__builtin_memcpy(eth->h_source, eth->h_dest, ETH_ALEN);
+	__builtin_memcpy(eth->h_dest, mac, ETH_ALEN);
+	return XDP_TX;
+}
+
+/* What veth wants on the far end before it transmits natively. */
+SEC("xdp")
+int pass(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
