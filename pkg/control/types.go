@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"math/bits"
+	"time"
+)
+
+// Status is what a node knows, as `xdpha status --json` prints it.
+type Status struct {
+	Node         string     `json:"node"`
+	Time         time.Time  `json:"time"`
+	Version      string     `json:"version"`
+	Cluster      string     `json:"cluster"`
+	Standby      bool       `json:"standby"`
+	Frozen       bool       `json:"frozen"`
+	Peer         Peer       `json:"peer"`
+	Links        []Link     `json:"links"`
+	Identities   []Identity `json:"identities"`
+	Services     []Service  `json:"services"`
+	Mirrors      []Mirror   `json:"mirrors"`
+	Arbiter      Arbiter    `json:"arbiter"`
+	LastTakeover *Takeover  `json:"last_takeover"`
+}
+
+// The values of Peer.State.
+const (
+	PeerUp             = "up"
+	PeerSupervisorLost = "supervisor-lost"
+	PeerDead           = "dead"
+	PeerUnknown        = "unknown"
+)
+
+// Peer is the other node. BootID is hexadecimal: a 64-bit number does not
+// survive every reader of JSON.
+type Peer struct {
+	Name            string `json:"name"`
+	State           string `json:"state"`
+	BootID          string `json:"boot_id"`
+	SupervisorAgeUS int64  `json:"supervisor_age_us"`
+}
+
+// Link is one path between the nodes.
+type Link struct {
+	Name        string `json:"name"`
+	Interface   string `json:"interface"`
+	Up          bool   `json:"up"`
+	LastHeardUS int64  `json:"last_heard_us"`
+	RTTUS       RTT    `json:"rtt_us"`
+	GapMaxUS    int64  `json:"gap_max_us"`
+	Mode        string `json:"mode"` // native | generic
+}
+
+// RTT is a distribution of round trips, in microseconds.
+type RTT struct {
+	P50 float64 `json:"p50"`
+	P99 float64 `json:"p99"`
+	Max float64 `json:"max"`
+}
+
+// The values of Identity.Gate.
+const (
+	GateOpen   = "open"
+	GateClosed = "closed"
+)
+
+// Identity is what moves. Owner is a node's name, or empty if nobody owns it
+// as far as this node knows.
+type Identity struct {
+	Name       string   `json:"name"`
+	Home       string   `json:"home"`
+	Owner      string   `json:"owner"`
+	Generation uint64   `json:"generation"`
+	Gate       string   `json:"gate"` // open | closed: on this node
+	Reason     string   `json:"reason"`
+	Armed      bool     `json:"armed"`
+	Addresses  []string `json:"addresses"`
+	MAC        string   `json:"mac"`
+}
+
+// Service is a service on this node.
+type Service struct {
+	Name     string `json:"name"`
+	State    string `json:"state"`
+	Restarts uint64 `json:"restarts"`
+	Reason   string `json:"reason,omitempty"`
+}
+
+// Mirror is a mirror set. Direction is "out", "in" or "stopped".
+type Mirror struct {
+	Name      string  `json:"name"`
+	Direction string  `json:"direction"`
+	LagS      float64 `json:"lag_s"`
+}
+
+// Arbiter is what decides while the peer is silent.
+type Arbiter struct {
+	Kind      string        `json:"kind"` // reach | fence | etcd | none
+	Satisfied bool          `json:"satisfied"`
+	Reached   int           `json:"reached"`
+	Needed    int           `json:"needed"`
+	Hosts     []ArbiterHost `json:"hosts"`
+}
+
+// ArbiterHost is one of the hosts that `reach` counts.
+type ArbiterHost struct {
+	Address     string `json:"address"`
+	Reached     bool   `json:"reached"`
+	LastHeardUS int64  `json:"last_heard_us"`
+}
+
+// Takeover is the last change of owner to this node. Each stage is counted
+// from the last evidence of the peer's life; a stage not reached yet is zero.
+type Takeover struct {
+	Identity   string    `json:"identity"`
+	Time       time.Time `json:"time"`
+	DetectUS   int64     `json:"detect_us"`
+	FlipUS     int64     `json:"flip_us"`
+	AnnounceUS int64     `json:"announce_us"`
+	AddressUS  int64     `json:"address_us"`
+	ServicesUS int64     `json:"services_us"`
+	Cause      string    `json:"cause"`
+	Generation uint64    `json:"generation"`
+}
+
+// lists gives every list a value, so that none is printed as null.
+func (s Status) lists() Status {
+	s.Links = nonNil(s.Links)
+	s.Services = nonNil(s.Services)
+	s.Mirrors = nonNil(s.Mirrors)
+	s.Arbiter.Hosts = nonNil(s.Arbiter.Hosts)
+	ids := make([]Identity, len(s.Identities)) // a copy: the backend's stays as it is
+	for i, id := range s.Identities {
+		id.Addresses = nonNil(id.Addresses)
+		ids[i] = id
+	}
+	s.Identities = ids
+	return s
+}
+
+func nonNil[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}
+
+// Event is something that happened.
+type Event struct {
+	Seq      uint64         `json:"seq"`     // given by the Hub, from 1, without gaps
+	TimeNS   int64          `json:"time_ns"` // CLOCK_BOOTTIME
+	Wall     time.Time      `json:"wall"`
+	Node     string         `json:"node"`
+	Kind     string         `json:"kind"`
+	Identity string         `json:"identity,omitempty"`
+	Text     string         `json:"text"`
+	Fields   map[string]any `json:"fields,omitempty"`
+}
+
+// KindMissed is the kind of the event, without a number of its own, that tells
+// a reader how many events it was too slow for: Fields["missed"].
+const KindMissed = "missed"
+
+// The verbs.
+const (
+	Move     = "move"
+	Giveback = "giveback"
+	Standby  = "standby"
+	Freeze   = "freeze"
+)
+
+// Command is something that the node is asked to do.
+type Command struct {
+	Verb     string // Move, Giveback, Standby, Freeze
+	Identity string // Move, Giveback (empty: all)
+	To       string // Move: a node's name (empty: the other one)
+	Force    bool   // Move
+	On       bool   // Standby, Freeze
+}
+
+// Ping is the round trips that the kernels measured while it lasted.
+type Ping struct {
+	ForNS int64      `json:"for_ns"`
+	Links []PingLink `json:"links"`
+}
+
+// PingLink is one link's part of a Ping.
+type PingLink struct {
+	Name string    `json:"name"`
+	Sent uint64    `json:"sent"`
+	Lost uint64    `json:"lost"`
+	RTT  Histogram `json:"rtt"`
+}
+
+// Histogram counts durations by powers of two: Buckets[i] those of at least
+// 2^i and less than 2^(i+1) nanoseconds; Buckets[0] those of zero, too.
+// SumNS is zero if nobody added them up.
+type Histogram struct {
+	Buckets []uint64 `json:"buckets"`
+	SumNS   uint64   `json:"sum_ns"`
+	MaxNS   uint64   `json:"max_ns"`
+}
+
+// Bucket returns the index of the bucket for a duration.
+func Bucket(ns uint64) int { return max(bits.Len64(ns), 1) - 1 }
+
+// Observe counts one duration.
+func (h *Histogram) Observe(ns uint64) {
+	i := Bucket(ns)
+	for len(h.Buckets) <= i {
+		h.Buckets = append(h.Buckets, 0)
+	}
+	h.Buckets[i]++
+	h.SumNS += ns
+	h.MaxNS = max(h.MaxNS, ns)
+}
+
+// Count returns how many durations were counted.
+func (h Histogram) Count() uint64 {
+	var n uint64
+	for _, c := range h.Buckets {
+		n += c
+	}
+	return n
+}
+
+// Quantile returns the duration in nanoseconds that a share q of all did not
+// exceed, interpolated within its bucket and never above the maximum if that
+// is known; 0 if there are none.
+func (h Histogram) Quantile(q float64) float64 {
+	rank := q * float64(h.Count())
+	var below float64
+	for i, c := range h.Buckets {
+		if c == 0 || below+float64(c) < rank {
+			below += float64(c)
+			continue
+		}
+		lo, hi := float64(uint64(1)<<i), 2*float64(uint64(1)<<i)
+		if i == 0 {
+			lo = 0
+		}
+		if h.MaxNS > 0 {
+			hi = min(hi, max(lo, float64(h.MaxNS)))
+		}
+		return lo + (hi-lo)*max(0, rank-below)/float64(c)
+	}
+	return float64(h.MaxNS)
+}
