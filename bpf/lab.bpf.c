@@ -1,4 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+//go:build ignore
+
 // The lab's cables: what passes a port, who was seen using an identity's MAC, and two bare programs for benchmarks.
 // Nothing here runs on a real node.
 #include <linux/bpf.h>
