@@ -308,14 +308,23 @@ func frame(b *bytes.Buffer, e Event) {
 
 // send writes a piece of a stream, which the reader must take in time.
 func send(w http.ResponseWriter, b []byte) error {
-	rc := http.NewResponseController(w)
-	if err := rc.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := sendSoon(w); err != nil {
 		return err
 	}
 	if _, err := w.Write(b); err != nil {
 		return err
 	}
-	return rc.Flush()
+	return http.NewResponseController(w).Flush()
+}
+
+// sendSoon limits the time for what is written next. Every answer sets its own
+// limit: the connection keeps the last one.
+func sendSoon(w http.ResponseWriter) error {
+	err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(sendTimeout))
+	if errors.Is(err, http.ErrNotSupported) {
+		return nil
+	}
+	return err
 }
 
 // readDone lifts the request's time limit: it has been read, the answer may
@@ -377,10 +386,10 @@ func reply(w http.ResponseWriter, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
-	w.Header().Set("Content-Type", "application/json")
-	if err := http.NewResponseController(w).SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+	if err := sendSoon(w); err != nil {
 		return err
 	}
+	w.Header().Set("Content-Type", "application/json")
 	_, _ = w.Write(append(b, '\n')) // its reader is gone: nobody to tell
 	return nil
 }
@@ -389,6 +398,9 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	code := statusOf(err)
 	if code >= http.StatusInternalServerError {
 		s.log.Warn("request failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	if err := sendSoon(w); err != nil {
+		return // the connection is gone
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+const (
+	killAfter = 2 * time.Second       // between SIGTERM and SIGKILL
+	groupPoll = 20 * time.Millisecond // is the process group gone?
+)
+
+// errTimeLimit is a command's error when it was killed for its time limit.
+var errTimeLimit = errors.New("time limit exceeded")
+
+// command is one run of one of a service's commands.
+type command struct {
+	verb   string // start, stop, check
+	script string
+	env    []string
+	limit  time.Duration // none if 0
+}
+
+// run runs the command to its end. Its output goes to out, which may stay in
+// the hands of the command's children.
+func (c command) run(ctx context.Context, out *os.File) error {
+	if c.limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, c.limit, errTimeLimit)
+		defer cancel()
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", c.verb, context.Cause(ctx))
+	}
+	cmd := exec.Command("/bin/sh", "-c", c.script)
+	cmd.Env = append(os.Environ(), c.env...)
+	cmd.Stdout, cmd.Stderr = out, out // files: Wait waits for the process alone
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("run %s: %w", c.verb, err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	select {
+	case err := <-exited:
+		if err != nil {
+			killGroup(cmd.Process.Pid, nil)
+			return fmt.Errorf("%s: %w", c.verb, err)
+		}
+		return nil
+	case <-ctx.Done():
+		killGroup(cmd.Process.Pid, exited)
+		if cause := context.Cause(ctx); errors.Is(cause, errTimeLimit) {
+			return fmt.Errorf("%s: %w: killed after %v", c.verb, errTimeLimit, c.limit)
+		}
+		return fmt.Errorf("%s: %w", c.verb, context.Cause(ctx))
+	}
+}
+
+// killGroup ends a process group, politely first. With exited it waits for the
+// leader, too: until it is reaped, the group is not gone.
+func killGroup(pgid int, exited <-chan error) {
+	if syscall.Kill(-pgid, syscall.SIGTERM) != nil && exited == nil {
+		return // nobody left
+	}
+	deadline := time.NewTimer(killAfter)
+	defer deadline.Stop()
+	poll := time.NewTicker(groupPoll)
+	defer poll.Stop()
+	for {
+		select {
+		case <-exited:
+			exited = nil
+		case <-poll.C:
+		case <-deadline.C:
+			_ = syscall.Kill(-pgid, syscall.SIGKILL) // gone meanwhile is as good
+			if exited != nil {
+				<-exited
+			}
+			return
+		}
+		if exited == nil && errors.Is(syscall.Kill(-pgid, 0), syscall.ESRCH) {
+			return
+		}
+	}
+}
