@@ -2,14 +2,246 @@
 
 package core
 
-// Machine is one node's policy.
-type Machine struct{ cfg Config }
+import (
+	"fmt"
+	"maps"
+)
+
+// Machine is one node's policy. It is not safe for concurrent use.
+type Machine struct {
+	cfg Config
+	now int64
+	out []Action
+	ops uint64 // the last Op given out
+
+	started bool
+	seen    bool // at least one Observed
+	left    bool
+	leaving bool
+
+	obs       Observed // the last one
+	nics      [2]nicWatch
+	peerBoot  uint64
+	peerSupOK bool
+	isolated  bool
+	ids       []*identity
+
+	durable Saved // on disk
+	want    Saved // to be on disk
+	persist persistOp
+	flags   *SetFlags // as last set
+
+	commands   []*command
+	concurrent actuator
+	failed     map[string]bool // concurrent services
+}
 
 // New returns a machine that waits for Started.
-func New(cfg Config, saved Saved) *Machine { return &Machine{cfg: cfg} }
+func New(cfg Config, saved Saved) *Machine {
+	cfg.Limits = cfg.Limits.withDefaults()
+	m := &Machine{cfg: cfg, durable: saved.clone(), want: saved.clone(), failed: map[string]bool{}}
+	for i, c := range cfg.Identities {
+		m.ids = append(m.ids, &identity{
+			index: i, cfg: c, bootGen: saved.Generations[c.Name], failed: map[string]bool{},
+		})
+	}
+	return m
+}
 
-// Step takes one event at a boottime in ns and returns what to do about it.
-func (m *Machine) Step(now int64, ev Event) []Action { return nil }
+// Step takes one event at a boottime in ns and returns what to do about it, in
+// order.
+func (m *Machine) Step(now int64, ev Event) []Action {
+	if m.left {
+		return nil
+	}
+	m.now, m.out = max(now, m.now), nil
+	switch e := ev.(type) {
+	case Started:
+		m.started = true
+	case Tick:
+	case Observed:
+		m.observed(e)
+	case Swapped:
+		m.swapped(e)
+	case Done:
+		m.finished(e.Op, "")
+	case Failed:
+		m.finished(e.Op, orUnknown(e.Err))
+	case LinkChanged:
+		m.linkChanged(e)
+	case ServiceState:
+		m.serviceState(e)
+	case CmdMove:
+		m.cmdMove(e)
+	case CmdGiveback:
+		m.cmdGiveback(e)
+	case CmdStandby:
+		m.cmdStandby(e)
+	case CmdFreeze:
+		m.cmdFreeze(e)
+	case CmdLeave:
+		m.cmdLeave(e)
+	default:
+		panic(fmt.Sprintf("core: unknown event %T", ev))
+	}
+	if m.started {
+		m.evaluate()
+	}
+	return m.out
+}
 
-// Snapshot returns the machine's state for status.
-func (m *Machine) Snapshot() Snapshot { return Snapshot{} }
+// evaluate brings everything one step closer to what it should be.
+func (m *Machine) evaluate() {
+	m.expire()
+	m.driveFlags()
+	m.drive(&m.concurrent, m.wantConcurrent(), m.concurrentOps())
+	if m.seen {
+		for _, id := range m.ids {
+			m.driveHandover(id)
+			m.moveByItself(id)
+			m.driveWord(id)
+			m.driveEffects(id)
+		}
+		m.driveCommands()
+	}
+	m.drivePersist()
+}
+
+func (m *Machine) emit(a Action) { m.out = append(m.out, a) }
+
+func (m *Machine) op() uint64 {
+	m.ops++
+	return m.ops
+}
+
+func (m *Machine) notify(kind string, id *identity, format string, args ...any) {
+	i := -1
+	if id != nil {
+		i = id.index
+	}
+	m.emit(Notify{Kind: kind, Identity: i, Text: fmt.Sprintf(format, args...)})
+}
+
+func (m *Machine) peerName() string { return m.cfg.Nodes[1-m.cfg.Self] }
+
+func (m *Machine) up() bool   { return m.obs.Peer == PeerUp }
+func (m *Machine) dead() bool { return m.obs.Peer == PeerDead }
+
+// observed takes the maps' contents. It reports every change once.
+func (m *Machine) observed(o Observed) {
+	before := m.obs.Peer
+	m.obs = o
+	if !m.seen {
+		m.peerSupOK = true
+	}
+	m.peerChanged(before)
+	m.lanChanged()
+	for i, id := range m.ids {
+		if i >= len(o.Local) || i >= len(o.PeerWords) {
+			continue
+		}
+		id.peer = o.PeerWords[i]
+		if o.At == 0 || o.At >= id.swappedAt {
+			id.stale = false
+			m.follow(id, o.Local[i])
+		}
+		m.watch(id)
+	}
+	m.seen = true
+}
+
+func (m *Machine) swapped(e Swapped) {
+	if e.Identity < 0 || e.Identity >= len(m.ids) {
+		return
+	}
+	id := m.ids[e.Identity]
+	if id.swap.op == 0 || id.swap.op != e.Op {
+		return
+	}
+	done := id.swap
+	id.swap = swapOp{}
+	id.swappedAt = m.now
+	if !e.OK {
+		// Somebody was faster: the kernel. Nothing is retried before the next reading.
+		id.stale = true
+		return
+	}
+	m.follow(id, done.new)
+	if done.new == MakeWord(Yield, done.new.Gen()) {
+		m.emit(Pulse{}) // the peer's kernel waits for just this
+	}
+	m.watch(id)
+}
+
+// finished routes a result to what waits for it.
+func (m *Machine) finished(op uint64, err string) {
+	if op == 0 {
+		return
+	}
+	if m.persist.op == op {
+		m.persisted(err)
+		return
+	}
+	if m.concurrent.op == op {
+		m.settle(&m.concurrent, err)
+		if err != "" {
+			m.notify(KindServiceFailed, nil, "concurrent services: %s", err)
+		}
+		return
+	}
+	for _, id := range m.ids {
+		switch op {
+		case id.addr.op:
+			m.addressResult(id, err)
+			return
+		case id.svc.op:
+			m.serviceResult(id, err)
+			return
+		}
+	}
+}
+
+// expire gives up on operations whose time is over; a late result is ignored.
+func (m *Machine) expire() {
+	const late = "no result in time"
+	if m.persist.op != 0 && m.now >= m.persist.deadline {
+		m.persisted(late)
+	}
+	if m.concurrent.late(m.now) {
+		m.finished(m.concurrent.op, late)
+	}
+	for _, id := range m.ids {
+		if id.swap.op != 0 && m.now >= id.swap.deadline {
+			id.swap, id.stale, id.swappedAt = swapOp{}, true, m.now
+		}
+		if id.addr.late(m.now) {
+			m.addressResult(id, late)
+		}
+		if id.svc.late(m.now) {
+			m.serviceResult(id, late)
+		}
+	}
+}
+
+func (m *Machine) driveFlags() {
+	f := SetFlags{Standby: m.durable.Standby || m.leaving, Frozen: m.durable.Frozen}
+	if m.flags == nil || *m.flags != f {
+		m.flags = &f
+		m.emit(f)
+	}
+}
+
+func (s Saved) clone() Saved {
+	s.Generations = maps.Clone(s.Generations)
+	if s.Generations == nil {
+		s.Generations = map[string]uint64{}
+	}
+	return s
+}
+
+func orUnknown(err string) string {
+	if err == "" {
+		return "failed without a reason"
+	}
+	return err
+}

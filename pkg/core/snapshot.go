@@ -2,6 +2,11 @@
 
 package core
 
+import (
+	"maps"
+	"slices"
+)
+
 // Snapshot is the machine's state for status; it shares nothing with the machine.
 type Snapshot struct {
 	Peer             PeerState
@@ -31,4 +36,35 @@ type IdentitySnapshot struct {
 	// FailbackAt is when an automatic give-back begins, 0 if none is due.
 	FailbackAt int64
 	LastCause  string // kind of the last change of owner on this node
+}
+
+var (
+	addrNames = [...]string{"unknown", "off", "adding", "on", "removing"}
+	svcNames  = [...]string{"unknown", "stopped", "starting", "running", "stopping"}
+)
+
+// Snapshot returns the machine's state for status.
+func (m *Machine) Snapshot() Snapshot {
+	s := Snapshot{
+		Peer: m.obs.Peer, PeerBoot: m.obs.PeerBoot, PeerSupervisorOK: m.obs.PeerSupervisorOK,
+		PeerStandby: m.obs.PeerStandby, PeerFrozen: m.obs.PeerFrozen,
+		Standby: m.durable.Standby, Frozen: m.durable.Frozen, Leaving: m.leaving, Isolated: m.obs.Isolated,
+		FailedConcurrent: slices.Sorted(maps.Keys(m.failed)),
+	}
+	for _, id := range m.ids {
+		owner := -1
+		switch {
+		case id.word.Has(Owner):
+			owner = m.cfg.Self
+		case m.peerOwns(id):
+			owner = 1 - m.cfg.Self
+		}
+		s.Identities = append(s.Identities, IdentitySnapshot{
+			Name: id.cfg.Name, Home: id.cfg.Home, Owner: owner, Word: id.word, PeerWord: id.peer,
+			Role: id.role.String(), Handover: id.ho.phase.String(),
+			Addresses: addrNames[id.addr.state], Services: svcNames[id.svc.state],
+			Failed: slices.Sorted(maps.Keys(id.failed)), FailbackAt: m.failbackAt(id), LastCause: id.cause,
+		})
+	}
+	return s
 }

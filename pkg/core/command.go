@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// command is an order in progress.
+type command struct {
+	op       uint64
+	kind     cmdKind
+	on       bool         // standby, freeze
+	saving   bool         // standby, freeze: waits for the disk
+	waiting  map[int]bool // identities that it waits for
+	asking   map[int]bool // those of them that the peer is asked for with Want
+	force    bool
+	deadline int64 // for what was asked of the peer
+	errs     []string
+}
+
+type cmdKind int
+
+const (
+	cmdMove cmdKind = iota
+	cmdGiveback
+	cmdStandby
+	cmdFreeze
+	cmdLeave
+)
+
+const frozenText = "this node is frozen: end that first with `xdpha freeze off`"
+
+func (c *command) resolve(id *identity, err string) {
+	delete(c.waiting, id.index)
+	delete(c.asking, id.index)
+	if err != "" {
+		c.errs = append(c.errs, id.cfg.Name+": "+err)
+	}
+}
+
+func (m *Machine) newCommand(op uint64, kind cmdKind) *command {
+	l := m.cfg.Limits
+	c := &command{
+		op: op, kind: kind, waiting: map[int]bool{}, asking: map[int]bool{},
+		deadline: m.now + l.Stage + l.Service + l.Release,
+	}
+	m.commands = append(m.commands, c)
+	return c
+}
+
+func (m *Machine) refuse(op uint64, format string, args ...any) {
+	m.emit(Reply{Op: op, Err: fmt.Sprintf(format, args...)})
+}
+
+// busy refuses orders for which this is not the time.
+func (m *Machine) busy(op uint64) bool {
+	switch {
+	case !m.started || !m.seen:
+		m.refuse(op, "this node is starting: try again")
+	case m.leaving:
+		m.refuse(op, "this node is leaving")
+	default:
+		return false
+	}
+	return true
+}
+
+// ask sets Want: the owner's machine begins the hand-over.
+func (m *Machine) ask(c *command, id *identity) {
+	switch {
+	case m.durable.Standby:
+		c.errs = append(c.errs, id.cfg.Name+": this node is in standby: end that first with `xdpha standby off`")
+	case !m.obs.PeerSupervisorOK:
+		c.errs = append(c.errs, id.cfg.Name+": "+m.peerName()+"'s supervisor does not run")
+	case m.obs.PeerFrozen:
+		c.errs = append(c.errs, id.cfg.Name+": "+m.peerName()+" is frozen")
+	default:
+		c.waiting[id.index], c.asking[id.index] = true, true
+	}
+}
+
+func (m *Machine) handOver(c *command, id *identity, cause string) {
+	if why := m.beginHandover(id, cause, c.force, c); why != "" {
+		c.errs = append(c.errs, id.cfg.Name+": "+why)
+		return
+	}
+	c.waiting[id.index] = true
+}
+
+func (m *Machine) requested(id *identity) bool {
+	return slices.ContainsFunc(m.commands, func(c *command) bool { return c.asking[id.index] })
+}
+
+func (m *Machine) cmdMove(e CmdMove) {
+	if m.busy(e.Op) {
+		return
+	}
+	if e.Identity < 0 || e.Identity >= len(m.ids) || e.To < -1 || e.To > 1 {
+		m.refuse(e.Op, "no such identity or node")
+		return
+	}
+	if m.durable.Frozen {
+		m.refuse(e.Op, frozenText)
+		return
+	}
+	id, self := m.ids[e.Identity], m.cfg.Self
+	mine, theirs := id.word.Has(Owner), m.peerOwns(id)
+	if e.To == -1 {
+		e.To = self
+		if mine {
+			e.To = 1 - self
+		}
+	}
+	switch {
+	case mine && e.To == self && id.ho.phase == hoNone, theirs && e.To != self:
+		m.emit(Reply{Op: e.Op}) // it is there
+	case mine && e.To == self:
+		m.refuse(e.Op, "%s is being handed over", id.cfg.Name)
+	case mine:
+		if n := carrier(m.obs.PeerLan, id.cfg.Home == e.To); !n.Healthy() && !e.Force && m.up() {
+			m.refuse(e.Op, "%s: %s's NIC for it does not reach the clients' network; --force moves it anyway", id.cfg.Name, m.peerName())
+			return
+		}
+		c := m.newCommand(e.Op, cmdMove)
+		c.force = e.Force
+		m.handOver(c, id, "ordered")
+	case theirs:
+		m.ask(m.newCommand(e.Op, cmdMove), id)
+	default:
+		m.refuse(e.Op, "%s: nobody owns it now", id.cfg.Name)
+	}
+}
+
+func (m *Machine) cmdGiveback(e CmdGiveback) {
+	if m.busy(e.Op) {
+		return
+	}
+	if m.durable.Frozen {
+		m.refuse(e.Op, frozenText)
+		return
+	}
+	c := m.newCommand(e.Op, cmdGiveback)
+	for _, id := range m.ids {
+		home := id.cfg.Home == m.cfg.Self
+		switch {
+		case id.word.Has(Owner) && !home:
+			m.handOver(c, id, "give-back ordered")
+		case m.peerOwns(id) && home:
+			m.ask(c, id)
+		}
+	}
+}
+
+func (m *Machine) cmdStandby(e CmdStandby) {
+	if m.busy(e.Op) {
+		return
+	}
+	if m.durable.Frozen {
+		m.refuse(e.Op, frozenText)
+		return
+	}
+	if e.On && !m.up() && slices.ContainsFunc(m.ids, func(id *identity) bool { return id.word.Has(Owner) }) {
+		m.refuse(e.Op, "%s is %v: nobody could take over what this node serves", m.peerName(), m.obs.Peer)
+		return
+	}
+	c := m.newCommand(e.Op, cmdStandby)
+	c.on, c.saving, m.want.Standby = e.On, true, e.On
+	m.flagsSaved() // it may be so already
+}
+
+func (m *Machine) cmdFreeze(e CmdFreeze) {
+	if m.busy(e.Op) {
+		return
+	}
+	c := m.newCommand(e.Op, cmdFreeze)
+	c.on, c.saving, m.want.Frozen = e.On, true, e.On
+	m.flagsSaved()
+}
+
+// flagsSaved goes on with the commands that waited for the disk.
+func (m *Machine) flagsSaved() {
+	for _, c := range m.commands {
+		switch {
+		case !c.saving:
+		case c.kind == cmdStandby && m.durable.Standby == c.on:
+			c.saving = false
+			m.notify(KindStandby, nil, "standby %s", onOff(c.on))
+			for _, id := range m.ids {
+				if c.on && id.word.Has(Owner) {
+					m.handOver(c, id, "this node goes to standby")
+				}
+			}
+		case c.kind == cmdFreeze && m.durable.Frozen == c.on:
+			c.saving = false
+			m.notify(KindFreeze, nil, "freeze %s", onOff(c.on))
+		}
+	}
+}
+
+func (m *Machine) flagsNotSaved(err string) {
+	for _, c := range m.commands {
+		if c.saving {
+			c.saving = false
+			c.errs = append(c.errs, "save state: "+err)
+			m.want.Standby, m.want.Frozen = m.durable.Standby, m.durable.Frozen
+		}
+	}
+}
+
+// cmdLeave hands over what the peer can take. What it cannot take stays as it is:
+// the kernel serves on for as long as the supervisor lease and the peer's death
+// allow, and a daemon that comes back finds it.
+func (m *Machine) cmdLeave(e CmdLeave) {
+	if m.leaving {
+		m.refuse(e.Op, "this node is leaving")
+		return
+	}
+	c := m.newCommand(e.Op, cmdLeave)
+	m.leaving = true
+	m.notify(KindLeaving, nil, "%s leaves", m.cfg.Nodes[m.cfg.Self])
+	for _, other := range m.commands {
+		clear(other.asking)
+	}
+	for _, id := range m.ids {
+		switch {
+		case !id.word.Has(Owner):
+		case m.durable.Frozen:
+			c.errs = append(c.errs, id.cfg.Name+": kept, this node is frozen")
+		default:
+			m.handOver(c, id, "this node leaves")
+		}
+	}
+}
+
+// driveCommands ends what is fulfilled, late or impossible, and answers.
+func (m *Machine) driveCommands() {
+	for _, c := range m.commands {
+		for _, id := range m.ids {
+			if !c.asking[id.index] {
+				continue
+			}
+			switch {
+			case id.word.Has(Owner):
+				c.resolve(id, "")
+			case m.durable.Frozen || m.durable.Standby:
+				c.resolve(id, "this node may no longer take it")
+			case m.now >= c.deadline:
+				c.resolve(id, m.peerName()+" did not hand it over in time")
+			}
+		}
+	}
+	m.commands = slices.DeleteFunc(m.commands, func(c *command) bool {
+		if m.left || c.saving || len(c.asking) > 0 || m.awaits(c) {
+			return false
+		}
+		if c.kind == cmdLeave && !m.quiet(c) {
+			return false
+		}
+		m.emit(Reply{Op: c.op, Err: strings.Join(c.errs, "; ")})
+		if c.kind == cmdLeave {
+			m.emit(Left{})
+			m.left = true
+		}
+		return true
+	})
+}
+
+// awaits reports whether a hand-over that the command is in still runs. One that
+// ended without a word to it (a restart of this logic) does not hold it up.
+func (m *Machine) awaits(c *command) bool {
+	for i := range c.waiting {
+		if c.asking[i] || slices.Contains(m.ids[i].ho.commands, c) {
+			return true
+		}
+		delete(c.waiting, i)
+	}
+	return false
+}
+
+// quiet reports that a leaving node has disarmed and put everything away, or that
+// it has waited for that as long as it may.
+func (m *Machine) quiet(c *command) bool {
+	if c.kind == cmdLeave && m.now >= c.deadline {
+		return true
+	}
+	if m.wantConcurrent() != (m.concurrent.state == actOn) || m.concurrent.op != 0 {
+		return false
+	}
+	for _, id := range m.ids {
+		if id.word.Has(Owner) {
+			continue
+		}
+		if id.swap.op != 0 || id.word&(Ready|Want) != 0 || id.addr.state != actOff || id.svc.state != actOff {
+			return false
+		}
+	}
+	return true
+}
+
+func onOff(on bool) string {
+	if on {
+		return "on"
+	}
+	return "off"
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import "slices"
+
+// handover is a planned change of owner, seen from the owner:
+//
+//	intent     OWNER|YIELD: the peer adds the addresses behind its gate
+//	stopping   the peer is STAGED: exclusive services stop
+//	releasing  they stopped: OWNER|YIELD -> YIELD
+//	released   the peer's kernel takes it with the next frame
+type handover struct {
+	phase    hoPhase
+	gen      uint64
+	cause    string
+	force    bool
+	deadline int64
+	commands []*command
+}
+
+type hoPhase int
+
+const (
+	hoNone hoPhase = iota
+	hoIntent
+	hoStopping
+	hoReleasing
+	hoReleased
+)
+
+var hoNames = [...]string{"", "intent", "stopping", "releasing", "released"}
+
+func (p hoPhase) String() string { return hoNames[p] }
+
+// beginHandover starts one, or joins the one that runs; it says why not.
+func (m *Machine) beginHandover(id *identity, cause string, force bool, c *command) string {
+	if id.ho.phase == hoNone {
+		if !id.word.Has(Owner) {
+			return "this node does not own it"
+		}
+		if why := m.peerCannot(id); why != "" {
+			return why
+		}
+		id.ho = handover{phase: hoIntent, gen: id.word.Gen(), cause: cause, deadline: m.now + m.cfg.Limits.Stage}
+		m.notify(KindHandover, id, "handing %s over to %s: %s", id.cfg.Name, m.peerName(), cause)
+	}
+	id.ho.force = id.ho.force || force
+	if c != nil && !slices.Contains(id.ho.commands, c) {
+		id.ho.commands = append(id.ho.commands, c)
+	}
+	return ""
+}
+
+// endHandover answers whoever waits and returns the empty hand-over. Going back is
+// declarative: without a hand-over the owner's word is plain and services run.
+func (m *Machine) endHandover(id *identity, err string) handover {
+	if id.ho.phase == hoNone {
+		return handover{}
+	}
+	if err == "" {
+		id.cause = KindHandoverDone
+		m.notify(KindHandoverDone, id, "%s owns %s at generation %d", m.peerName(), id.cfg.Name, id.peer.Gen())
+	} else {
+		id.lastFailed = m.now
+		m.notify(KindHandoverFailed, id, "%s: %s", id.cfg.Name, err)
+	}
+	for _, c := range id.ho.commands {
+		c.resolve(id, err)
+	}
+	return handover{}
+}
+
+func (m *Machine) driveHandover(id *identity) {
+	ho := &id.ho
+	if ho.phase == hoNone {
+		return
+	}
+	if ho.phase >= hoReleasing && !id.word.Has(Owner) {
+		m.awaitTaking(id)
+		return
+	}
+	if why := m.handoverBroken(id); why != "" {
+		id.ho = m.endHandover(id, why)
+		return
+	}
+	staged := id.peer.Has(Ready | Staged)
+	switch ho.phase {
+	case hoIntent:
+		if staged && id.word.Has(Owner|Yield) {
+			ho.phase, ho.deadline = hoStopping, m.now+m.cfg.Limits.Service
+		} else if m.now >= ho.deadline {
+			id.ho = m.endHandover(id, m.peerName()+" did not prepare in time")
+		}
+	case hoStopping:
+		switch {
+		case !staged:
+			id.ho = m.endHandover(id, m.peerName()+" is no longer prepared")
+		case id.svc.state == actOff:
+			ho.phase, ho.deadline = hoReleasing, m.now+m.cfg.Limits.Stage
+		case m.now >= ho.deadline:
+			id.ho = m.endHandover(id, "services did not stop in time")
+		}
+	case hoReleasing:
+		if !staged || m.now >= ho.deadline {
+			id.ho = m.endHandover(id, m.peerName()+" is no longer prepared")
+		}
+	}
+}
+
+func (m *Machine) handoverBroken(id *identity) string {
+	if m.durable.Frozen {
+		return "this node was frozen"
+	}
+	return m.peerCannot(id)
+}
+
+func (m *Machine) awaitTaking(id *identity) {
+	switch {
+	case m.peerOwns(id) && id.peer.Gen() > id.ho.gen:
+		id.ho = m.endHandover(id, "")
+	case m.dead():
+		id.ho = m.endHandover(id, m.peerName()+" died before it took it")
+	case m.now >= id.ho.deadline:
+		id.ho = m.endHandover(id, m.peerName()+" did not take it in time")
+	}
+}
+
+// moveByItself begins the hand-overs that nobody at this node ordered.
+func (m *Machine) moveByItself(id *identity) {
+	if !id.word.Has(Owner) || id.ho.phase != hoNone || m.durable.Frozen || m.leaving || m.peerCannot(id) != "" {
+		return
+	}
+	if id.peer.Has(Want) {
+		if id.lastFailed == 0 || m.now-id.lastFailed >= m.cfg.Limits.MoveEvery {
+			m.beginHandover(id, m.peerName()+" asked for it", false, nil)
+		}
+		return
+	}
+	cause := m.reasonToMove(id)
+	if cause == "" || !m.mayMoveNow(id) {
+		return
+	}
+	// Whoever moves again soon after the last time waits longer each time.
+	every := m.cfg.Limits.MoveEvery
+	if id.lastAuto != 0 && m.now-id.lastAuto < 10*id.hold {
+		id.hold = min(2*id.hold, 60*every)
+	} else {
+		id.hold = every
+	}
+	id.lastAuto = m.now
+	m.beginHandover(id, cause, false, nil)
+}
+
+func (m *Machine) mayMoveNow(id *identity) bool {
+	every := m.cfg.Limits.MoveEvery
+	for _, last := range []struct{ at, wait int64 }{
+		{id.lastAuto, max(id.hold, every)}, {id.arrived, every}, {id.lastFailed, every},
+	} {
+		if last.at != 0 && m.now-last.at < last.wait {
+			return false
+		}
+	}
+	return true
+}
+
+// reasonToMove says why the owner should hand over by itself, or "".
+func (m *Machine) reasonToMove(id *identity) string {
+	if m.durable.Standby {
+		return "this node is in standby"
+	}
+	if !carrier(m.obs.PeerLan, id.cfg.Home == 1-m.cfg.Self).Healthy() {
+		return ""
+	}
+	switch {
+	case m.carrierWatch(id).bad:
+		return "this node's NIC for it has lost the clients' network"
+	case len(id.failed) > 0:
+		return "its services failed on this node"
+	case m.failbackAt(id) != 0 && m.now >= m.failbackAt(id):
+		return "it goes home"
+	}
+	return ""
+}
+
+// failbackAt is when an automatic give-back is due, 0 if none is.
+func (m *Machine) failbackAt(id *identity) int64 {
+	if id.cfg.Failback != "auto" || id.cfg.Home == m.cfg.Self || id.peerReadySince == 0 || m.durable.Frozen {
+		return 0
+	}
+	return id.peerReadySince + id.cfg.FailbackAfter
+}

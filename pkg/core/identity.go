@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import "fmt"
+
+// identity is what the machine knows of one identity.
+type identity struct {
+	index int
+	cfg   IdentityConfig
+
+	known     bool // word has been observed
+	word      Word // this node's
+	peer      Word // the peer's, as of its last frame
+	role      role
+	cause     string // kind of the last change of owner
+	bootGen   uint64 // the promise found at the start: this node may have owned up to it
+	lastClaim Word   // the owner word that this node last asked for
+	released  bool   // this node was the last owner and nobody took it yet
+
+	swap      swapOp
+	swappedAt int64
+	stale     bool // a swap failed: wait for a reading
+
+	addr, svc     actuator
+	svcGen        uint64 // the generation that the services were started at
+	announced     uint64 // the generation that was last announced
+	announceAgain bool
+
+	ho             handover
+	unownedSince   int64 // since when nobody owns it although the peer is up; 0: not so
+	unownedGen     uint64
+	uncovered      bool  // reported
+	peerReadySince int64 // since when the peer could take it; 0: it could not
+	arrived        int64 // when it came here by hand-over
+	lastAuto       int64 // the last automatic move
+	hold           int64 // how long the next one must wait
+	lastFailed     int64 // the last hand-over that failed
+	twoOwners      bool
+	failed         map[string]bool // services that failed here
+}
+
+// swapOp is a compare-and-swap in flight.
+type swapOp struct {
+	op       uint64
+	new      Word
+	deadline int64
+}
+
+// role is this node's part in an identity.
+type role int
+
+const (
+	roleUnknown  role = iota // not observed yet
+	roleStandby              // not owner, not armed
+	roleArmed                // not owner; the kernel may take it
+	roleOwner                // owner
+	roleYielding             // owner that asks the peer to prepare
+	roleReleased             // was owner; the peer may take it
+)
+
+var roleNames = [...]string{"unknown", "standby", "armed", "owner", "yielding", "released"}
+
+func (r role) String() string { return roleNames[r] }
+
+func roleOf(w Word) role {
+	switch {
+	case w.Has(Owner | Yield):
+		return roleYielding
+	case w.Has(Owner):
+		return roleOwner
+	case w.Has(Yield):
+		return roleReleased
+	case w.Has(Ready):
+		return roleArmed
+	}
+	return roleStandby
+}
+
+// follow takes a word that the kernel holds now. The kernel may have changed it
+// several times since the last reading, so missing steps are put in.
+func (m *Machine) follow(id *identity, w Word) {
+	old, first := id.word, !id.known
+	if !first && old == w {
+		return
+	}
+	id.word, id.known = w, true
+	to := roleOf(w)
+	owned := id.role == roleOwner || id.role == roleYielding
+	switch to {
+	case roleOwner, roleYielding:
+		if owned && old.Gen() != w.Gen() {
+			m.becomeStandby(id)
+			owned = false
+		}
+		if !owned {
+			m.becomeOwner(id, m.causeOf(id, old, first))
+		}
+		if to == roleYielding {
+			m.becomeYielding(id)
+		} else if id.role == roleYielding {
+			m.becomeOwnerAgain(id)
+		}
+	case roleReleased:
+		switch {
+		case id.role == roleReleased, first:
+			id.role = roleReleased
+		case !owned:
+			m.becomeOwner(id, KindTakeover)
+			m.becomeReleased(id)
+		default:
+			m.becomeReleased(id)
+		}
+	case roleArmed:
+		if owned {
+			m.becomeStandby(id)
+		}
+		m.becomeArmed(id)
+	case roleStandby:
+		m.becomeStandby(id)
+	}
+}
+
+// causeOf says why this node is the owner now.
+func (m *Machine) causeOf(id *identity, old Word, first bool) string {
+	switch {
+	case first:
+		return KindResume
+	case id.released:
+		return KindReclaim
+	case id.lastClaim != 0 && id.word == id.lastClaim:
+		return KindClaim
+	case old.Has(Staged) && !m.dead():
+		return KindHandoverIn
+	}
+	return KindTakeover
+}
+
+// leaveRole checks the predecessor of a change of role.
+func (id *identity) leaveRole(to role, from ...role) {
+	for _, r := range from {
+		if id.role == r {
+			id.role = to
+			return
+		}
+	}
+	panic(fmt.Sprintf("core: identity %s: %v cannot become %v", id.cfg.Name, id.role, to))
+}
+
+func (m *Machine) becomeOwner(id *identity, cause string) {
+	id.leaveRole(roleOwner, roleUnknown, roleStandby, roleArmed, roleReleased)
+	id.cause, id.released, id.ho = cause, false, m.endHandover(id, "it came back")
+	if cause == KindHandoverIn {
+		id.arrived = m.now
+	}
+	m.notify(cause, id, "%s owns %s at generation %d", m.cfg.Nodes[m.cfg.Self], id.cfg.Name, id.word.Gen())
+}
+
+func (m *Machine) becomeYielding(id *identity) {
+	id.leaveRole(roleYielding, roleOwner, roleYielding)
+}
+
+func (m *Machine) becomeOwnerAgain(id *identity) {
+	id.leaveRole(roleOwner, roleYielding)
+}
+
+func (m *Machine) becomeReleased(id *identity) {
+	meant := id.ho.phase == hoReleasing && id.word.Gen() == id.ho.gen
+	id.leaveRole(roleReleased, roleOwner, roleYielding)
+	id.released = true
+	if meant {
+		id.ho.phase, id.ho.deadline = hoReleased, m.now+m.cfg.Limits.Release
+		return
+	}
+	id.ho = m.endHandover(id, "this node's supervisor was late and the kernel released it")
+	m.notify(KindLapsed, id, "this node's supervisor was late: %s released at generation %d", id.cfg.Name, id.word.Gen())
+}
+
+func (m *Machine) becomeArmed(id *identity) {
+	id.leaveRole(roleArmed, roleUnknown, roleStandby, roleArmed, roleReleased)
+}
+
+func (m *Machine) becomeStandby(id *identity) {
+	owned := id.role == roleOwner || id.role == roleYielding
+	handed := id.ho.phase == hoReleasing // taken before the release was read back
+	id.leaveRole(roleStandby, roleUnknown, roleStandby, roleArmed, roleOwner, roleYielding, roleReleased)
+	if owned && !handed {
+		id.ho = m.endHandover(id, "the peer took it")
+		id.cause = KindLost
+		m.notify(KindLost, id, "%s lost at generation %d", id.cfg.Name, id.word.Gen())
+	}
+}
+
+// peerOwns reports whether the peer is owner by what is known now. What a dead
+// peer said last does not count, nor a word that this node's will close.
+func (m *Machine) peerOwns(id *identity) bool {
+	return (m.up() || m.obs.Peer == PeerSuspect) && id.peer.Has(Owner) && id.peer.Gen() >= id.word.Gen()
+}
+
+// peerCannot says why the peer cannot take an identity in a hand-over, or "".
+func (m *Machine) peerCannot(id *identity) string {
+	switch {
+	case !m.up():
+		return fmt.Sprintf("%s is %v", m.peerName(), m.obs.Peer)
+	case !m.obs.PeerSupervisorOK:
+		return m.peerName() + "'s supervisor does not run"
+	case m.obs.PeerStandby:
+		return m.peerName() + " is in standby"
+	case m.obs.PeerFrozen:
+		return m.peerName() + " is frozen"
+	case id.peer.Gen() != id.word.Gen() || !id.peer.Has(Ready):
+		return m.peerName() + " is not armed for it"
+	}
+	return ""
+}
+
+// watch keeps the times that policy depends on.
+func (m *Machine) watch(id *identity) {
+	unowned := m.up() && !id.word.Has(Owner) && !m.peerOwns(id)
+	switch {
+	case !unowned:
+		id.unownedSince, id.uncovered = 0, false
+	case id.unownedSince == 0 || id.unownedGen != id.word.Gen():
+		id.unownedSince, id.unownedGen = m.now, id.word.Gen()
+	}
+	switch {
+	case !id.word.Has(Owner) || m.peerCannot(id) != "":
+		id.peerReadySince = 0
+	case id.peerReadySince == 0:
+		id.peerReadySince = m.now
+	}
+	if m.peerOwns(id) {
+		id.released = false
+	}
+	two := m.up() && id.word.Has(Owner) && id.peer.Has(Owner) && id.peer.Gen() <= id.word.Gen()
+	if two && !id.twoOwners {
+		m.notify(KindTwoOwners, id, "both nodes own %s: here generation %d, there %d", id.cfg.Name, id.word.Gen(), id.peer.Gen())
+	}
+	if !two && id.twoOwners && id.word.Has(Owner) {
+		id.announceAgain = true // the network may have learned the other place
+	}
+	id.twoOwners = two
+}

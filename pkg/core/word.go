@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+// driveWord asks for the word that the policy wants, one swap at a time.
+func (m *Machine) driveWord(id *identity) {
+	if !id.known || id.swap.op != 0 || id.stale {
+		return
+	}
+	want := id.word
+	switch {
+	case id.word.Has(Owner):
+		want = m.ownerWord(id)
+	case id.word.Has(Yield):
+		want = m.releasedWord(id)
+	default:
+		want = m.standbyWord(id)
+	}
+	if want == id.word {
+		return
+	}
+	if want.Has(Owner) && !id.word.Has(Owner) {
+		id.lastClaim = want
+	}
+	id.swap = swapOp{op: m.op(), new: want, deadline: m.now + m.cfg.Limits.Swap}
+	m.emit(Swap{Op: id.swap.op, Identity: id.index, Old: id.word, New: want})
+}
+
+func (m *Machine) ownerWord(id *identity) Word {
+	g := id.word.Gen()
+	// Ahead of need, so that a release that nobody takes can be undone without
+	// waiting for a disk.
+	m.promise(id, g+2)
+	switch id.ho.phase {
+	case hoIntent, hoStopping:
+		return MakeWord(Owner|Yield, g)
+	case hoReleasing:
+		return MakeWord(Yield, g)
+	}
+	return MakeWord(Owner, g)
+}
+
+// releasedWord takes back what the peer did not take.
+func (m *Machine) releasedWord(id *identity) Word {
+	if m.durable.Standby || m.leaving {
+		return id.word
+	}
+	g := id.word.Gen()
+	switch {
+	case m.dead():
+		// The next generation here too: the peer may have been wrongly declared dead,
+		// and the frame that released this one may still reach it.
+		if m.promise(id, g+2) {
+			return MakeWord(Ready|Want, g+1)
+		}
+	case m.overdue(id):
+		return m.burn(id)
+	}
+	return id.word
+}
+
+// burn moves to the next generation without owning it, which ends every claim to
+// the present one: the peer's kernel adopts it with the first frame and no longer
+// follows a frame that released the old one. Taking the released word back at its
+// own generation could make two owners, because the peer's kernel may be doing the
+// same in this moment. With Want in the very word that makes the peer adopt the
+// generation, the peer knows whose claim it is. The claim itself waits until the
+// peer's word shows that generation (see mayClaim).
+func (m *Machine) burn(id *identity) Word {
+	if !m.promise(id, id.word.Gen()+2) {
+		return id.word
+	}
+	return MakeWord(Want, id.word.Gen()+1)
+}
+
+// overdue reports that nobody has taken it for so long that somebody must act.
+func (m *Machine) overdue(id *identity) bool {
+	return id.unownedSince != 0 && m.now-id.unownedSince >= m.cfg.Limits.Release
+}
+
+// standbyWord arms, claims, asks and stages.
+func (m *Machine) standbyWord(id *identity) Word {
+	w, g := id.word, id.word.Gen()
+	free := !m.durable.Standby && !m.leaving
+	mayArm := free && (!m.durable.Frozen || w.Has(Want) && !m.peerOwns(id))
+	if free {
+		m.promise(id, max(g, id.bootGen)+1)
+	}
+	if m.obs.Peer == PeerUnknown {
+		return w // hold after boot
+	}
+	if g < id.bootGen && !m.leaving && !m.peerOwns(id) {
+		return m.raise(id, mayArm)
+	}
+	if m.mayClaim(id) {
+		if m.promise(id, g+1) {
+			return MakeWord(Owner, g+1)
+		}
+		return w
+	}
+	if free && m.overdue(id) {
+		if !m.durable.Frozen {
+			return m.burn(id)
+		}
+	}
+	if !free || m.durable.Frozen {
+		m.reportUncovered(id)
+	}
+	var f Word
+	if mayArm && m.durable.Generations[id.cfg.Name] >= g+1 {
+		f |= Ready
+		if m.up() && id.peer.Gen() == g && id.peer.Has(Yield) && id.addr.state == actOn {
+			f |= Staged
+		}
+	}
+	switch {
+	case !free:
+	case !m.peerOwns(id):
+		f |= w & Want // a claim, kept until somebody owns it
+	case m.requested(id) && id.peer.Gen() == g:
+		f |= Want
+	}
+	return MakeWord(f, g)
+}
+
+// raise brings a word that a reboot has cleared up to what this node promised
+// before: it may have owned that generation, so the next owner must come after it.
+// Not while the peer owns: its words count, and the promise covers the next one.
+func (m *Machine) raise(id *identity, mayArm bool) Word {
+	switch {
+	case m.up() && !id.peer.Has(Yield):
+		return MakeWord(0, id.bootGen)
+	case m.dead() && mayArm && m.promise(id, id.bootGen+1):
+		return MakeWord(Ready, id.bootGen)
+	}
+	return id.word
+}
+
+// mayClaim reports whether this node may make itself owner while the peer is up.
+// Both nodes show the same generation, so neither is behind; and of the two only
+// one has the right to it: see the package comment.
+func (m *Machine) mayClaim(id *identity) bool {
+	w, p := id.word, id.peer
+	switch {
+	case !m.up() || m.obs.Isolated || m.durable.Standby || m.leaving:
+		return false
+	case m.durable.Frozen && !w.Has(Want): // a frozen node only gets back what it had
+		return false
+	case p.Has(Owner) || p.Gen() != w.Gen():
+		return false
+	case p.Has(Yield) && w.Has(Ready): // the kernel does it
+		return false
+	case id.cfg.Home == m.cfg.Self:
+		return !p.Has(Want) || w.Has(Want)
+	}
+	return w.Has(Want) && !p.Has(Want)
+}
+
+func (m *Machine) reportUncovered(id *identity) {
+	if id.uncovered || !m.overdue(id) {
+		return
+	}
+	id.uncovered = true
+	m.notify(KindUncovered, id, "nobody owns %s, and this node may not while it is in standby, frozen or leaving", id.cfg.Name)
+}
