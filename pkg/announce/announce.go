@@ -99,6 +99,9 @@ func (a *Announcer) Prepare(ifname string) error {
 func (a *Announcer) First(t Target) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := a.check(t); err != nil {
+		return err
+	}
 	return a.first(t)
 }
 
@@ -109,6 +112,9 @@ func (a *Announcer) First(t Target) error {
 func (a *Announcer) Announce(ctx context.Context, t Target, gen uint64) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if err := a.check(t); err != nil {
+		return err
+	}
 	if last := a.running[t.Identity]; last != nil {
 		if gen < last.gen {
 			return fmt.Errorf("announce identity %s at generation %d: %w: %d", t.Identity, gen, ErrStale, last.gen)
@@ -119,9 +125,6 @@ func (a *Announcer) Announce(ctx context.Context, t Target, gen uint64) error {
 		return fmt.Errorf("announce identity %s: %w", t.Identity, err)
 	}
 	firstErr := a.first(t)
-	if errors.Is(firstErr, net.ErrClosed) {
-		return firstErr
-	}
 	ctx, cancel := context.WithCancel(ctx)
 	a.running[t.Identity] = &run{gen: gen, cancel: cancel}
 	a.wg.Go(func() {
@@ -161,15 +164,20 @@ func (a *Announcer) Close() error {
 	return errors.Join(errs...)
 }
 
-// first sends the first address's frames, through a new socket if the old one's
-// device is gone. The caller holds mu.
-func (a *Announcer) first(t Target) error {
+// check refuses what cannot be announced at all. The caller holds mu.
+func (a *Announcer) check(t Target) error {
 	if a.closed {
 		return fmt.Errorf("announce identity %s: %w", t.Identity, net.ErrClosed)
 	}
 	if len(t.Addrs) == 0 {
 		return fmt.Errorf("announce identity %s: it has no addresses", t.Identity)
 	}
+	return nil
+}
+
+// first sends the first address's frames, through a new socket if the old one's
+// device is gone. The caller holds mu.
+func (a *Announcer) first(t Target) error {
 	s, opened := a.senders[t.IfName]
 	if opened {
 		if err := send(s, t.MAC, t.Addrs[:1]); err == nil {
@@ -231,9 +239,6 @@ func (a *Announcer) rounds(ctx context.Context, t Target, failed bool) {
 
 // roundAddrs picks one round's addresses and says whose turn is next.
 func roundAddrs(all []netip.Addr, turn int) (list []netip.Addr, next int) {
-	if len(all) == 0 {
-		return nil, 0
-	}
 	list = append(list, all[0])
 	rest := all[1:]
 	for range min(len(rest), MaxPerRound-1) {
@@ -243,8 +248,7 @@ func roundAddrs(all []netip.Addr, turn int) (list []netip.Addr, next int) {
 	return list, turn
 }
 
-// round sends one round. It holds mu, so that Stop returns before or after it,
-// and checks between addresses, so that neither waits for long.
+// round sends one round, or what of it there is time for before ctx ends.
 func (a *Announcer) round(ctx context.Context, t Target, list []netip.Addr) error {
 	for _, addr := range list {
 		if err := a.one(ctx, t, addr); err != nil {
@@ -254,6 +258,8 @@ func (a *Announcer) round(ctx context.Context, t Target, list []netip.Addr) erro
 	return nil
 }
 
+// one sends one address's frames. It looks at ctx under mu, which Stop takes to
+// cancel it: nothing leaves after Stop has returned.
 func (a *Announcer) one(ctx context.Context, t Target, addr netip.Addr) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
