@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// abi.h: what kernel and user space share: map values, events, reasons, frames.
+#ifndef XDPHA_ABI_H
+#define XDPHA_ABI_H
+
+#include <linux/types.h>
+#include "limits.h"
+
+#define XDPHA_ABI 1 // raised whenever a struct below changes its shape or meaning
+
+enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
+
+enum xd_arbiter { ARBITER_NONE, ARBITER_REACH };
+
+enum xd_peer { PEER_UNKNOWN, PEER_UP, PEER_SUSPECT, PEER_DEAD };
+
+// Ownership word: flags above, generation below. See ownership.h for its life.
+#define WORD_OWNER (1ULL << 63)
+#define WORD_YIELD (1ULL << 62)
+#define WORD_READY (1ULL << 61)
+#define WORD_WANT (1ULL << 60)
+#define WORD_STAGED (1ULL << 59)
+#define WORD_GEN ((1ULL << 56) - 1)
+
+struct xd_key {
+	__u64 k0, k1;
+	__u8 id;
+	__u8 pad[7];
+};
+
+struct xd_link_config {
+	__u32 ifindex; // 0: the node has no such link
+	__u32 local_be; // IPv4, network order
+	__u32 remote_be;
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+struct xd_identity_config {
+	__u32 carrier; // ifindex of the NIC that carries it here
+	__u8 mac[6];
+	__u8 pad[2];
+};
+
+// Written by user space before the programs are attached.
+struct xd_config {
+	__u32 abi;
+	__u32 cluster_id;
+	__u32 digest; // of what both nodes must agree on
+	__u8 self; // 0 or 1
+	__u8 n_identities;
+	__u8 n_keys;
+	__u8 n_reach;
+	__u8 arbiter;
+	__u8 solo_keep;
+	__u8 pad0[2];
+	__u32 confirm_probes;
+	__u32 own_be; // the node's own LAN address
+	__u32 pad1;
+	__u64 probe_ns;
+	__u64 suspect_ns;
+	__u64 dead_ns;
+	__u64 hold_ns;
+	struct xd_key keys[MAX_KEYS];
+	struct xd_link_config links[MAX_LINKS];
+	struct xd_identity_config identities[MAX_IDENTITIES];
+	__u32 reach_be[MAX_REACH];
+	__u32 pad2;
+};
+
+// Written by user space all the time, read by the kernel.
+struct xd_control {
+	__u64 renewed_ns; // CLOCK_BOOTTIME of the supervisor's last renewal
+	__u64 lease_until_ns;
+	__u64 flags; // goes into every frame: FLAG_*
+};
+
+#define FLAG_STANDBY 1
+#define FLAG_FROZEN 2
+// Bits 8-15 and 16-23: hosts reached by the lan and by the spare NIC; 24, 25: their carrier.
+
+struct xd_link_state {
+	__u64 heard_ns; // last accepted frame
+	__u64 probe_seq; // highest accepted probe of the peer
+	__u64 reply_seq; // highest own probe that was answered
+	__u64 peer_mac; // learned; 0: not yet
+	__u64 rtt_ns; // last
+	__u64 rtt_max_ns;
+	__u64 gap_max_ns;
+	__u64 rtt_hist[HIST_BUCKETS];
+	__u64 gap_hist[HIST_BUCKETS];
+};
+
+// Written by the kernel; user space maps it and reads.
+struct xd_state {
+	__u64 boot_id; // set by user space at load
+	__u64 nonce; // what the peer must echo
+	__u64 peer_boot;
+	__u64 peer_nonce;
+	__u64 candidate; // nonce of somebody with the key who is not proven yet
+	__u64 peer_state;
+	__u64 peer_since_ns;
+	__u64 peer_age_us; // age of the peer's supervisor, as it said
+	__u64 peer_age_at_ns;
+	__u64 peer_flags;
+	__u64 peer_digest;
+	__u64 peer_words[MAX_IDENTITIES];
+	__u64 started_ns;
+	__u64 seq; // last own probe
+	__u64 ticks[TICKS_KEPT]; // send time of probe seq, at seq % TICKS_KEPT
+	__u64 tick_gap_max_ns;
+	__u64 reach_sent_ns;
+	__u64 reach_ns[MAX_REACH][MAX_LINKS]; // last ARP answer of each host, by link
+	__u64 majority_since_ns;
+	__u64 isolated_since_ns; // not 0: cut off, every gate closed
+	__u64 suspects;
+	__u64 refuted;
+	__u64 self_stalls;
+	__u64 conflict_event_ns;
+	// The last takeover, by the kernel's clock.
+	__u64 evidence_ns;
+	__u64 suspect_ns;
+	__u64 dead_ns;
+	__u64 flip_ns;
+	struct xd_link_state links[MAX_LINKS];
+};
+
+enum xd_event_kind {
+	EVENT_PEER_UP = 1,
+	EVENT_PEER_SUSPECT,
+	EVENT_PEER_REFUTED,
+	EVENT_PEER_DEAD, // a: last evidence
+	EVENT_PEER_BOOT, // a: new boot id
+	EVENT_PEER_WORD, // a: the peer's word, as it changed
+	EVENT_TAKEOVER, // a: new word, b: last evidence
+	EVENT_TAKEN, // a: new word; the peer had released it
+	EVENT_LAPSED, // a: new word; the supervisor's lease ran out
+	EVENT_CLOSED, // a: new word; the peer had a higher generation
+	EVENT_ISOLATED,
+	EVENT_REJOINED,
+	EVENT_ADDRESS_CONFLICT, // a: MAC of the offender, b: IPv4 address in network order
+	EVENT_SELF_STALL, // a: lateness in ns
+};
+
+struct xd_event {
+	__u64 at_ns;
+	enum xd_event_kind kind;
+	__u32 identity; // or ~0
+	__u64 a;
+	__u64 b;
+};
+
+// Every exit of every program. Order is part of the ABI; names are in loader/reason.go.
+enum xd_reason {
+	REASON_NOT_OURS,
+	REASON_HB_PROBE_ANSWERED,
+	REASON_HB_REPLY_ACCEPTED,
+	REASON_HB_TRUNCATED,
+	REASON_HB_OVERSIZED,
+	REASON_HB_BAD_MAGIC,
+	REASON_HB_BAD_VERSION,
+	REASON_HB_BAD_TTL,
+	REASON_HB_FOREIGN_CLUSTER,
+	REASON_HB_WRONG_LINK,
+	REASON_HB_BAD_SENDER,
+	REASON_HB_BAD_SHAPE,
+	REASON_HB_UNKNOWN_KEY,
+	REASON_HB_BAD_TAG,
+	REASON_HB_UNPROVEN,
+	REASON_HB_REPLAYED,
+	REASON_ARP_ANSWERED,
+	REASON_ARP_GATE_CLOSED,
+	REASON_ARP_WRONG_NIC,
+	REASON_ARP_OWN_ON_SPARE,
+	REASON_ARP_CONFLICT,
+	REASON_ARP_REACH,
+	REASON_IN_OPEN,
+	REASON_IN_GATE_CLOSED,
+	REASON_IN_WRONG_NIC,
+	REASON_OUT_OPEN,
+	REASON_OUT_GATE_CLOSED,
+	REASON_OUT_WRONG_NIC,
+	REASON_OUT_WRONG_MAC,
+	REASON_OUT_FOREIGN_SOURCE,
+	REASON_TICK_SENT,
+	REASON_TICK_EARLY,
+	REASON_TICK_FAILED,
+	REASON_INTERNAL,
+	REASON_COUNT,
+};
+
+// Heartbeat frame behind Ethernet, IPv4 (no options, TTL 255) and UDP (no checksum:
+// RFC 768; the tag covers more). Little endian. n_identities words and the tag follow.
+#define HB_MAGIC 0x4458 // "XD"
+#define HB_VERSION 1
+#define HB_REPLY 1 // direction: a reply is never answered
+
+struct hb_head {
+	__u16 magic;
+	__u8 version;
+	__u8 direction;
+	__u8 sender;
+	__u8 link;
+	__u8 key_id;
+	__u8 n_identities;
+	__u32 cluster_id;
+	__u32 age_us; // of the sender's supervisor lease, saturating
+	__u64 boot_id;
+	__u64 nonce; // the sender's: to be echoed to it
+	__u64 echo; // the receiver's nonce, as the sender heard it
+	__u64 seq; // of the probe
+	__u64 sent_ns; // of the probe, on its sender's clock
+	__u32 flags;
+	__u32 digest;
+};
+
+#define HB_WORDS(n) (sizeof(struct hb_head) / 8 + (n)) // under the tag
+#define HB_BYTES(n) (8 * (HB_WORDS(n) + 1))
+#define HB_OFFSET 42 // Ethernet 14, IPv4 20, UDP 8
+
+_Static_assert(sizeof(struct hb_head) == 64, "heartbeat head");
+_Static_assert(sizeof(struct xd_event) == 32, "event");
+_Static_assert(sizeof(struct xd_key) == 24, "key");
+_Static_assert(sizeof(struct xd_link_config) == 20, "link config");
+_Static_assert(sizeof(struct xd_identity_config) == 12, "identity config");
+_Static_assert(sizeof(struct xd_config) % 8 == 0, "config has no tail padding");
+_Static_assert(sizeof(struct xd_link_state) == 8 * (7 + 2 * HIST_BUCKETS), "link state");
+
+#endif

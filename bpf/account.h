@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// account.h: counters for every exit, events for user space, histograms.
+#ifndef XDPHA_ACCOUNT_H
+#define XDPHA_ACCOUNT_H
+
+#include "maps.h"
+
+#define NO_LINK MAX_LINKS
+#define NO_IDENTITY (~0U)
+
+static __always_inline void account(__u32 link, enum xd_reason reason)
+{
+	__u32 slot = link * REASON_COUNT + reason;
+	__u64 *n = bpf_map_lookup_elem(&counters, &slot);
+
+	if (n)
+		(*n)++;
+}
+
+static __always_inline void tell(__u64 now, enum xd_event_kind kind, __u32 identity, __u64 a, __u64 b)
+{
+	struct xd_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e) // full: the maps still hold the truth
+		return;
+	e->at_ns = now;
+	e->kind = kind;
+	e->identity = identity;
+	e->a = a;
+	e->b = b;
+	bpf_ringbuf_submit(e, 0);
+}
+
+static __always_inline void raise_max(__u64 *max, __u64 value)
+{
+	if (value > *max) // a lost race costs one sample
+		*max = value;
+}
+
+static __always_inline void observe(__u64 *hist, __u64 value)
+{
+	__u32 bucket = 0;
+
+	for (int shift = 16; shift; shift >>= 1)
+		if (value >> shift) {
+			value >>= shift;
+			bucket += shift;
+		}
+	if (bucket >= HIST_BUCKETS)
+		bucket = HIST_BUCKETS - 1;
+	hist[bucket & (HIST_BUCKETS - 1)]++;
+}
+
+#endif

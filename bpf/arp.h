@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// arp.h: the ARP responder (RFC 826, RFC 5227) and what ARP says about hosts and conflicts.
+#ifndef XDPHA_ARP_H
+#define XDPHA_ARP_H
+
+#include "gate.h"
+
+static __always_inline void reach_stamp(struct xd_state *st, const struct xd_config *cfg, __u32 link, __u32 ip_be)
+{
+	for (__u32 i = 0; i < MAX_REACH; i++) {
+		if (i >= cfg->n_reach)
+			return;
+		if (cfg->reach_be[i] == ip_be && link < MAX_LINKS)
+			st->reach_ns[i][link] = bpf_ktime_get_boot_ns();
+	}
+}
+
+static __always_inline void arp_answer(struct ethhdr *eth, struct arp_ipv4 *arp, const __u8 *mac)
+{
+	__u8 wanted[4];
+
+	__builtin_memcpy(eth->h_dest, eth->h_source, 6);
+	__builtin_memcpy(eth->h_source, mac, 6);
+	arp->operation_be = bpf_htons(2);
+	__builtin_memcpy(wanted, arp->target_ip, 4);
+	__builtin_memcpy(arp->target_mac, arp->sender_mac, 6);
+	__builtin_memcpy(arp->target_ip, arp->sender_ip, 4);
+	__builtin_memcpy(arp->sender_mac, mac, 6);
+	__builtin_memcpy(arp->sender_ip, wanted, 4);
+}
+
+static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __u32 link, __u32 ifindex,
+						 struct ethhdr *eth, struct cursor c)
+{
+	struct arp_ipv4 *arp = TAKE(c, struct arp_ipv4, REASON_NOT_OURS);
+	struct xd_state *st = the_state();
+	__u32 sender_be, target_be, *claimed, *wanted, id;
+
+	if (!st || arp->hardware_be != bpf_htons(1) || arp->protocol_be != bpf_htons(ETH_P_IP) ||
+	    arp->hardware_len != 6 || arp->protocol_len != 4)
+		return REASON_NOT_OURS;
+	sender_be = ip4_be(arp->sender_ip);
+	target_be = ip4_be(arp->target_ip);
+
+	claimed = identity_of_ip4(sender_be);
+	if (claimed) { // somebody says that he is ours: the other node's announcement, or an intruder
+		id = *claimed;
+		if (!gate_open(cfg, id))
+			return REASON_NOT_OURS;
+		__u64 now = bpf_ktime_get_boot_ns();
+		if (now - st->conflict_event_ns > 100000000ULL) {
+			st->conflict_event_ns = now;
+			tell(now, EVENT_ADDRESS_CONFLICT, id, mac_u64(arp->sender_mac), sender_be);
+		}
+		return REASON_ARP_CONFLICT;
+	}
+	reach_stamp(st, cfg, link, sender_be);
+
+	if (arp->operation_be != bpf_htons(1)) // an answer: the gate below decides by its MAC
+		return gate_in(cfg, ifindex, eth, c);
+	wanted = identity_of_ip4(target_be);
+	if (!wanted) {
+		// The stack would answer for the lan address on the spare NIC too (ARP flux).
+		if (link == LINK_SPARE && target_be == cfg->own_be)
+			return REASON_ARP_OWN_ON_SPARE;
+		return REASON_NOT_OURS;
+	}
+	id = *wanted;
+	if (!carries(cfg, id, ifindex))
+		return REASON_ARP_WRONG_NIC;
+	if (!gate_open(cfg, id))
+		return REASON_ARP_GATE_CLOSED;
+	if (id >= MAX_IDENTITIES)
+		return REASON_INTERNAL;
+	arp_answer(eth, arp, cfg->identities[id].mac);
+	return REASON_ARP_ANSWERED;
+}
+
+#endif

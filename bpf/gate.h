@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// gate.h: the per-packet test: may this identity's traffic pass here, now?
+#ifndef XDPHA_GATE_H
+#define XDPHA_GATE_H
+
+#include "parse.h"
+#include "account.h"
+
+static __always_inline int lease_valid(const struct xd_control *ctl, __u64 now)
+{
+	return (__s64)(*(volatile __u64 *)&ctl->lease_until_ns - now) > 0;
+}
+
+// A lost supervisor closes the gate, unless the peer is known dead and the configuration
+// says that served is better than dark: nobody could take over then.
+static __always_inline int gate_open(const struct xd_config *cfg, __u32 identity)
+{
+	struct xd_control *ctl = the_control();
+	struct xd_state *st = the_state();
+	__u64 *word = the_word(identity);
+
+	if (!ctl || !st || !word)
+		return 0;
+	if (!(*(volatile __u64 *)word & WORD_OWNER) || *(volatile __u64 *)&st->isolated_since_ns)
+		return 0;
+	if (lease_valid(ctl, bpf_ktime_get_boot_ns()))
+		return 1;
+	return cfg->solo_keep && *(volatile __u64 *)&st->peer_state == PEER_DEAD;
+}
+
+static __always_inline int carries(const struct xd_config *cfg, __u32 identity, __u32 ifindex)
+{
+	return identity < MAX_IDENTITIES && cfg->identities[identity].carrier == ifindex;
+}
+
+// Ingress: frames to a virtual MAC or address.
+static __always_inline enum xd_reason gate_in(const struct xd_config *cfg, __u32 ifindex, struct ethhdr *eth,
+					      struct cursor c)
+{
+	__u32 *identity = identity_of_mac(eth->h_dest);
+
+	if (identity && !carries(cfg, *identity, ifindex))
+		return REASON_IN_WRONG_NIC;
+	if (!identity)
+		identity = identity_to(eth->h_proto, c);
+	if (!identity)
+		return REASON_NOT_OURS;
+	return gate_open(cfg, *identity) ? REASON_IN_OPEN : REASON_IN_GATE_CLOSED;
+}
+
+// Egress: frames from a virtual MAC or address. What leaves with the MAC must have an
+// address of the same identity, and the other way round.
+static __always_inline enum xd_reason gate_out(const struct xd_config *cfg, __u32 ifindex, struct cursor c)
+{
+	struct ethhdr *eth = TAKE(c, struct ethhdr, REASON_INTERNAL);
+	__u32 *by_mac = identity_of_mac(eth->h_source);
+	__u32 *by_ip = identity_from(eth->h_proto, c);
+
+	if (!by_mac)
+		return by_ip ? REASON_OUT_WRONG_MAC : REASON_NOT_OURS;
+	if (!is_arp_probe(eth->h_proto, c) && (!by_ip || *by_ip != *by_mac))
+		return REASON_OUT_FOREIGN_SOURCE;
+	if (!carries(cfg, *by_mac, ifindex))
+		return REASON_OUT_WRONG_NIC;
+	return gate_open(cfg, *by_mac) ? REASON_OUT_OPEN : REASON_OUT_GATE_CLOSED;
+}
+
+#endif

@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// heartbeat.h: frames between the nodes: build, check, accept, answer.
+#ifndef XDPHA_HEARTBEAT_H
+#define XDPHA_HEARTBEAT_H
+
+#include "ownership.h"
+#include "siphash.h"
+
+static __always_inline __u32 supervisor_age_us(const struct xd_control *ctl, __u64 now)
+{
+	__u64 age = now - ctl->renewed_ns;
+
+	if (!ctl->renewed_ns)
+		return ~0U;
+	if ((__s64)age < 0)
+		return 0;
+	age /= 1000;
+	return age > ~0U ? ~0U : age;
+}
+
+// What a sender says of itself, in probe and reply alike. seq and sent_ns are the probe's.
+static __always_inline void hb_say(struct hb_head *h, const struct xd_config *cfg, const struct xd_state *st,
+				   const struct xd_control *ctl, __u64 now)
+{
+	h->sender = cfg->self;
+	h->key_id = cfg->keys[0].id;
+	h->age_us = supervisor_age_us(ctl, now);
+	h->boot_id = st->boot_id;
+	h->nonce = *(volatile __u64 *)&st->nonce;
+	h->flags = ctl->flags;
+	h->digest = cfg->digest;
+}
+
+// The number of identities, read anew: what the verifier learned of an earlier reading would
+// make it walk what follows once for each number.
+static __always_inline __u32 hb_count(struct hb_head *h)
+{
+	return *(volatile __u8 *)&h->n_identities;
+}
+
+// The tag over head and words, where they stand. The caller has checked the head.
+static __always_inline int hb_tag(const struct xd_key *key, struct hb_head *h, void *end, __u64 *tag)
+{
+	struct sip s = sip_start(key);
+	__u64 *w = (void *)h;
+
+#pragma unroll
+	for (__u32 i = 0; i < HB_WORDS(0); i++)
+		SIP_ABSORB(s, w[i]);
+	w += HB_WORDS(0);
+	for (__u32 i = 0; i < MAX_IDENTITIES; i++, w++) {
+		if (i >= hb_count(h))
+			break;
+		if ((void *)(w + 1) > end)
+			return -1;
+		SIP_ABSORB(s, *w);
+	}
+	*tag = sip_finish(s, 8 * HB_WORDS(hb_count(h)));
+	return 0;
+}
+
+// Where the tag stands; NULL: outside the packet.
+static __always_inline __u64 *hb_tag_at(struct hb_head *h, void *end)
+{
+	__u64 *at = (__u64 *)h + HB_WORDS(hb_count(h) & 31);
+
+	return (void *)(at + 1) > end ? 0 : at;
+}
+
+// hb_check tells what is wrong with a frame before anything of it is believed.
+// 0: authentic. The frame's length is exact.
+static __always_inline enum xd_reason hb_check(const struct xd_config *cfg, __u32 link, struct iphdr *ip,
+					       struct udphdr *udp, void *payload, void *end)
+{
+	struct hb_head *h = payload;
+	const struct xd_key *key;
+	__u64 tag, *carried;
+	__u32 n;
+
+	if ((void *)(h + 1) > end)
+		return REASON_HB_TRUNCATED;
+	if (h->magic != HB_MAGIC)
+		return REASON_HB_BAD_MAGIC;
+	if (h->version != HB_VERSION)
+		return REASON_HB_BAD_VERSION;
+	n = h->n_identities;
+	if (n > MAX_IDENTITIES || h->direction > HB_REPLY)
+		return REASON_HB_BAD_SHAPE;
+	if (payload + HB_BYTES(n) > end)
+		return REASON_HB_TRUNCATED;
+	if (payload + HB_BYTES(n) < end)
+		return REASON_HB_OVERSIZED;
+	if (udp->len != bpf_htons(8 + HB_BYTES(n)) || ip->tot_len != bpf_htons(28 + HB_BYTES(n)))
+		return REASON_HB_BAD_SHAPE;
+	if (ip->ttl != 255)
+		return REASON_HB_BAD_TTL;
+	if (h->cluster_id != cfg->cluster_id)
+		return REASON_HB_FOREIGN_CLUSTER;
+	if (h->link != link)
+		return REASON_HB_WRONG_LINK;
+	if (h->sender > 1 || h->sender == cfg->self)
+		return REASON_HB_BAD_SENDER;
+	if (h->key_id == cfg->keys[0].id)
+		key = &cfg->keys[0];
+	else if (cfg->n_keys > 1 && h->key_id == cfg->keys[1].id)
+		key = &cfg->keys[1];
+	else
+		return REASON_HB_UNKNOWN_KEY;
+	carried = hb_tag_at(h, end);
+	if (!carried || hb_tag(key, h, end, &tag))
+		return REASON_HB_TRUNCATED;
+	return *carried == tag ? 0 : REASON_HB_BAD_TAG;
+}
+
+static __always_inline int rise(__u64 *highest, __u64 seq)
+{
+	__u64 old = *(volatile __u64 *)highest;
+
+	return seq > old && swap_word(highest, old, seq);
+}
+
+// hb_fresh tells whether an authentic frame is of now: it must echo the nonce that I chose
+// after the last boot of the peer that I accepted, and its sequence must rise on its link.
+// A frame that does not echo it is of a peer that has just booted, or a replay: its nonce is
+// echoed to it (only while no proven peer is up), and its next frame will prove it.
+static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_link_state *l, __u32 link,
+					       struct hb_head *h, __u64 now)
+{
+	__u64 nonce = *(volatile __u64 *)&st->nonce;
+
+	if (h->echo != nonce) {
+		if (st->peer_state == PEER_UNKNOWN || st->peer_state == PEER_DEAD)
+			st->candidate = h->nonce;
+		return REASON_HB_UNPROVEN;
+	}
+	if (h->boot_id != st->peer_boot) {
+		__u64 fresh = now ^ (__u64)bpf_get_prandom_u32() << 32;
+
+		if (h->direction == HB_REPLY && h->seq > st->seq)
+			return REASON_HB_REPLAYED;
+		if (fresh == nonce || !swap_word(&st->nonce, nonce, fresh ? fresh : 1))
+			return REASON_HB_UNPROVEN; // another link was first
+		for (__u32 i = 0; i < MAX_LINKS; i++)
+			st->links[i].probe_seq = 0;
+		if (h->direction == HB_REPLY)
+			l->reply_seq = h->seq;
+		else
+			l->probe_seq = h->seq;
+		for (__u32 i = 0; i < MAX_IDENTITIES; i++)
+			st->peer_words[i] = 0;
+		st->peer_boot = h->boot_id;
+		tell(now, EVENT_PEER_BOOT, NO_IDENTITY, h->boot_id, 0);
+		return 0;
+	}
+	if (h->direction == HB_REPLY)
+		return h->seq <= st->seq && rise(&l->reply_seq, h->seq) ? 0 : REASON_HB_REPLAYED;
+	return rise(&l->probe_seq, h->seq) ? 0 : REASON_HB_REPLAYED;
+}
+
+// hb_believe takes over what a fresh frame says.
+static __always_inline void hb_believe(const struct xd_config *cfg, struct xd_state *st, struct xd_link_state *l,
+				       struct ethhdr *eth, struct hb_head *h, void *end, __u64 now)
+{
+	__u64 *word = (__u64 *)(h + 1);
+	__s64 gap = now - l->heard_ns;
+
+	if (l->heard_ns && gap > 0 && st->peer_state == PEER_UP) {
+		raise_max(&l->gap_max_ns, gap);
+		observe(l->gap_hist, gap);
+	}
+	*(volatile __u64 *)&l->heard_ns = now;
+	l->peer_mac = mac_u64(eth->h_source);
+	if (h->direction == HB_REPLY) {
+		__s64 rtt = now - h->sent_ns;
+
+		if (rtt > 0) {
+			l->rtt_ns = rtt;
+			raise_max(&l->rtt_max_ns, rtt);
+			observe(l->rtt_hist, rtt);
+		}
+	}
+	st->peer_nonce = h->nonce;
+	st->peer_age_us = h->age_us;
+	st->peer_age_at_ns = now;
+	st->peer_flags = h->flags;
+	st->peer_digest = h->digest;
+	// A peer of another configuration is alive, but its words speak of other identities.
+	if (h->digest != cfg->digest || h->n_identities != cfg->n_identities)
+		return;
+	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
+		if (i >= hb_count(h) || (void *)(word + i + 1) > end)
+			return;
+		peer_word(i, word[i], now);
+	}
+}
+
+// hb_answer turns the probe into its reply, in place.
+static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_state *st, struct ethhdr *eth,
+				     struct iphdr *ip, struct hb_head *h, void *end, __u64 now)
+{
+	struct xd_control *ctl = the_control();
+	__u64 *word = (__u64 *)(h + 1), *carried, tag;
+	__u32 address;
+	__u8 mac[6];
+
+	if (!ctl)
+		return -1;
+	__builtin_memcpy(mac, eth->h_dest, 6);
+	if (mac[0] & 1) // it did not know my MAC yet
+		__builtin_memcpy(mac, cfg->links[h->link < MAX_LINKS ? h->link : 0].mac, 6);
+	__builtin_memcpy(eth->h_dest, eth->h_source, 6);
+	__builtin_memcpy(eth->h_source, mac, 6);
+	address = ip->saddr; // the sum over both stays the same
+	ip->saddr = ip->daddr;
+	ip->daddr = address;
+	h->direction = HB_REPLY;
+	h->echo = h->nonce;
+	hb_say(h, cfg, st, ctl, now);
+	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
+		__u64 *mine = the_word(i);
+
+		if (i >= hb_count(h) || !mine)
+			break;
+		if ((void *)(word + i + 1) > end)
+			return -1;
+		word[i] = i < cfg->n_identities ? *(volatile __u64 *)mine : 0;
+	}
+	carried = hb_tag_at(h, end);
+	if (!carried || hb_tag(&cfg->keys[0], h, end, &tag))
+		return -1;
+	*carried = tag;
+	return 0;
+}
+
+// Ours is what is sent to the heartbeat's port at the link's own address.
+static __always_inline enum xd_reason handle_heartbeat(const struct xd_config *cfg, __u32 link, struct ethhdr *eth,
+						       struct cursor c)
+{
+	struct iphdr *ip = TAKE(c, struct iphdr, REASON_NOT_OURS);
+	struct udphdr *udp = TAKE(c, struct udphdr, REASON_NOT_OURS);
+	struct xd_state *st = the_state();
+	struct xd_link_state *l;
+	struct hb_head *h = c.at;
+	enum xd_reason reason;
+	__u64 now;
+
+	if (ip->protocol != IPPROTO_UDP || ip->version != 4 || ip->ihl != 5 ||
+	    udp->dest != bpf_htons(HEARTBEAT_PORT) || link >= MAX_LINKS || ip->daddr != cfg->links[link].local_be)
+		return REASON_NOT_OURS;
+	if (!st || ip->frag_off & bpf_htons(0x3fff))
+		return REASON_HB_BAD_SHAPE;
+	reason = hb_check(cfg, link, ip, udp, c.at, c.end);
+	if (reason)
+		return reason;
+	if ((void *)(h + 1) > c.end)
+		return REASON_HB_TRUNCATED;
+	l = &st->links[link];
+	now = bpf_ktime_get_boot_ns();
+	reason = hb_fresh(st, l, link, h, now);
+	if (reason)
+		return reason;
+	hb_believe(cfg, st, l, eth, h, c.end, now);
+	if (h->direction == HB_REPLY)
+		return REASON_HB_REPLY_ACCEPTED;
+	return hb_answer(cfg, st, eth, ip, h, c.end, now) ? REASON_INTERNAL : REASON_HB_PROBE_ANSWERED;
+}
+
+#endif

@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// limits.h: every size, and why it has that number.
+#ifndef XDPHA_LIMITS_H
+#define XDPHA_LIMITS_H
+
+#define MAX_IDENTITIES 16  // keeps a frame of all of them under 256 bytes
+#define MAX_LINKS 3        // crossover, lan, spare
+#define MAX_KEYS 2         // the signing one, and the one being rotated out
+#define MAX_REACH 8        // more hosts than that add latency, not judgement
+#define MAX_ADDRESSES 16384 // looked up by hash: the number costs memory only
+#define TICKS_KEPT 8       // send times of the last own probes; a power of two above any confirm_probes
+#define HIST_BUCKETS 32    // powers of two of nanoseconds: 1 ns to 2 s and beyond
+#define EVENT_BYTES 65536  // ring buffer: 1,600 events, hints only
+
+#define HEARTBEAT_PORT 7364 // UDP; of the unassigned range
+
+#endif

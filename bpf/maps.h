@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// maps.h: the maps, all pinned. Truth lives here; events are hints.
+#ifndef XDPHA_MAPS_H
+#define XDPHA_MAPS_H
+
+#include "abi.h"
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xd_config);
+} config SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct xd_control);
+} control SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct xd_state);
+} state SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_IDENTITIES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, __u64);
+} words SEC(".maps");
+
+// IPv4 as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2), so that one lookup serves both families.
+struct xd_address {
+	__u8 bytes[16];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_ADDRESSES);
+	__type(key, struct xd_address);
+	__type(value, __u32); // identity
+} addresses SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_IDENTITIES);
+	__type(key, __u64); // MAC in the low six bytes, first byte lowest
+	__type(value, __u32);
+} macs SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, (MAX_LINKS + 1) * REASON_COUNT); // the last row: no link
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, EVENT_BYTES);
+	__type(value, struct xd_event);
+} events SEC(".maps");
+
+struct detector {
+	struct bpf_timer timer;
+	__u64 due_ns; // when the callback should run
+	__u64 not_before_ns; // no verdict of death before: our own stall is no evidence
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct detector);
+} detectors SEC(".maps");
+
+static __always_inline struct xd_config *the_config(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&config, &zero);
+}
+
+static __always_inline struct xd_control *the_control(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&control, &zero);
+}
+
+static __always_inline struct xd_state *the_state(void)
+{
+	__u32 zero = 0;
+	return bpf_map_lookup_elem(&state, &zero);
+}
+
+static __always_inline __u64 *the_word(__u32 identity)
+{
+	return bpf_map_lookup_elem(&words, &identity);
+}
+
+#endif

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// ownership.h: the life of an ownership word; it changes by compare-and-swap only.
+//
+//   READY|g   -> OWNER|g+1  take_over  (the peer is dead)
+//   READY|g   -> OWNER|g+1  peer_word  (the peer released it: YIELD|g)
+//   OWNER|g   -> YIELD|g    lapse      (the supervisor's lease ran out)
+//   any|g     -> g'         peer_word  (the peer knows a higher generation g')
+//   OWNER|g   -> g          peer_word  (both own g: the second node gives way)
+//
+// User space does the rest: arming, wishes, planned release, the home node's first claim.
+#ifndef XDPHA_OWNERSHIP_H
+#define XDPHA_OWNERSHIP_H
+
+#include "gate.h"
+
+static __always_inline int swap_word(__u64 *word, __u64 old, __u64 new)
+{
+	return __sync_val_compare_and_swap(word, old, new) == old;
+}
+
+// The functions of one identity are global: the verifier proves each once, not once a caller.
+__noinline int take_one(__u32 i, __u64 evidence)
+{
+	struct xd_state *st = the_state();
+	__u64 *word = the_word(i), old, new;
+
+	if (!st || !word)
+		return 0;
+	old = *(volatile __u64 *)word;
+	if (!(old & WORD_READY) || (old & WORD_OWNER))
+		return 0;
+	new = WORD_OWNER | ((old & WORD_GEN) + 1);
+	if (!swap_word(word, old, new))
+		return 0;
+	st->evidence_ns = evidence;
+	st->flip_ns = bpf_ktime_get_boot_ns();
+	tell(st->flip_ns, EVENT_TAKEOVER, i, new, evidence);
+	return 1;
+}
+
+__noinline int lapse_one(__u32 i, __u64 now)
+{
+	__u64 *word = the_word(i), old, new;
+
+	if (!word)
+		return 0;
+	old = *(volatile __u64 *)word;
+	if (!(old & WORD_OWNER))
+		return 0;
+	new = WORD_YIELD | (old & WORD_GEN);
+	if (!swap_word(word, old, new))
+		return 0;
+	tell(now, EVENT_LAPSED, i, new, 0);
+	return 1;
+}
+
+static __always_inline void take_over(const struct xd_config *cfg, __u64 evidence)
+{
+	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++)
+		take_one(i, evidence);
+}
+
+static __always_inline void lapse(const struct xd_config *cfg, __u64 now)
+{
+	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++)
+		lapse_one(i, now);
+}
+
+static __always_inline void change(__u64 *word, __u64 old, __u64 new, enum xd_event_kind kind, __u32 i, __u64 b)
+{
+	if (swap_word(word, old, new) && (old & WORD_OWNER || new & WORD_OWNER))
+		tell(bpf_ktime_get_boot_ns(), kind, i, new, b);
+}
+
+// peer_word applies what the peer says of one identity.
+__noinline int peer_word(__u32 i, __u64 theirs, __u64 now)
+{
+	struct xd_config *cfg = the_config();
+	struct xd_control *ctl = the_control();
+	struct xd_state *st = the_state();
+	__u64 *word = the_word(i), old, gen;
+
+	if (!cfg || !ctl || !st || !word || i >= MAX_IDENTITIES)
+		return 0;
+	// An older frame of another link must not overwrite newer knowledge.
+	if ((theirs & WORD_GEN) < (st->peer_words[i] & WORD_GEN) && st->peer_state == PEER_UP)
+		return 0;
+	if (theirs != st->peer_words[i]) {
+		st->peer_words[i] = theirs;
+		tell(now, EVENT_PEER_WORD, i, theirs, 0);
+	}
+	old = *(volatile __u64 *)word;
+	gen = old & WORD_GEN;
+	if ((theirs & WORD_GEN) > gen)
+		change(word, old, theirs & WORD_GEN, EVENT_CLOSED, i, old);
+	else if ((theirs & WORD_GEN) < gen)
+		return 0;
+	else if ((theirs & WORD_OWNER) && (old & WORD_OWNER) && cfg->self == 1)
+		change(word, old, gen, EVENT_CLOSED, i, old);
+	else if ((theirs & (WORD_OWNER | WORD_YIELD)) == WORD_YIELD && (old & (WORD_READY | WORD_OWNER)) == WORD_READY &&
+		 lease_valid(ctl, now))
+		change(word, old, WORD_OWNER | (gen + 1), EVENT_TAKEN, i, now);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// pacer.h: one tick becomes a probe on every link, and ARP probes to the listed hosts.
+#ifndef XDPHA_PACER_H
+#define XDPHA_PACER_H
+
+#include "heartbeat.h"
+#include "arp.h"
+
+#define REACH_EVERY_NS 100000000ULL // while the peer is well
+#define REACH_HASTE_NS 1000000000ULL // each tick, for so long after its death
+#define UNLEARNED_MASK 15 // without the peer's MAC a probe is a broadcast: one tick in 16
+
+struct probe_head {
+	struct ethhdr eth;
+	struct iphdr ip;
+	struct udphdr udp;
+} __attribute__((packed));
+
+static __always_inline __u16 ip_sum(const void *ip)
+{
+	const __u16 *w = ip;
+	__u32 sum = 0;
+
+#pragma unroll
+	for (int i = 0; i < 10; i++)
+		sum += w[i];
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum += sum >> 16;
+	return ~sum;
+}
+
+// The echo that the peer must see: while no proven peer is up, the candidate has its turn.
+static __always_inline __u64 echo_for_peer(const struct xd_state *st, __u64 seq)
+{
+	int proven_up = st->peer_state == PEER_UP || st->peer_state == PEER_SUSPECT;
+
+	if (!proven_up && st->candidate && (!st->peer_nonce || seq & 1))
+		return st->candidate;
+	return st->peer_nonce;
+}
+
+static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_config *cfg, struct xd_state *st,
+				      const struct xd_control *ctl, __u32 link, __u64 seq, __u64 now)
+{
+	const struct xd_link_config *lc = &cfg->links[link];
+	__u64 peer_mac = st->links[link].peer_mac;
+	int lost = st->peer_state == PEER_DEAD && !(seq & UNLEARNED_MASK); // its NIC may have been replaced
+	__u64 body[HB_WORDS(MAX_IDENTITIES) + 1] = {};
+	struct probe_head p = {};
+	struct iphdr ip = {};
+	struct hb_head *h = (void *)body;
+	__u32 n = cfg->n_identities, bytes, signed_bytes;
+	struct sip s;
+
+	if (n > MAX_IDENTITIES)
+		return -1;
+	bytes = HB_BYTES(n);
+	signed_bytes = 8 * HB_WORDS(n);
+	barrier_var(signed_bytes); // the check below must be on this very value
+	if (signed_bytes < sizeof(*h) || signed_bytes > 8 * HB_WORDS(MAX_IDENTITIES))
+		return -1;
+	__builtin_memcpy(p.eth.h_source, lc->mac, 6);
+	mac_from_u64(p.eth.h_dest, peer_mac && !lost ? peer_mac : 0xffffffffffffULL);
+	p.eth.h_proto = bpf_htons(ETH_P_IP);
+	ip.version = 4;
+	ip.ihl = 5;
+	ip.tos = 0xc0; // CS6, network control: RFC 4594
+	ip.tot_len = bpf_htons(28 + bytes);
+	ip.frag_off = bpf_htons(0x4000);
+	ip.ttl = 255; // has crossed no router: RFC 5082
+	ip.protocol = IPPROTO_UDP;
+	ip.saddr = lc->local_be;
+	ip.daddr = lc->remote_be;
+	ip.check = ip_sum(&ip);
+	p.ip = ip;
+	p.udp.source = bpf_htons(HEARTBEAT_PORT);
+	p.udp.dest = bpf_htons(HEARTBEAT_PORT);
+	p.udp.len = bpf_htons(8 + bytes);
+
+	h->magic = HB_MAGIC;
+	h->version = HB_VERSION;
+	h->link = link;
+	h->n_identities = n;
+	h->cluster_id = cfg->cluster_id;
+	h->echo = echo_for_peer(st, seq);
+	h->seq = seq;
+	h->sent_ns = now;
+	hb_say(h, cfg, st, ctl, now);
+
+	s = sip_start(&cfg->keys[0]);
+#pragma unroll
+	for (__u32 i = 0; i < HB_WORDS(0); i++)
+		SIP_ABSORB(s, body[i]);
+	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
+		__u64 *word = the_word(i);
+
+		if (i >= n || !word)
+			break;
+		body[HB_WORDS(0) + i] = *(volatile __u64 *)word;
+		SIP_ABSORB(s, body[HB_WORDS(0) + i]);
+	}
+	__u64 tag = sip_finish(s, signed_bytes);
+
+	if (bpf_skb_store_bytes(skb, 0, &p, sizeof(p), 0) ||
+	    bpf_skb_store_bytes(skb, HB_OFFSET, body, signed_bytes, 0) ||
+	    bpf_skb_store_bytes(skb, HB_OFFSET + signed_bytes, &tag, 8, 0))
+		return -1;
+	return bpf_clone_redirect(skb, lc->ifindex, 0);
+}
+
+// An ARP probe (RFC 5227: no sender address, so it changes nobody's tables).
+static __always_inline int send_arp_probe(struct __sk_buff *skb, const struct xd_link_config *lc, __u32 host_be)
+{
+	struct {
+		struct ethhdr eth;
+		struct arp_ipv4 arp;
+		__u8 padding[18]; // to Ethernet's least frame
+	} __attribute__((packed)) f = {};
+
+	__builtin_memset(f.eth.h_dest, 0xff, 6);
+	__builtin_memcpy(f.eth.h_source, lc->mac, 6);
+	f.eth.h_proto = bpf_htons(ETH_P_ARP);
+	f.arp.hardware_be = bpf_htons(1);
+	f.arp.protocol_be = bpf_htons(ETH_P_IP);
+	f.arp.hardware_len = 6;
+	f.arp.protocol_len = 4;
+	f.arp.operation_be = bpf_htons(1);
+	__builtin_memcpy(f.arp.sender_mac, lc->mac, 6);
+	__builtin_memcpy(f.arp.target_ip, &host_be, 4);
+	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
+		return -1;
+	return bpf_clone_redirect(skb, lc->ifindex, 0);
+}
+
+static __always_inline int reach_due(const struct xd_config *cfg, struct xd_state *st, __u64 now)
+{
+	int haste = st->peer_state == PEER_SUSPECT ||
+		    (st->peer_state == PEER_DEAD && now - st->peer_since_ns < REACH_HASTE_NS);
+
+	if (!cfg->n_reach || (!haste && now - st->reach_sent_ns < REACH_EVERY_NS))
+		return 0;
+	st->reach_sent_ns = now;
+	return 1;
+}
+
+static __always_inline void send_reach(struct __sk_buff *skb, const struct xd_config *cfg)
+{
+	if (bpf_skb_change_tail(skb, ETH_ZLEN, 0))
+		return;
+	for (__u32 i = 0; i < MAX_REACH; i++) {
+		if (i >= cfg->n_reach)
+			return;
+		if (cfg->links[LINK_LAN].ifindex)
+			send_arp_probe(skb, &cfg->links[LINK_LAN], cfg->reach_be[i]);
+		if (cfg->links[LINK_SPARE].ifindex)
+			send_arp_probe(skb, &cfg->links[LINK_SPARE], cfg->reach_be[i]);
+	}
+}
+
+static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const struct xd_config *cfg)
+{
+	struct xd_control *ctl = the_control();
+	struct xd_state *st = the_state();
+	__u64 now = bpf_ktime_get_boot_ns(), seq, before;
+	int failed = 0;
+
+	if (!ctl || !st)
+		return REASON_INTERNAL;
+	before = st->ticks[st->seq % TICKS_KEPT];
+	if (before && now - before < cfg->probe_ns / 4) // whatever seeds us, an unpaced loop cannot run
+		return REASON_TICK_EARLY;
+	if (bpf_skb_change_tail(skb, HB_OFFSET + HB_BYTES(cfg->n_identities), 0))
+		return REASON_TICK_FAILED;
+	if (before)
+		raise_max(&st->tick_gap_max_ns, now - before);
+	seq = st->seq + 1;
+	st->ticks[seq % TICKS_KEPT] = now;
+	*(volatile __u64 *)&st->seq = seq;
+	skb->priority = 7; // TC_PRIO_CONTROL
+	for (__u32 link = 0; link < MAX_LINKS; link++) {
+		if (!cfg->links[link].ifindex || (!st->links[link].peer_mac && seq & UNLEARNED_MASK))
+			continue;
+		failed |= send_probe(skb, cfg, st, ctl, link, seq, bpf_ktime_get_boot_ns());
+	}
+	if (reach_due(cfg, st, now))
+		send_reach(skb, cfg);
+	return failed ? REASON_TICK_FAILED : REASON_TICK_SENT;
+}
+
+#endif

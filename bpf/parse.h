@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
+// parse.h: a cursor over a packet, one form of bounds check; _be names network order.
+#ifndef XDPHA_PARSE_H
+#define XDPHA_PARSE_H
+
+#include <linux/if_ether.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include "maps.h"
+
+struct cursor {
+	void *at, *end;
+};
+
+// TAKE is the one bounds check: the next T of the packet, or the function returns otherwise.
+#define TAKE(c, T, otherwise)                          \
+	({                                             \
+		T *taken_ = (c).at;                    \
+		if ((void *)(taken_ + 1) > (c).end)    \
+			return otherwise;              \
+		(c).at = taken_ + 1;                   \
+		taken_;                                \
+	})
+
+struct arp_ipv4 { // RFC 826, for Ethernet and IPv4
+	__be16 hardware_be, protocol_be;
+	__u8 hardware_len, protocol_len;
+	__be16 operation_be;
+	__u8 sender_mac[6];
+	__u8 sender_ip[4];
+	__u8 target_mac[6];
+	__u8 target_ip[4];
+} __attribute__((packed));
+
+static __always_inline __u32 ip4_be(const __u8 *b)
+{
+	__u32 v;
+
+	__builtin_memcpy(&v, b, 4);
+	return v;
+}
+
+static __always_inline __u64 mac_u64(const __u8 *m)
+{
+	return (__u64)m[0] | (__u64)m[1] << 8 | (__u64)m[2] << 16 | (__u64)m[3] << 24 | (__u64)m[4] << 32 |
+	       (__u64)m[5] << 40;
+}
+
+static __always_inline void mac_from_u64(__u8 *m, __u64 v)
+{
+	for (int i = 0; i < 6; i++)
+		m[i] = v >> (8 * i);
+}
+
+// The identity that owns an address or MAC; NULL: nobody's.
+static __always_inline __u32 *identity_of_ip4(__u32 ip_be)
+{
+	struct xd_address a = {.bytes = {[10] = 0xff, [11] = 0xff}};
+
+	__builtin_memcpy(&a.bytes[12], &ip_be, 4);
+	return bpf_map_lookup_elem(&addresses, &a);
+}
+
+static __always_inline __u32 *identity_of_ip6(const void *ip)
+{
+	struct xd_address a;
+
+	__builtin_memcpy(&a, ip, 16);
+	return bpf_map_lookup_elem(&addresses, &a);
+}
+
+static __always_inline __u32 *identity_of_mac(const __u8 *mac)
+{
+	__u64 key = mac_u64(mac);
+
+	return bpf_map_lookup_elem(&macs, &key);
+}
+
+// The identity that a packet behind its Ethernet header is for, by its address; NULL: none.
+static __always_inline __u32 *identity_to(__be16 ethertype_be, struct cursor c)
+{
+	if (ethertype_be == bpf_htons(ETH_P_IP))
+		return identity_of_ip4(TAKE(c, struct iphdr, 0)->daddr);
+	if (ethertype_be == bpf_htons(ETH_P_IPV6))
+		return identity_of_ip6(&TAKE(c, struct ipv6hdr, 0)->daddr);
+	return 0;
+}
+
+// The identity that a packet says it comes from.
+static __always_inline __u32 *identity_from(__be16 ethertype_be, struct cursor c)
+{
+	if (ethertype_be == bpf_htons(ETH_P_IP))
+		return identity_of_ip4(TAKE(c, struct iphdr, 0)->saddr);
+	if (ethertype_be == bpf_htons(ETH_P_IPV6))
+		return identity_of_ip6(&TAKE(c, struct ipv6hdr, 0)->saddr);
+	if (ethertype_be == bpf_htons(ETH_P_ARP))
+		return identity_of_ip4(ip4_be(TAKE(c, struct arp_ipv4, 0)->sender_ip));
+	return 0;
+}
+
+// An ARP packet without a sender's address: a probe (RFC 5227, 2.1.1).
+static __always_inline int is_arp_probe(__be16 ethertype_be, struct cursor c)
+{
+	return ethertype_be == bpf_htons(ETH_P_ARP) && !ip4_be(TAKE(c, struct arp_ipv4, 0)->sender_ip);
+}
+
+// The link whose NIC has this index; NO_LINK: none.
+static __always_inline __u32 link_of(const struct xd_config *cfg, __u32 ifindex)
+{
+	for (__u32 i = 0; i < MAX_LINKS; i++)
+		if (cfg->links[i].ifindex == ifindex)
+			return i;
+	return MAX_LINKS;
+}
+
+#endif
