@@ -8,13 +8,14 @@
 #define NO_LINK MAX_LINKS
 #define NO_IDENTITY (~0U)
 
-static __always_inline void account(__u32 link, enum xd_reason reason)
+__noinline int account(__u32 link, enum xd_reason reason)
 {
 	__u32 slot = link * REASON_COUNT + reason;
 	__u64 *n = bpf_map_lookup_elem(&counters, &slot);
 
 	if (n)
 		(*n)++;
+	return 0;
 }
 
 static __always_inline void tell(__u64 now, enum xd_event_kind kind, __u32 identity, __u64 a, __u64 b)

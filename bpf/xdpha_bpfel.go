@@ -69,7 +69,7 @@ type XdphaXdConfig struct {
 		Pad     [2]uint8
 	}
 	ReachBe [8]uint32
-	_       [4]byte
+	Pad2    uint32
 }
 
 type XdphaXdControl struct {
@@ -82,11 +82,70 @@ type XdphaXdControl struct {
 type XdphaXdEvent struct {
 	_        structs.HostLayout
 	AtNs     uint64
-	Kind     uint32
+	Kind     XdphaXdEventKind
 	Identity uint32
 	A        uint64
 	B        uint64
 }
+
+type XdphaXdEventKind uint32
+
+const (
+	XdphaXdEventKindEVENT_PEER_UP          XdphaXdEventKind = 1
+	XdphaXdEventKindEVENT_PEER_SUSPECT     XdphaXdEventKind = 2
+	XdphaXdEventKindEVENT_PEER_REFUTED     XdphaXdEventKind = 3
+	XdphaXdEventKindEVENT_PEER_DEAD        XdphaXdEventKind = 4
+	XdphaXdEventKindEVENT_PEER_BOOT        XdphaXdEventKind = 5
+	XdphaXdEventKindEVENT_PEER_WORD        XdphaXdEventKind = 6
+	XdphaXdEventKindEVENT_TAKEOVER         XdphaXdEventKind = 7
+	XdphaXdEventKindEVENT_TAKEN            XdphaXdEventKind = 8
+	XdphaXdEventKindEVENT_LAPSED           XdphaXdEventKind = 9
+	XdphaXdEventKindEVENT_CLOSED           XdphaXdEventKind = 10
+	XdphaXdEventKindEVENT_ISOLATED         XdphaXdEventKind = 11
+	XdphaXdEventKindEVENT_REJOINED         XdphaXdEventKind = 12
+	XdphaXdEventKindEVENT_ADDRESS_CONFLICT XdphaXdEventKind = 13
+	XdphaXdEventKindEVENT_SELF_STALL       XdphaXdEventKind = 14
+)
+
+type XdphaXdReason uint32
+
+const (
+	XdphaXdReasonREASON_NOT_OURS           XdphaXdReason = 0
+	XdphaXdReasonREASON_HB_PROBE_ANSWERED  XdphaXdReason = 1
+	XdphaXdReasonREASON_HB_REPLY_ACCEPTED  XdphaXdReason = 2
+	XdphaXdReasonREASON_HB_TRUNCATED       XdphaXdReason = 3
+	XdphaXdReasonREASON_HB_OVERSIZED       XdphaXdReason = 4
+	XdphaXdReasonREASON_HB_BAD_MAGIC       XdphaXdReason = 5
+	XdphaXdReasonREASON_HB_BAD_VERSION     XdphaXdReason = 6
+	XdphaXdReasonREASON_HB_BAD_TTL         XdphaXdReason = 7
+	XdphaXdReasonREASON_HB_FOREIGN_CLUSTER XdphaXdReason = 8
+	XdphaXdReasonREASON_HB_WRONG_LINK      XdphaXdReason = 9
+	XdphaXdReasonREASON_HB_BAD_SENDER      XdphaXdReason = 10
+	XdphaXdReasonREASON_HB_BAD_SHAPE       XdphaXdReason = 11
+	XdphaXdReasonREASON_HB_UNKNOWN_KEY     XdphaXdReason = 12
+	XdphaXdReasonREASON_HB_BAD_TAG         XdphaXdReason = 13
+	XdphaXdReasonREASON_HB_UNPROVEN        XdphaXdReason = 14
+	XdphaXdReasonREASON_HB_REPLAYED        XdphaXdReason = 15
+	XdphaXdReasonREASON_ARP_ANSWERED       XdphaXdReason = 16
+	XdphaXdReasonREASON_ARP_GATE_CLOSED    XdphaXdReason = 17
+	XdphaXdReasonREASON_ARP_WRONG_NIC      XdphaXdReason = 18
+	XdphaXdReasonREASON_ARP_OWN_ON_SPARE   XdphaXdReason = 19
+	XdphaXdReasonREASON_ARP_CONFLICT       XdphaXdReason = 20
+	XdphaXdReasonREASON_ARP_REACH          XdphaXdReason = 21
+	XdphaXdReasonREASON_IN_OPEN            XdphaXdReason = 22
+	XdphaXdReasonREASON_IN_GATE_CLOSED     XdphaXdReason = 23
+	XdphaXdReasonREASON_IN_WRONG_NIC       XdphaXdReason = 24
+	XdphaXdReasonREASON_OUT_OPEN           XdphaXdReason = 25
+	XdphaXdReasonREASON_OUT_GATE_CLOSED    XdphaXdReason = 26
+	XdphaXdReasonREASON_OUT_WRONG_NIC      XdphaXdReason = 27
+	XdphaXdReasonREASON_OUT_WRONG_MAC      XdphaXdReason = 28
+	XdphaXdReasonREASON_OUT_FOREIGN_SOURCE XdphaXdReason = 29
+	XdphaXdReasonREASON_TICK_SENT          XdphaXdReason = 30
+	XdphaXdReasonREASON_TICK_EARLY         XdphaXdReason = 31
+	XdphaXdReasonREASON_TICK_FAILED        XdphaXdReason = 32
+	XdphaXdReasonREASON_INTERNAL           XdphaXdReason = 33
+	XdphaXdReasonREASON_COUNT              XdphaXdReason = 34
+)
 
 type XdphaXdState struct {
 	_               structs.HostLayout
