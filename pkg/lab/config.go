@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/template"
+)
+
+// Scene is what varies in the lab's configuration; the zero value is usable.
+type Scene struct {
+	Profile         string // default balanced
+	NoReach         bool   // arbiter none instead of reach
+	SupervisorLease string // as in the configuration; empty leaves the default
+	Failback        string // of both identities; empty leaves the default
+	Staging         string // of both identities; empty leaves the default
+	SpareLess       bool   // nodes without spare NICs
+	Extra           string // appended as it is
+}
+
+// ConfigPath is the configuration of both nodes.
+func (l *Lab) ConfigPath() string { return filepath.Join(l.Dir, "xdpha.yaml") }
+
+// WriteConfig writes the cluster's configuration and, once, its secret. Services
+// leave a file named SERVICE@TTL, because the TTL tells on which node they run.
+func (l *Lab) WriteConfig(s Scene) error {
+	if s.Profile == "" {
+		s.Profile = "balanced"
+	}
+	secret := filepath.Join(l.Dir, "secret")
+	if _, err := os.Stat(secret); err != nil {
+		key := make([]byte, 32)
+		rand.Read(key)
+		if err := os.WriteFile(secret, []byte(hex.EncodeToString(key)+"\n"), 0o600); err != nil {
+			return fmt.Errorf("write the lab's secret: %w", err)
+		}
+	}
+	var b strings.Builder
+	data := struct {
+		Scene
+		Secret, Services string
+		Identities       []Identity
+	}{s, secret, filepath.Join(l.Dir, "services"), Identities[:]}
+	if err := configTemplate.Execute(&b, data); err != nil {
+		return fmt.Errorf("write the lab's configuration: %w", err)
+	}
+	if err := os.WriteFile(l.ConfigPath(), []byte(b.String()), 0o600); err != nil {
+		return fmt.Errorf("write the lab's configuration: %w", err)
+	}
+	return nil
+}
+
+var configTemplate = template.Must(template.New("config").Funcs(template.FuncMap{
+	"mac": func(m [6]byte) string {
+		return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
+	},
+}).Parse(`cluster: lab
+secret_file: {{.Secret}}
+
+timing:
+  profile: {{.Profile}}
+{{- with .SupervisorLease}}
+  supervisor_lease: {{.}}
+{{- end}}
+
+arbiter:
+{{- if .NoReach}}
+  none: true
+{{- else}}
+  reach: [192.0.2.1, 192.0.2.53, 192.0.2.54]
+{{- end}}
+
+nodes:
+  serv1: {lan: eth0, crossover: eth1, {{if not .SpareLess}}spare: eth2, {{end}}addresses: {lan: 192.0.2.11/24, crossover: 192.168.111.1/24}}
+  serv2: {lan: eth0, crossover: eth1, {{if not .SpareLess}}spare: eth2, {{end}}addresses: {lan: 192.0.2.12/24, crossover: 192.168.111.2/24}}
+
+identities:
+{{- range .Identities}}
+  {{.Name}}:
+    home: {{.Home}}
+    mac: "{{mac .MAC}}"
+    addresses: [{{.Addr}}/24]
+    services: [{{.Name}}d]
+{{- with $.Failback}}
+    failback: {{.}}
+{{- end}}
+{{- with $.Staging}}
+    staging: {{.}}
+{{- end}}
+{{- end}}
+
+services:
+{{- range .Identities}}
+  {{.Name}}d:
+    exec:
+      start: 'touch "{{$.Services}}/{{.Name}}d@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
+      stop: 'rm -f "{{$.Services}}/{{.Name}}d@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
+      check: 'test -e "{{$.Services}}/{{.Name}}d@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
+{{- end}}
+  dns:
+    run: concurrent
+    exec:
+      start: 'touch "{{.Services}}/dns@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
+      stop: 'rm -f "{{.Services}}/dns@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
+      check: 'test -e "{{.Services}}/dns@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
+
+metrics: {listen: "127.0.0.1:9640"}
+{{.Extra}}`))

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package lab builds the cluster of the article in network namespaces of this
+// machine: two nodes with three NICs each, two switches with a trunk, a
+// crossover cable, a client and the hosts that the nodes reach for. It breaks
+// it, and it measures what the client saw.
+//
+//	          sw1 ──────────trunk────────── sw2
+//	   ┌────┬──┴──┬───────┐          ┌──────┼────────┐
+//	client hosts1 serv1  serv2     serv1  serv2    hosts2
+//	              lan    spare     spare  lan
+//	              serv1 ══════ xc (crossover) ══════ serv2
+//
+// All of it lives in unnamed namespaces that are bound below /run/xdpha-lab/ID,
+// a mount of the lab's own; nothing else of the machine is touched, and what a
+// crashed run left there goes when the next lab starts. The package knows
+// nothing of the datapath under test: it starts a program, cuts cables, and
+// looks at the wire.
+package lab

@@ -1,0 +1,150 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import "math"
+
+// Answer is one answer to a probe, in the order of arrival.
+type Answer struct {
+	Seq  uint32
+	TTL  uint8 // tells who
+	AtNs int64
+}
+
+// Record is what a prober wrote down; times are CLOCK_BOOTTIME.
+type Record struct {
+	PeriodNs int64
+	StallNs  int64   // a longer gap between two sends is the client's own stall
+	SentNs   []int64 // by sequence number
+	Answers  []Answer
+}
+
+// Summary is what the client saw.
+type Summary struct {
+	Sent, Answered int
+	// OutageNs is the longest silence, from the last answered send to the first
+	// answered send after it, less the client's own stalls inside.
+	OutageNs       int64
+	FromNs, ToNs   int64 // those two sends
+	FromTTL, ToTTL uint8 // who answered them
+	Restored       bool  // false: the last probes went unanswered, and OutageNs ends with the last send
+	// DualAnswers counts probes answered by both nodes, and answers by a node after another had taken over from it.
+	DualAnswers int
+	// Duplicates counts further answers of the same node to the same probe.
+	Duplicates int
+	// Lost counts probes without an answer.
+	Lost int
+	// StalledNs is the sum of the client's own stalls, the longest is StallMaxNs.
+	StalledNs, StallMaxNs int64
+	// Before and After are the nodes that answered first and last.
+	Before, After string
+}
+
+// Window limits Analyze to probes sent from FromNs (included) to ToNs (excluded); zeros are no limit.
+// A run in which an identity moves back on purpose is looked at in two windows: going back
+// to a node that was relieved counts as a dual answer.
+type Window struct{ FromNs, ToNs int64 }
+
+// lateNs after the last send, a probe without an answer is not lost but under way.
+const lateNs = 5e6
+
+// Analyze is pure: what a record says about the time in w.
+func Analyze(r Record, w Window) Summary {
+	if w.ToNs == 0 {
+		w.ToNs = math.MaxInt64
+	}
+	var s Summary
+	by := firstAnswers(r, w, &s)
+	last := -1 // the last answered probe
+	var stalls int64
+	var prev int64
+	var end int64
+	for i, t := range r.SentNs {
+		if t < w.FromNs || t >= w.ToNs {
+			continue
+		}
+		s.Sent++
+		stall := int64(0)
+		if prev != 0 && t-prev > r.StallNs {
+			stall = t - prev - r.PeriodNs
+			s.StalledNs += stall
+			s.StallMaxNs = max(s.StallMaxNs, stall)
+		}
+		stalls += stall
+		prev, end = t, t
+		if by[i] == 0 {
+			s.Lost++
+			continue
+		}
+		s.Answered++
+		if last >= 0 {
+			s.silence(r.SentNs[last], t, stalls, by[last], by[i])
+		}
+		last, stalls = i, 0
+		s.Restored = true
+	}
+	if last >= 0 && end-r.SentNs[last] > lateNs {
+		s.Restored = false
+		s.silence(r.SentNs[last], end, stalls, by[last], 0)
+	}
+	return s
+}
+
+func (s *Summary) silence(from, to, stalls int64, a, b uint8) {
+	if d := to - from - stalls; d > s.OutageNs {
+		s.OutageNs, s.FromNs, s.ToNs, s.FromTTL, s.ToTTL = d, from, to, a, b
+	}
+}
+
+// firstAnswers returns who answered each probe first, and counts what was answered too often.
+func firstAnswers(r Record, w Window, s *Summary) []uint8 {
+	by := make([]uint8, len(r.SentNs))
+	both := make(map[uint32]bool)
+	var owners relay
+	for _, a := range r.Answers {
+		if int(a.Seq) >= len(r.SentNs) || r.SentNs[a.Seq] < w.FromNs || r.SentNs[a.Seq] >= w.ToNs {
+			continue
+		}
+		relieved := owners.next(int(a.TTL))
+		switch by[a.Seq] {
+		case 0:
+			by[a.Seq] = a.TTL
+		case a.TTL:
+			s.Duplicates++
+		default:
+			both[a.Seq] = true
+		}
+		if relieved || both[a.Seq] {
+			s.DualAnswers++
+			both[a.Seq] = false // once per answer is enough
+		}
+		if s.Before == "" {
+			s.Before = nodeByTTL(a.TTL)
+		}
+		s.After = nodeByTTL(a.TTL)
+	}
+	return by
+}
+
+// relay follows who is served by whom: once another has taken over from a node, that node is relieved.
+type relay struct {
+	current  int
+	relieved map[int]bool
+}
+
+// next takes the next answerer and reports whether it had been relieved before.
+func (r *relay) next(who int) bool {
+	if r.relieved[who] {
+		return true
+	}
+	if who != r.current {
+		if r.relieved == nil {
+			r.relieved = map[int]bool{}
+		}
+		if r.current != 0 {
+			r.relieved[r.current] = true
+		}
+		r.current = who
+	}
+	return false
+}

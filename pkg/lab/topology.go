@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"net"
+	"net/netip"
+)
+
+// The namespaces.
+const (
+	Serv1  = "serv1"
+	Serv2  = "serv2"
+	Client = "client"
+	Hosts1 = "hosts1" // 192.0.2.1 on sw1
+	Hosts2 = "hosts2" // 192.0.2.53 and .54 on sw2
+	Sw1    = "sw1"
+	Sw2    = "sw2"
+	XC     = "xc" // the crossover cable
+)
+
+// The TTL of what a node sends, by which the client tells who answered.
+const (
+	TTLServ1 = 65
+	TTLServ2 = 66
+)
+
+// The identities of the lab's configuration: their index at the judge, address and MAC.
+var Identities = [...]Identity{
+	{Name: "files", Home: Serv1, Addr: netip.MustParseAddr("192.0.2.21"), MAC: [6]byte{0x02, 0x4c, 0x4a, 0, 0, 0x21}},
+	{Name: "mail", Home: Serv2, Addr: netip.MustParseAddr("192.0.2.22"), MAC: [6]byte{0x02, 0x4c, 0x4a, 0, 0, 0x22}},
+}
+
+// Identity is one of the lab's two identities.
+type Identity struct {
+	Name string
+	Home string
+	Addr netip.Addr
+	MAC  [6]byte
+}
+
+// Role is what a cable is for; also its bit among its node's cuts.
+type Role int
+
+// The roles of a node's cables; the only cable of anything else is its LAN.
+const (
+	Crossover Role = iota
+	LAN
+	Spare
+	TrunkCable
+)
+
+func (r Role) String() string { return [...]string{"crossover", "lan", "spare", "trunk"}[r] }
+
+// Port is one cable: its end at the switch, and the node's NIC at the other end.
+type Port struct {
+	Number int // the interface index at the switch, unique in the lab
+	Switch string
+	Node   string // a node, or "trunk"
+	NIC    string // at the node
+	Role   Role
+}
+
+// Name is the port's interface name at the switch.
+func (p Port) Name() string {
+	switch p.Node {
+	case Serv1, Serv2:
+		return p.Node + "-" + p.Role.String()
+	}
+	return p.Node
+}
+
+// Server reports whether the port leads to one of the two nodes.
+func (p Port) Server() bool { return p.Node == Serv1 || p.Node == Serv2 }
+
+// Ports are all cables. Numbers start above the indices that NICs get, because
+// the kernel reports the carrier of a veth late if both ends have the same index.
+var Ports = []Port{
+	{32, Sw1, Serv1, "eth0", LAN},
+	{33, XC, Serv1, "eth1", Crossover},
+	{34, Sw2, Serv1, "eth2", Spare},
+	{35, Sw2, Serv2, "eth0", LAN},
+	{36, XC, Serv2, "eth1", Crossover},
+	{37, Sw1, Serv2, "eth2", Spare},
+	{38, Sw1, Client, "eth0", LAN},
+	{39, Sw1, Hosts1, "eth0", LAN},
+	{40, Sw2, Hosts2, "eth0", LAN},
+	{41, Sw1, Trunk, "trunk", TrunkCable}, // NIC: its name on sw2
+}
+
+// Trunk is the cable between the switches; its only role is TrunkCable.
+const Trunk = "trunk"
+
+// cutIndex is a node's place in the map of cuts.
+var cutIndex = map[string]int{Serv1: 0, Serv2: 1, Client: 2, Hosts1: 3, Hosts2: 4, Trunk: 5}
+
+// space is one namespace as it is made.
+type space struct {
+	name     string
+	isSwitch bool
+	ttl      int
+	addrs    map[string][]string // by NIC
+	gateway  string
+}
+
+var spaces = []space{
+	{name: Sw1, isSwitch: true},
+	{name: Sw2, isSwitch: true},
+	{name: XC, isSwitch: true},
+	{name: Serv1, ttl: TTLServ1, gateway: "192.0.2.1", addrs: map[string][]string{"eth0": {"192.0.2.11/24"}, "eth1": {"192.168.111.1/24"}}},
+	{name: Serv2, ttl: TTLServ2, gateway: "192.0.2.1", addrs: map[string][]string{"eth0": {"192.0.2.12/24"}, "eth1": {"192.168.111.2/24"}}},
+	{name: Client, addrs: map[string][]string{"eth0": {"192.0.2.100/24"}}},
+	{name: Hosts1, addrs: map[string][]string{"eth0": {"192.0.2.1/24"}}},
+	{name: Hosts2, addrs: map[string][]string{"eth0": {"192.0.2.53/24", "192.0.2.54/24"}}},
+}
+
+// nicMAC is fixed, so that a capture reads the same every time.
+func nicMAC(p Port) net.HardwareAddr {
+	return net.HardwareAddr{0x02, 0x1a, 0xb0, 0, byte(cutIndex[p.Node]), byte(p.Number)}
+}
+
+// portMAC is the switch's own end; it never speaks.
+func portMAC(p Port) net.HardwareAddr {
+	return net.HardwareAddr{0x02, 0x1a, 0xb0, 0xff, 0, byte(p.Number)}
+}
+
+// nodeByTTL names who sent a packet with this TTL, or "".
+func nodeByTTL(ttl uint8) string {
+	switch ttl {
+	case TTLServ1:
+		return Serv1
+	case TTLServ2:
+		return Serv2
+	}
+	return ""
+}
