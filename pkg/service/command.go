@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -40,7 +42,7 @@ func (c command) run(ctx context.Context, out *os.File) error {
 		return fmt.Errorf("%s: %w", c.verb, context.Cause(ctx))
 	}
 	cmd := exec.Command("/bin/sh", "-c", c.script)
-	cmd.Env = append(os.Environ(), c.env...)
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), forDaemon), c.env...)
 	cmd.Stdout, cmd.Stderr = out, out // files: Wait waits for the process alone
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
@@ -62,6 +64,17 @@ func (c command) run(ctx context.Context, out *os.File) error {
 		}
 		return fmt.Errorf("%s: %w", c.verb, context.Cause(ctx))
 	}
+}
+
+// forDaemon tells the variables by which systemd speaks to this daemon: a
+// service that took them for its own would speak in the daemon's name.
+func forDaemon(kv string) bool {
+	name, _, _ := strings.Cut(kv, "=")
+	switch name {
+	case "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES":
+		return true
+	}
+	return false
 }
 
 // killGroup ends a process group, politely first. With exited it waits for the

@@ -32,7 +32,7 @@
 //
 // Services outlive the daemon. A new daemon calls Adopt: a service whose check
 // is good counts as up without being started. A service without a check cannot
-// be adopted: it is started again, so its start must bear that.
+// be adopted: it is started again, so its start must bear that. Under systemd the daemon's unit needs KillMode=process for that.
 //
 // A cgroup per service, with which nothing it leaves behind can escape a stop,
 // is not part of this package's promise yet.

@@ -22,8 +22,8 @@ const (
 	Stopped  Phase = iota
 	Starting       // or waiting for those it comes after, or being restarted
 	Up
-	Failing  // up, but its check is bad; not yet often enough
-	Failed   // given up: it failed more often than its restart window allows, or its stop failed
+	Failing // up, but its check is bad; not yet often enough
+	Failed  // given up: it failed more often than its restart window allows, or its stop failed
 	Stopping
 )
 

@@ -16,13 +16,13 @@ import (
 
 // Limits on what one service can put into the log, and into memory.
 const (
-	maxLine      = 1024    // bytes; the rest of a line is cut off
-	lineBurst    = 100     // lines at once
-	linesPerSec  = 20      // lines after that
-	maxBacklog   = 8 << 20 // bytes printed between two polls; more closes the file to further output
-	outputPoll   = 100 * time.Millisecond
-	readSize     = 64 << 10
-	pageSize     = 4096 // granularity in which read output is given back
+	maxLine     = 1024    // bytes; the rest of a line is cut off
+	lineBurst   = 100     // lines at once
+	linesPerSec = 20      // lines after that
+	maxBacklog  = 8 << 20 // bytes printed between two polls; more closes the file to further output
+	outputPoll  = 100 * time.Millisecond
+	readSize    = 64 << 10
+	pageSize    = 4096 // granularity in which read output is given back
 )
 
 // lineLog writes a service's lines to the log, at a bounded rate.

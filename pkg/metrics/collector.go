@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Collector is a prometheus.Collector of one node's metrics.
+type Collector struct {
+	src       Source
+	detection prometheus.Histogram
+	stage     *prometheus.HistogramVec
+	takeovers *prometheus.CounterVec
+}
+
+// NewCollector returns a collector of the source's values.
+func NewCollector(src Source) *Collector {
+	c := &Collector{
+		src:       src,
+		detection: prometheus.NewHistogram(takeoverHistogram("detection_seconds", "From the last evidence of the peer's life to the flip of ownership.")),
+		stage:     prometheus.NewHistogramVec(takeoverHistogram("takeover_stage_seconds", "From the last evidence of the peer's life to the end of a takeover's stage."), []string{"stage"}),
+		takeovers: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "xdpha_takeovers_total", Help: "Changes of owner to this node, by cause."}, []string{"identity", "cause"}),
+	}
+	for _, s := range stages { // a series that is missing until the first takeover cannot be alerted on
+		c.stage.WithLabelValues(s)
+	}
+	return c
+}
+
+// ObserveTakeover counts a change of owner to this node.
+func (c *Collector) ObserveTakeover(identity, cause string) {
+	c.takeovers.WithLabelValues(identity, cause).Inc()
+}
+
+// ObserveDetection tells how long after the last evidence of the peer's life
+// its identities were flipped.
+func (c *Collector) ObserveDetection(d time.Duration) { c.detection.Observe(d.Seconds()) }
+
+// ObserveStage tells how long after the last evidence of the peer's life a
+// stage of the takeover ended.
+func (c *Collector) ObserveStage(stage string, d time.Duration) {
+	c.stage.WithLabelValues(stage).Observe(d.Seconds())
+}
+
+// Describe implements prometheus.Collector.
+func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		owner, generation, gateOpen, conflicts, leaseMin, rtt, rttMax, gap, gapMax, suspects, refuted, selfStalls, pacerGapMax,
+		frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, buildInfo,
+	} {
+		ch <- d
+	}
+	c.detection.Describe(ch)
+	c.stage.Describe(ch)
+	c.takeovers.Describe(ch)
+}
+
+// Collect implements prometheus.Collector.
+func (c *Collector) Collect(ch chan<- prometheus.Metric) {
+	s := c.src.Snapshot()
+	e := emitter{ch, s.Since}
+	e.node(s)
+	for _, l := range s.Links {
+		e.histogram(rtt, l.RTT, l.Name)
+		e.gauge(rttMax, seconds(l.RTT.MaxNS), l.Name)
+		e.histogram(gap, l.Gap, l.Name)
+		e.gauge(gapMax, seconds(l.Gap.MaxNS), l.Name)
+	}
+	for _, f := range s.Frames {
+		e.counter(frames, f.Count, f.Link, f.Kind, f.Verdict, f.Reason)
+	}
+	for _, i := range s.Identities {
+		e.flag(owner, i.Owner, i.Name)
+		e.gauge(generation, float64(i.Generation), i.Name)
+		e.flag(gateOpen, i.GateOpen, i.Name)
+		e.counter(conflicts, i.Conflicts, i.Name)
+	}
+	for _, v := range s.Services {
+		e.flag(serviceUp, v.Up, v.Name)
+		e.counter(serviceRestart, v.Restarts, v.Name)
+	}
+	for _, m := range s.Mirrors {
+		e.gauge(mirrorLag, m.LagSeconds, m.Set)
+	}
+	c.detection.Collect(ch)
+	c.stage.Collect(ch)
+	c.takeovers.Collect(ch)
+}
+
+// emitter sends metrics of one snapshot.
+type emitter struct {
+	ch    chan<- prometheus.Metric
+	since time.Time
+}
+
+func (e emitter) node(s Snapshot) {
+	e.gauge(leaseMin, seconds(s.LeaseRemainingMinNS))
+	e.counter(suspects, s.Suspects)
+	e.counter(refuted, s.SuspectsRefuted)
+	e.counter(selfStalls, s.SelfStalls)
+	e.gauge(pacerGapMax, seconds(s.PacerGapMaxNS))
+	e.gauge(peerState, peerStates[s.PeerState])
+	for _, a := range s.Ages {
+		e.gauge(supervisorAge, seconds(a.NS), a.Node)
+	}
+	e.gauge(buildInfo, 1, s.Build.Version, s.Build.Revision, s.Build.GoVersion)
+}
+
+func (e emitter) gauge(d *prometheus.Desc, v float64, labels ...string) {
+	e.send(d)(prometheus.NewConstMetric(d, prometheus.GaugeValue, v, labels...))
+}
+
+func (e emitter) counter(d *prometheus.Desc, v uint64, labels ...string) {
+	if e.since.IsZero() {
+		e.send(d)(prometheus.NewConstMetric(d, prometheus.CounterValue, float64(v), labels...))
+		return
+	}
+	e.send(d)(prometheus.NewConstMetricWithCreatedTimestamp(d, prometheus.CounterValue, float64(v), e.since, labels...))
+}
+
+func (e emitter) flag(d *prometheus.Desc, on bool, labels ...string) {
+	v := 0.0
+	if on {
+		v = 1
+	}
+	e.gauge(d, v, labels...)
+}
+
+// send sends a metric, or its error: a label that is no UTF-8 fails the scrape
+// and not the daemon.
+func (e emitter) send(d *prometheus.Desc) func(prometheus.Metric, error) {
+	return func(m prometheus.Metric, err error) {
+		if err != nil {
+			m = prometheus.NewInvalidMetric(d, err)
+		}
+		e.ch <- m
+	}
+}
+
+func seconds[T int64 | uint64](ns T) float64 { return float64(ns) / 1e9 }

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import "github.com/prometheus/client_golang/prometheus"
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("xdpha_"+name, help, labels, nil)
+}
+
+// The metrics that a Source's values become.
+var (
+	owner          = desc("owner", "1 if this node owns the identity.", "identity")
+	generation     = desc("generation", "Generation of the identity as this node knows it.", "identity")
+	gateOpen       = desc("gate_open", "1 if this node's gate lets the identity's traffic through.", "identity")
+	conflicts      = desc("address_conflicts_total", "Claims of one of the identity's addresses by a foreign host.", "identity")
+	leaseMin       = desc("lease_remaining_min_seconds", "Least that was ever left of the supervisor lease when it was renewed; negative if it had run out.")
+	rtt            = desc("heartbeat_rtt_seconds", "Round trips of heartbeats, measured in the kernel.", "link")
+	rttMax         = desc("heartbeat_rtt_max_seconds", "Longest round trip of a heartbeat.", "link")
+	gap            = desc("heartbeat_gap_seconds", "Time between two accepted frames of the peer.", "link")
+	gapMax         = desc("heartbeat_gap_max_seconds", "Longest time between two accepted frames of the peer.", "link")
+	suspects       = desc("suspects_total", "Times that the peer was suspected dead.")
+	refuted        = desc("suspects_refuted_total", "Suspicions that a confirming probe's answer refuted.")
+	selfStalls     = desc("self_stalls_total", "Evaluations of the peer that were skipped because this node itself was late.")
+	pacerGapMax    = desc("pacer_gap_max_seconds", "Longest time between two ticks of the pacer.")
+	frames         = desc("frames_total", "Frames that the kernel side handled, by what became of them and why.", "link", "kind", "verdict", "reason")
+	peerState      = desc("peer_state", "The peer: 0 unknown, 1 up, 2 suspect, 3 dead, 4 up with its supervisor lost.")
+	supervisorAge  = desc("supervisor_age_seconds", "Time since the node's supervisor gave a sign of life.", "node")
+	serviceUp      = desc("service_up", "1 if the service is up on this node.", "service")
+	serviceRestart = desc("service_restarts_total", "Restarts of the service in place.", "service")
+	mirrorLag      = desc("mirror_lag_seconds", "Age of the mirror set's copy.", "set")
+	buildInfo      = desc("build_info", "Always 1; the labels name the program.", "version", "revision", "goversion")
+)
+
+// peerStates are the values of xdpha_peer_state, as its help tells them.
+var peerStates = map[string]float64{"unknown": 0, "up": 1, "suspect": 2, "dead": 3, "supervisor-lost": 4}
+
+// takeoverBuckets reach from what a flip in the kernel takes to what slow
+// services do, in seconds.
+var takeoverBuckets = []float64{
+	10e-6, 25e-6, 50e-6, 100e-6, 250e-6, 500e-6,
+	1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, 100e-3, 250e-3, 500e-3,
+	1, 2.5, 5, 10, 30, 60,
+}
+
+func takeoverHistogram(name, help string) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{
+		Name: "xdpha_" + name, Help: help,
+		Buckets:                        takeoverBuckets,
+		NativeHistogramBucketFactor:    1.1,
+		NativeHistogramMaxBucketNumber: 160,
+	}
+}
+
+// The stages of a takeover, each counted from the last evidence of life.
+const (
+	StageDetect   = "detect"
+	StageFlip     = "flip"
+	StageAnnounce = "announce"
+	StageAddress  = "address"
+	StageServices = "services"
+)
+
+var stages = []string{StageDetect, StageFlip, StageAnnounce, StageAddress, StageServices}

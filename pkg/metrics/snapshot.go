@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package metrics
+
+import (
+	"time"
+
+	"github.com/xdpha/xdpha/pkg/control"
+)
+
+// Source gives the values of one scrape.
+type Source interface{ Snapshot() Snapshot }
+
+// Snapshot is what a scrape reports. Counters count from Since on and never go
+// back while Since stays.
+type Snapshot struct {
+	Since               time.Time // when the counters began; zero: unknown
+	Links               []Link
+	Frames              []Frames
+	Identities          []Identity
+	Services            []Service
+	Mirrors             []Mirror
+	Ages                []Age
+	PeerState           string // a control.Peer's State, or "suspect"
+	Suspects            uint64
+	SuspectsRefuted     uint64
+	SelfStalls          uint64
+	PacerGapMaxNS       uint64
+	LeaseRemainingMinNS int64 // negative: it had run out
+	Build               Build
+}
+
+// Link is one link's round trips and the gaps between frames from the peer.
+type Link struct {
+	Name     string
+	RTT, Gap control.Histogram
+}
+
+// Frames is one of the kernel's counters.
+type Frames struct {
+	Link, Kind, Verdict, Reason string
+	Count                       uint64
+}
+
+// Identity is one identity on this node.
+type Identity struct {
+	Name       string
+	Owner      bool // this node owns it
+	GateOpen   bool
+	Generation uint64
+	Conflicts  uint64
+}
+
+// Service is one service on this node.
+type Service struct {
+	Name     string
+	Up       bool
+	Restarts uint64
+}
+
+// Mirror is one mirror set.
+type Mirror struct {
+	Set        string
+	LagSeconds float64
+}
+
+// Age is the time since a node's supervisor gave a sign of life.
+type Age struct {
+	Node string
+	NS   int64
+}
+
+// Build names the program.
+type Build struct{ Version, Revision, GoVersion string }
