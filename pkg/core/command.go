@@ -210,12 +210,18 @@ func (m *Machine) flagsNotSaved(err string) {
 	}
 }
 
-// cmdLeave hands over what the peer can take. What it cannot take stays as it is:
-// the kernel serves on for as long as the supervisor lease and the peer's death
-// allow, and a daemon that comes back finds it.
+// cmdLeave hands over what the peer can take. What it cannot take is stopped and
+// released: without a daemon nobody would stop exclusive services when the peer
+// comes and takes the identity. Only a frozen node leaves everything as it is.
 func (m *Machine) cmdLeave(e CmdLeave) {
 	if m.leaving {
 		m.refuse(e.Op, "this node is leaving")
+		return
+	}
+	if !m.started || !m.seen { // nothing was begun
+		m.emit(Reply{Op: e.Op})
+		m.emit(Left{})
+		m.left = true
 		return
 	}
 	c := m.newCommand(e.Op, cmdLeave)
@@ -253,23 +259,42 @@ func (m *Machine) driveCommands() {
 		}
 	}
 	m.commands = slices.DeleteFunc(m.commands, func(c *command) bool {
-		if m.left || c.saving || len(c.asking) > 0 || m.awaits(c) {
-			return false
-		}
-		if c.kind == cmdLeave && !m.quiet(c) {
-			return false
-		}
-		m.emit(Reply{Op: c.op, Err: strings.Join(c.errs, "; ")})
 		if c.kind == cmdLeave {
-			m.emit(Left{})
-			m.left = true
+			return m.leave(c)
 		}
+		if c.saving || m.awaits(c) {
+			return false
+		}
+		m.reply(c)
 		return true
 	})
+	if m.left {
+		for _, c := range m.commands {
+			c.errs = append(c.errs, "this node has left")
+			m.reply(c)
+		}
+		m.commands = nil
+		m.emit(Left{})
+	}
 }
 
-// awaits reports whether a hand-over that the command is in still runs. One that
-// ended without a word to it (a restart of this logic) does not hold it up.
+// abandons reports that this node leaves and could not hand the identity over.
+func (m *Machine) abandons(id *identity) bool {
+	return m.leaving && !m.durable.Frozen && id.ho.phase == hoNone
+}
+
+func (m *Machine) reply(c *command) { m.emit(Reply{Op: c.op, Err: strings.Join(c.errs, "; ")}) }
+
+func (m *Machine) leave(c *command) bool {
+	if m.awaits(c) || !m.quiet(c) {
+		return false
+	}
+	m.reply(c)
+	m.left = true
+	return true
+}
+
+// awaits reports whether something that the command asked for still runs.
 func (m *Machine) awaits(c *command) bool {
 	for i := range c.waiting {
 		if c.asking[i] || slices.Contains(m.ids[i].ho.commands, c) {
@@ -283,17 +308,17 @@ func (m *Machine) awaits(c *command) bool {
 // quiet reports that a leaving node has disarmed and put everything away, or that
 // it has waited for that as long as it may.
 func (m *Machine) quiet(c *command) bool {
-	if c.kind == cmdLeave && m.now >= c.deadline {
+	if m.now >= c.deadline {
 		return true
 	}
 	if m.wantConcurrent() != (m.concurrent.state == actOn) || m.concurrent.op != 0 {
 		return false
 	}
 	for _, id := range m.ids {
-		if id.word.Has(Owner) {
+		if m.durable.Frozen && id.word.Has(Owner) {
 			continue
 		}
-		if id.swap.op != 0 || id.word&(Ready|Want) != 0 || id.addr.state != actOff || id.svc.state != actOff {
+		if id.word.Has(Owner) || id.swap.op != 0 || id.word&(Ready|Want) != 0 || id.addr.state != actOff || id.svc.state != actOff {
 			return false
 		}
 	}

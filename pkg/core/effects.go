@@ -15,6 +15,7 @@ type actuator struct {
 	deadline int64
 	retryAt  int64
 	backoff  int64
+	tried    bool // the direction of the last turn
 	reported bool
 }
 
@@ -47,10 +48,10 @@ func (m *Machine) drive(a *actuator, want bool, e effect) {
 		return
 	case a.state == actTurningOff, a.state == actTurningOn && !e.cut:
 		return
-	case a.state == actUnknown && m.now < a.retryAt:
+	case a.state == actUnknown && a.tried == want && m.now < a.retryAt:
 		return
 	}
-	a.op, a.deadline = m.op(), m.now+e.limit
+	a.op, a.deadline, a.tried = m.op(), m.now+e.limit, want
 	if want {
 		a.state = actTurningOn
 		m.emit(e.on(a.op))
@@ -114,7 +115,7 @@ func (m *Machine) driveEffects(id *identity) {
 		m.emit(Announce{Identity: id.index, Generation: gen})
 	}
 	running := id.svc.state == actOn || id.svc.state == actTurningOn
-	run := id.word.Has(Owner) && id.ho.phase != hoStopping && id.ho.phase != hoReleasing
+	run := id.word.Has(Owner) && id.ho.phase != hoStopping && id.ho.phase != hoReleasing && !m.abandons(id)
 	if running {
 		// Started under another generation: the peer may have run them since.
 		run = run && id.svcGen == gen
@@ -179,17 +180,8 @@ func (m *Machine) serviceResult(id *identity, err string) {
 // startFailed stands for the services as a whole among the failed ones.
 const startFailed = "(start)"
 
-func (m *Machine) wantConcurrent() bool {
-	if !m.leaving {
-		return true
-	}
-	for _, id := range m.ids {
-		if id.word.Has(Owner) {
-			return true // kept: the kernel goes on serving
-		}
-	}
-	return false
-}
+// wantConcurrent: a frozen node leaves its services alone.
+func (m *Machine) wantConcurrent() bool { return !m.leaving || m.durable.Frozen }
 
 func (m *Machine) concurrentOps() effect {
 	if len(m.cfg.Concurrent) == 0 {

@@ -80,6 +80,9 @@ func (m *Machine) driveHandover(id *identity) {
 		m.awaitTaking(id)
 		return
 	}
+	if m.obs.Peer == PeerSuspect && m.now < ho.deadline {
+		return // up or dead soon
+	}
 	if why := m.handoverBroken(id); why != "" {
 		id.ho = m.endHandover(id, why)
 		return

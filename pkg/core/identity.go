@@ -103,8 +103,9 @@ func (m *Machine) follow(id *identity, w Word) {
 		}
 	case roleReleased:
 		switch {
-		case id.role == roleReleased, first:
-			id.role = roleReleased
+		case id.role == roleReleased:
+		case first: // found so at the start
+			id.role, id.released = roleReleased, true
 		case !owned:
 			m.becomeOwner(id, KindTakeover)
 			m.becomeReleased(id)
@@ -149,11 +150,17 @@ func (id *identity) leaveRole(to role, from ...role) {
 
 func (m *Machine) becomeOwner(id *identity, cause string) {
 	id.leaveRole(roleOwner, roleUnknown, roleStandby, roleArmed, roleReleased)
-	id.cause, id.released, id.ho = cause, false, m.endHandover(id, "it came back")
+	id.ho = m.endHandover(id, "it came back")
+	id.cause, id.released = cause, false
+	clear(id.failed) // failures of the last time are over
 	if cause == KindHandoverIn {
 		id.arrived = m.now
 	}
-	m.notify(cause, id, "%s owns %s at generation %d", m.cfg.Nodes[m.cfg.Self], id.cfg.Name, id.word.Gen())
+	why := ""
+	if cause == KindTakeover {
+		why = fmt.Sprintf(": %s is %v", m.peerName(), m.obs.Peer)
+	}
+	m.notify(cause, id, "%s owns %s at generation %d%s", m.cfg.Nodes[m.cfg.Self], id.cfg.Name, id.word.Gen(), why)
 }
 
 func (m *Machine) becomeYielding(id *identity) {
@@ -170,6 +177,10 @@ func (m *Machine) becomeReleased(id *identity) {
 	id.released = true
 	if meant {
 		id.ho.phase, id.ho.deadline = hoReleased, m.now+m.cfg.Limits.Release
+		return
+	}
+	if m.abandons(id) {
+		m.notify(KindLeaving, id, "%s is stopped: nobody could take it", id.cfg.Name)
 		return
 	}
 	id.ho = m.endHandover(id, "this node's supervisor was late and the kernel released it")
@@ -216,6 +227,9 @@ func (m *Machine) peerCannot(id *identity) string {
 
 // watch keeps the times that policy depends on.
 func (m *Machine) watch(id *identity) {
+	if m.obs.Peer == PeerSuspect {
+		return // no news yet
+	}
 	unowned := m.up() && !id.word.Has(Owner) && !m.peerOwns(id)
 	switch {
 	case !unowned:

@@ -37,6 +37,9 @@ func (m *Machine) ownerWord(id *identity) Word {
 	case hoReleasing:
 		return MakeWord(Yield, g)
 	}
+	if m.abandons(id) && id.svc.state == actOff {
+		return MakeWord(Yield, g) // for the peer, whenever it comes
+	}
 	return MakeWord(Owner, g)
 }
 
@@ -86,8 +89,11 @@ func (m *Machine) standbyWord(id *identity) Word {
 	if free {
 		m.promise(id, max(g, id.bootGen)+1)
 	}
-	if m.obs.Peer == PeerUnknown {
-		return w // hold after boot
+	if m.obs.Peer == PeerUnknown { // hold after boot
+		if !mayArm {
+			w &^= Ready | Staged
+		}
+		return w
 	}
 	if g < id.bootGen && !m.leaving && !m.peerOwns(id) {
 		return m.raise(id, mayArm)
@@ -98,12 +104,13 @@ func (m *Machine) standbyWord(id *identity) Word {
 		}
 		return w
 	}
-	if free && m.overdue(id) {
-		if !m.durable.Frozen {
-			return m.burn(id)
+	switch {
+	case !m.overdue(id):
+	case free && !m.durable.Frozen:
+		if b := m.burn(id); b != w {
+			return b
 		}
-	}
-	if !free || m.durable.Frozen {
+	default:
 		m.reportUncovered(id)
 	}
 	var f Word
@@ -157,7 +164,7 @@ func (m *Machine) mayClaim(id *identity) bool {
 }
 
 func (m *Machine) reportUncovered(id *identity) {
-	if id.uncovered || !m.overdue(id) {
+	if id.uncovered {
 		return
 	}
 	id.uncovered = true
