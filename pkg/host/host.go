@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,10 +46,12 @@ type Host struct {
 	log  *slog.Logger
 	mark string
 	nl   *netlink.Handle
-	ctl  int    // a datagram socket, for ethtool's ioctl
-	ns   nsID   // the namespace that the sockets are in
-	rcv  int    // receive buffer of subscriptions, in bytes; 0 is the system's default
-	proc string // where sysctls are
+	// rules is a socket for what the handle cannot say (see addRule).
+	rules map[int]*nl.SocketHandle
+	ctl   int    // a datagram socket, for ethtool's ioctl
+	ns    nsID   // the namespace that the sockets are in
+	rcv   int    // receive buffer of subscriptions, in bytes; 0 is the system's default
+	proc  string // where sysctls are
 
 	mu         sync.Mutex
 	identities map[string]Identity // prepared by this process
@@ -72,13 +76,19 @@ func New(log *slog.Logger, mark string) (*Host, error) {
 		handle.Close()
 		return nil, fmt.Errorf("set netlink socket's time limit: %w", err)
 	}
+	socket, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_ROUTE)
+	if err != nil {
+		handle.Close()
+		return nil, fmt.Errorf("open netlink socket for rules: %w", err)
+	}
 	ctl, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		handle.Close()
+		socket.Close()
 		return nil, fmt.Errorf("open ethtool socket: %w", err)
 	}
 	return &Host{
-		log: log, mark: mark, nl: handle, ctl: ctl, ns: ns, proc: "/proc/sys/net",
+		log: log, mark: mark, nl: handle, rules: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}, ctl: ctl, ns: ns, proc: "/proc/sys/net",
 		identities: make(map[string]Identity), devices: make(map[string]string),
 	}, nil
 }
@@ -86,6 +96,7 @@ func New(log *slog.Logger, mark string) (*Host, error) {
 // Close closes the sockets. What was prepared stays in place.
 func (h *Host) Close() error {
 	h.nl.Close()
+	h.rules[unix.NETLINK_ROUTE].Close()
 	if err := unix.Close(h.ctl); err != nil {
 		return fmt.Errorf("close ethtool socket: %w", err)
 	}

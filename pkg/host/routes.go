@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -113,11 +114,30 @@ func (h *Host) ensureRules(id Identity) error {
 		return err
 	}
 	for _, r := range missing {
-		if err := h.nl.RuleAdd(&r); err != nil && !errors.Is(err, unix.EEXIST) {
+		if err := h.addRule(r); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("add rule from %s lookup %d at %d: %w", r.Src, r.Table, r.Priority, err)
 		}
 	}
 	return h.deleteRules(surplus)
+}
+
+// addRule is netlink's RuleAdd for the rules made here. That one (v1.3.1) leaves
+// out suppress_prefixlength where the table's number is above 255.
+func (h *Host) addRule(r netlink.Rule) error {
+	req := nl.NewNetlinkRequest(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
+	req.Sockets = h.rules
+	ones, _ := r.Src.Mask.Size()
+	// struct fib_rule_hdr has the layout of struct rtmsg; its action is where that has the type.
+	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(r.Family), Src_len: uint8(ones), Type: nl.FR_ACT_TO_TBL}})
+	req.AddData(nl.NewRtAttr(nl.FRA_SRC, r.Src.IP))
+	req.AddData(nl.NewRtAttr(nl.FRA_TABLE, nl.Uint32Attr(uint32(r.Table))))
+	req.AddData(nl.NewRtAttr(nl.FRA_PRIORITY, nl.Uint32Attr(uint32(r.Priority))))
+	req.AddData(nl.NewRtAttr(nl.FRA_PROTOCOL, nl.Uint8Attr(r.Protocol)))
+	if r.SuppressPrefixlen >= 0 {
+		req.AddData(nl.NewRtAttr(nl.FRA_SUPPRESS_PREFIXLEN, nl.Uint32Attr(uint32(r.SuppressPrefixlen))))
+	}
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // removeRules removes every rule of our protocol that match accepts, and the others of its block.
