@@ -1,0 +1,444 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+type fake struct {
+	hub    *Hub
+	status Status
+
+	mu   sync.Mutex
+	done []Command
+	err  error
+}
+
+func (f *fake) Status() Status { return f.status }
+func (f *fake) Events() *Hub   { return f.hub }
+
+func (f *fake) Do(_ context.Context, c Command) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.done = append(f.done, c)
+	return f.err
+}
+
+func (f *fake) Ping(_ context.Context, d time.Duration) (Ping, error) {
+	p := Ping{ForNS: int64(d), Links: []PingLink{{Name: "lan", Sent: 1}}}
+	p.Links[0].RTT.Observe(1500)
+	return p, nil
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// serve runs a server in a run directory and returns a client of it, and what
+// stops the server and returns its error.
+func serve(t *testing.T, b Backend) (*Client, func() error) {
+	t.Helper()
+	dir := t.TempDir()
+	l, err := Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- NewServer(b, quiet()).Serve(ctx, l) }()
+	stop := sync.OnceValue(func() error { cancel(); return <-ended })
+	c := NewClient(dir)
+	t.Cleanup(func() {
+		c.Close()
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c, stop
+}
+
+func TestStatusCrossesTheSocketWhole(t *testing.T) {
+	want := Status{
+		Node: "serv1", Time: time.Unix(1, 2).UTC(), Version: "1", Cluster: "lj64", Standby: true, Frozen: true,
+		Peer:         Peer{Name: "serv2", State: PeerUp, BootID: "00000000000000ff", SupervisorAgeUS: 7},
+		Links:        []Link{{Name: "lan", Interface: "eth0", Up: true, LastHeardUS: 3, RTTUS: RTT{1.3, 1.9, 80}, GapMaxUS: 9, Mode: "native"}},
+		Identities:   []Identity{{Name: "files", Home: "serv1", Owner: "serv1", Generation: 1<<56 - 1, Gate: GateOpen, Addresses: []string{"192.0.2.21/24"}, MAC: "02:00:00:00:00:01"}},
+		Services:     []Service{{Name: "samba", State: "up", Restarts: 2}},
+		Mirrors:      []Mirror{},
+		Arbiter:      Arbiter{Kind: "reach", Satisfied: true, Reached: 2, Needed: 2, Hosts: []ArbiterHost{{Address: "192.0.2.1", Reached: true}}},
+		LastTakeover: &Takeover{Identity: "files", DetectUS: 5000, Cause: "peer-dead", Generation: 4},
+	}
+	c, _ := serve(t, &fake{status: want})
+	got, err := c.Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestStatusHasTheContractsKeysAndNoNullList(t *testing.T) {
+	b, err := json.Marshal(Status{Identities: []Identity{{}}, Links: []Link{{}}, LastTakeover: &Takeover{}}.lists())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{
+		"node", "time", "version", "peer", "state", "boot_id", "supervisor_age_us", "links", "name", "up", "last_heard_us", "rtt_us", "p50", "p99", "max",
+		"gap_max_us", "mode", "identities", "home", "owner", "generation", "gate", "reason", "addresses", "mac", "services", "mirrors", "arbiter",
+		"last_takeover", "detect_us", "flip_us", "announce_us", "address_us", "services_us", "cause",
+	} {
+		if !strings.Contains(string(b), `"`+key+`":`) {
+			t.Errorf("no key %q", key)
+		}
+	}
+	if strings.Contains(string(b), "null") {
+		t.Errorf("null in %s", b)
+	}
+}
+
+func TestVerbsArriveAsCommands(t *testing.T) {
+	f := &fake{}
+	c, _ := serve(t, f)
+	ctx := t.Context()
+	if err := errors.Join(c.Move(ctx, "files", "serv2", true), c.Giveback(ctx, ""), c.Standby(ctx, true), c.Freeze(ctx, false)); err != nil {
+		t.Fatal(err)
+	}
+	want := []Command{{Verb: Move, Identity: "files", To: "serv2", Force: true}, {Verb: Giveback}, {Verb: Standby, On: true}, {Verb: Freeze}}
+	if d := cmp.Diff(want, f.done); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestPingReturnsHistograms(t *testing.T) {
+	c, _ := serve(t, &fake{})
+	p, err := c.Ping(t.Context(), 2*time.Second)
+	if err != nil || p.ForNS != 2e9 || len(p.Links) != 1 || p.Links[0].RTT.Count() != 1 || p.Links[0].RTT.MaxNS != 1500 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if _, err := c.Ping(t.Context(), time.Hour); !errors.Is(err, ErrInvalid) {
+		t.Errorf("an hour: %v", err)
+	}
+}
+
+func TestBackendErrorsKeepTheirMeaning(t *testing.T) {
+	f := &fake{}
+	c, _ := serve(t, f)
+	for _, want := range []error{ErrInvalid, ErrNotFound, ErrRefused, ErrUnavailable} {
+		f.err = fmt.Errorf("move files: %w: because", want)
+		err := c.Move(t.Context(), "files", "", false)
+		if !errors.Is(err, want) || err.Error() != f.err.Error() {
+			t.Errorf("got %v, want %v", err, f.err)
+		}
+	}
+	f.err = errors.New("disk on fire")
+	var e *Error
+	if err := c.Move(t.Context(), "files", "", false); !errors.As(err, &e) || e.Status != http.StatusInternalServerError {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestBadRequestsAreRefusedBeforeTheBackend(t *testing.T) {
+	for _, tc := range []struct {
+		name, method, target, body string
+		code                       int
+		says                       string
+	}{
+		{"unknown path", "GET", "/v2", "", 404, "/v2"},
+		{"wrong method", "GET", "/v1/move", "", 405, "POST"},
+		{"post to status", "POST", "/v1/status", "", 405, "GET"},
+		{"unknown parameter", "GET", "/v1/status?x=1", "", 400, `"x"`},
+		{"no body", "POST", "/v1/move", "", 400, "empty"},
+		{"no JSON", "POST", "/v1/move", "move it", 400, "invalid character"},
+		{"unknown key", "POST", "/v1/move", `{"identity":"files","form":"serv1"}`, 400, `"form"`},
+		{"wrong type", "POST", "/v1/move", `{"identity":7}`, 400, "identity"},
+		{"two values", "POST", "/v1/move", `{"identity":"files"}{}`, 400, "more than one"},
+		{"garbage after", "POST", "/v1/move", `{"identity":"files"}]`, 400, "decode"},
+		{"identity missing", "POST", "/v1/move", `{}`, 400, "identity is missing"},
+		{"on missing", "POST", "/v1/standby", `{}`, 400, "on is missing"},
+		{"too long", "POST", "/v1/move", `{"identity":"` + strings.Repeat("x", maxBody) + `"}`, 413, "longer"},
+		{"bad since", "GET", "/v1/events?since=-1", "", 400, "since"},
+		{"bad follow", "GET", "/v1/events?follow=yes", "", 400, "follow"},
+		{"bad time", "GET", "/v1/ping?for=-1s", "", 400, "for"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f := &fake{hub: NewHub(1)}
+			w := httptest.NewRecorder()
+			NewServer(f, quiet()).ServeHTTP(w, httptest.NewRequest(tc.method, tc.target, strings.NewReader(tc.body)))
+			var e errorBody
+			if err := json.Unmarshal(w.Body.Bytes(), &e); err != nil {
+				t.Fatalf("body %q: %v", w.Body, err)
+			}
+			if w.Code != tc.code || !strings.Contains(e.Error, tc.says) {
+				t.Errorf("got %d %q, want %d and %q", w.Code, e.Error, tc.code, tc.says)
+			}
+			if len(f.done) > 0 {
+				t.Errorf("backend was asked: %v", f.done)
+			}
+		})
+	}
+}
+
+func TestBodyOfAnotherTypeIsRefused(t *testing.T) {
+	w := httptest.NewRecorder()
+	r := httptest.NewRequest("POST", "/v1/freeze", strings.NewReader(`{"on":true}`))
+	r.Header.Set("Content-Type", "text/plain")
+	NewServer(&fake{}, quiet()).ServeHTTP(w, r)
+	if w.Code != http.StatusUnsupportedMediaType {
+		t.Error(w.Code, w.Body)
+	}
+}
+
+func TestEventsAreReplayedThenFollowed(t *testing.T) {
+	f := &fake{hub: NewHub(10)}
+	c, stop := serve(t, f)
+	for i := range 3 {
+		f.hub.Publish(Event{Node: "serv1", Kind: "test", Text: fmt.Sprint("line\nbreak ", i), Fields: map[string]any{"n": float64(i)}})
+	}
+	var got []uint64
+	collect := func(e Event) error { got = append(got, e.Seq); return nil }
+	if err := c.Events(t.Context(), 1, false, collect); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]uint64{2, 3}, got); d != "" {
+		t.Error("without follow:", d)
+	}
+	got = nil
+	err := c.Events(t.Context(), 0, true, func(e Event) error {
+		got = append(got, e.Seq)
+		switch e.Seq {
+		case 3:
+			f.hub.Publish(Event{Kind: "new"})
+		case 4:
+			go stop()
+		}
+		return nil
+	})
+	if d := cmp.Diff([]uint64{1, 2, 3, 4}, got); d != "" {
+		t.Error("with follow:", d, err)
+	}
+}
+
+func TestServerEndsWhileEventsAreFollowed(t *testing.T) {
+	f := &fake{hub: NewHub(1)}
+	c, stop := serve(t, f)
+	f.hub.Publish(Event{})
+	began := time.Now()
+	_ = c.Events(t.Context(), 0, true, func(Event) error { go stop(); return nil })
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	if d := time.Since(began); d > drainTime {
+		t.Errorf("took %v", d)
+	}
+}
+
+func TestSlowReaderIsToldWhatItMissed(t *testing.T) {
+	h := NewHub(4)
+	r := h.Read(0)
+	for range 10 {
+		h.Publish(Event{})
+	}
+	events, missed := r.Ready()
+	if missed != 6 || len(events) != 4 || events[0].Seq != 7 || events[3].Seq != 10 {
+		t.Errorf("missed %d, events %v", missed, events)
+	}
+	if events, missed := r.Ready(); missed != 0 || len(events) != 0 {
+		t.Errorf("again: missed %d, events %v", missed, events)
+	}
+	c, _ := serve(t, &fake{hub: h})
+	var kinds []string
+	if err := c.Events(t.Context(), 2, false, func(e Event) error {
+		kinds = append(kinds, fmt.Sprint(e.Kind, e.Fields["missed"]))
+		return nil
+	}); err != nil || len(kinds) != 5 || kinds[0] != "missed4" {
+		t.Errorf("%v, %v", kinds, err)
+	}
+}
+
+func TestReaderOfAnEarlierRunGetsAll(t *testing.T) {
+	h := NewHub(4)
+	h.Publish(Event{})
+	if events, missed := h.Read(99).Ready(); missed != 0 || len(events) != 1 {
+		t.Errorf("missed %d, events %v", missed, events)
+	}
+}
+
+func TestClosedHubEndsItsReadersAfterTheLastEvent(t *testing.T) {
+	h := NewHub(4)
+	r := h.Read(0)
+	h.Publish(Event{})
+	h.Close()
+	if events, _, err := r.Next(t.Context()); err != nil || len(events) != 1 {
+		t.Errorf("%v, %v", events, err)
+	}
+	if _, _, err := r.Next(t.Context()); !errors.Is(err, ErrClosed) {
+		t.Error(err)
+	}
+}
+
+func TestHubWithManyReadersAndWriters(t *testing.T) {
+	h := NewHub(16)
+	const writers, each = 4, 250
+	var wg sync.WaitGroup
+	for range 4 {
+		r := h.Read(0)
+		wg.Go(func() {
+			var seen, last uint64
+			for seen < writers*each {
+				events, missed, err := r.Next(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				seen += missed + uint64(len(events))
+				for _, e := range events {
+					if e.Seq <= last {
+						t.Errorf("%d after %d", e.Seq, last)
+					}
+					last = e.Seq
+				}
+			}
+		})
+	}
+	for range writers {
+		wg.Go(func() {
+			for range each {
+				h.Publish(Event{})
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func TestSocketIsPrivateAndGoesWithItsServer(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	l, err := Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fi, err := os.Stat(SocketPath(dir))
+	if err != nil || fi.Mode().Perm() != 0o600 || fi.Mode().Type() != fs.ModeSocket {
+		t.Errorf("%v, %v", fi.Mode(), err)
+	}
+	if err := errors.Join(l.Close(), l.Close()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(SocketPath(dir)); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("socket stays:", err)
+	}
+	left, _ := filepath.Glob(filepath.Join(dir, ".new*"))
+	if len(left) > 0 {
+		t.Error("left behind:", left)
+	}
+}
+
+func TestLiveDaemonsSocketIsNotReplaced(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := Listen(dir); !errors.Is(err, ErrLive) {
+		t.Errorf("by its lock: %v", err)
+	}
+	other := t.TempDir() // of a daemon whose lock file was removed
+	ul, err := net.Listen("unix", SocketPath(other))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ul.Close()
+	if _, err := Listen(other); !errors.Is(err, ErrLive) {
+		t.Errorf("by its answer: %v", err)
+	}
+}
+
+func TestDeadDaemonsSocketIsReplaced(t *testing.T) {
+	dir := t.TempDir()
+	ul, err := net.ListenUnix("unix", &net.UnixAddr{Name: SocketPath(dir), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ul.SetUnlinkOnClose(false)
+	ul.Close()
+	l, err := Listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestWhatIsNotASocketIsNotRemoved(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(SocketPath(dir), []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := Listen(dir); err == nil {
+		l.Close()
+		t.Fatal("listens")
+	}
+	if b, _ := os.ReadFile(SocketPath(dir)); string(b) != "precious" {
+		t.Error("file is gone")
+	}
+}
+
+func TestTooLongRunDirectoryIsNamedAsSuch(t *testing.T) {
+	if _, err := Listen(filepath.Join(t.TempDir(), strings.Repeat("d", 120))); err == nil || !strings.Contains(err.Error(), "--run-dir") {
+		t.Error(err)
+	}
+}
+
+func TestClientSaysThatNoDaemonRuns(t *testing.T) {
+	if _, err := NewClient(t.TempDir()).Status(t.Context()); !errors.Is(err, ErrNoDaemon) {
+		t.Error(err)
+	}
+}
+
+func TestQuantilesLieInTheirBucket(t *testing.T) {
+	var h Histogram
+	for range 99 {
+		h.Observe(1500)
+	}
+	h.Observe(40_000)
+	for q, in := range map[float64][2]float64{0.5: {1024, 2048}, 0.99: {1024, 2048}, 1: {32768, 40000}} {
+		if v := h.Quantile(q); v < in[0] || v > in[1] {
+			t.Errorf("q %v: %v not in %v", q, v, in)
+		}
+	}
+	if v := (Histogram{}).Quantile(0.5); v != 0 {
+		t.Errorf("of none: %v", v)
+	}
+	for ns, b := range map[uint64]int{0: 0, 1: 0, 2: 1, 3: 1, 4: 2, 1<<63 + 1: 63} {
+		if got := Bucket(ns); got != b {
+			t.Errorf("Bucket(%d) = %d, want %d", ns, got, b)
+		}
+	}
+}
+
+func TestIdleConnectionIsUsedAgainAfterAnError(t *testing.T) {
+	c, _ := serve(t, &fake{err: ErrRefused})
+	for range 3 {
+		if err := c.Freeze(t.Context(), true); !errors.Is(err, ErrRefused) {
+			t.Fatal(err)
+		}
+	}
+}
