@@ -1,0 +1,461 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// TestMain lets the test's own program stand in for a node's daemon and for a lab that crashes.
+func TestMain(m *testing.M) {
+	switch os.Getenv("XDPHA_LAB_TEST") {
+	case "sleep":
+		fmt.Println("sleeping")
+		time.Sleep(time.Hour)
+	case "crash":
+		crash()
+	}
+	os.Exit(m.Run())
+}
+
+// crash builds a lab with a process in it, says where, and waits to be killed.
+func crash() {
+	l, err := New(context.Background(), Options{root: os.Getenv("XDPHA_LAB_ROOT")})
+	if err == nil {
+		err = l.Node(Serv1).StartProgram("/bin/sh", "-c", "setsid sleep 3600 & wait")
+	}
+	if err != nil {
+		fmt.Println("error", err)
+		os.Exit(1)
+	}
+	fmt.Println(l.Dir)
+	select {}
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 && os.Getenv("XDPHA_REQUIRE_ROOT") != "1" {
+		t.Skip("needs root")
+	}
+}
+
+func newLab(t *testing.T) *Lab {
+	t.Helper()
+	needRoot(t)
+	l, err := New(t.Context(), Options{root: labRoot(t), Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+// labRoot is short, for a socket may be made below it.
+func labRoot(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/run", "xdpha-lab-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// world is what a lab must leave as it was.
+func world(t *testing.T, root string) string {
+	t.Helper()
+	var b strings.Builder
+	links, err := netlink.LinkList()
+	must(t, err)
+	for _, l := range links {
+		fmt.Fprintln(&b, "link", l.Attrs().Index, l.Attrs().Name, l.Attrs().Flags)
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	must(t, err)
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, root) {
+			fmt.Fprint(&b, "mount ", line)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(root, "*"))
+	must(t, err)
+	for _, f := range files {
+		if filepath.Base(f) != "guard" {
+			fmt.Fprintln(&b, "file", f)
+		}
+	}
+	fds, err := os.ReadDir("/proc/self/fd")
+	must(t, err)
+	for _, fd := range fds {
+		if to, err := os.Readlink("/proc/self/fd/" + fd.Name()); err == nil && strings.HasPrefix(to, "net:") {
+			fmt.Fprintln(&b, "descriptor", to)
+		}
+	}
+	return b.String()
+}
+
+func TestALabComesQuicklyAndLeavesNothing(t *testing.T) {
+	needRoot(t)
+	root := labRoot(t)
+	before := world(t, root)
+	for range 2 {
+		began := time.Now()
+		l, err := New(t.Context(), Options{root: root})
+		must(t, err)
+		built := time.Since(began)
+		must(t, l.Node(Serv1).StartProgram("/bin/sh", "-c", "setsid sleep 3600 & wait"))
+		began = time.Now()
+		must(t, l.Close())
+		must(t, l.Close())
+		t.Logf("built in %v, closed in %v", built, time.Since(began))
+		if built > 5*time.Second {
+			t.Errorf("building took %v", built)
+		}
+	}
+	if after := world(t, root); after != before {
+		t.Errorf("before:\n%safter:\n%s", before, after)
+	}
+}
+
+func TestALabEndsWithItsContext(t *testing.T) {
+	needRoot(t)
+	root := labRoot(t)
+	before := world(t, root)
+	ctx, cancel := context.WithCancel(t.Context())
+	l, err := New(ctx, Options{root: root})
+	must(t, err)
+	cancel()
+	must(t, l.Close()) // waits for the one that cancel began
+	if after := world(t, root); after != before {
+		t.Errorf("before:\n%safter:\n%s", before, after)
+	}
+}
+
+func TestACrashedLabIsRemovedByTheNext(t *testing.T) {
+	needRoot(t)
+	root := labRoot(t)
+	before := world(t, root)
+	self, err := os.Executable()
+	must(t, err)
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), "XDPHA_LAB_TEST=crash", "XDPHA_LAB_ROOT="+root)
+	out, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	dir, err := bufio.NewReader(out).ReadString('\n')
+	must(t, err)
+	dir = strings.TrimSpace(dir)
+	alive, err := New(t.Context(), Options{root: root})
+	must(t, err)
+	defer alive.Close()
+	if _, err := os.Stat(filepath.Join(dir, "ns", Serv1)); err != nil {
+		t.Fatalf("a second lab disturbed the first: %v", err)
+	}
+	must(t, cmd.Process.Kill())
+	_, _ = io.Copy(io.Discard, out)
+	_ = cmd.Wait()
+	next, err := New(t.Context(), Options{root: root})
+	must(t, err)
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("the crashed lab's directory is still there: %v", err)
+	}
+	must(t, next.Close())
+	must(t, alive.Close())
+	if after := world(t, root); after != before {
+		t.Errorf("before:\n%safter:\n%s", before, after)
+	}
+}
+
+func TestWhatIsNotTheLabsStays(t *testing.T) {
+	needRoot(t)
+	root := labRoot(t)
+	theirs := filepath.Join(root, "theirs")
+	must(t, os.Mkdir(theirs, 0o700))
+	must(t, os.WriteFile(filepath.Join(theirs, "data"), nil, 0o600))
+	must(t, os.WriteFile(theirs+lockSuffix, nil, 0o600))
+	if l, err := New(t.Context(), Options{root: root}); err == nil {
+		_ = l.Close()
+		t.Error("a directory without the lab's mark was not complained about")
+	}
+	if _, err := os.Stat(filepath.Join(theirs, "data")); err != nil {
+		t.Error(err)
+	}
+}
+
+// ping asks once from a namespace, and reports the TTL of the answer, or 0 after a while without.
+func ping(t *testing.T, l *Lab, from, to string) (ttl uint8) {
+	t.Helper()
+	must(t, l.Do(from, func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		must(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200000}))
+		msg := []byte{8, 0, 0, 0, 7, 7, 0, 1}
+		sum := checksum(msg)
+		msg[2], msg[3] = byte(sum>>8), byte(sum)
+		dst := netip.MustParseAddr(to).As4()
+		if err := unix.Sendto(fd, msg, 0, &unix.SockaddrInet4{Addr: dst}); err != nil {
+			return nil // a pulled cable says so
+		}
+		buf := make([]byte, 128)
+		for {
+			n, _, err := unix.Recvfrom(fd, buf, 0)
+			if err != nil {
+				return nil
+			}
+			if n >= 28 && [4]byte(buf[12:16]) == dst && buf[20] == 0 && buf[24] == 7 {
+				ttl = buf[8]
+				return nil
+			}
+		}
+	}))
+	return ttl
+}
+
+func TestEverybodyReachesTheNodesAndTheTTLTellsWho(t *testing.T) {
+	l := newLab(t)
+	for _, c := range []struct {
+		from, to string
+		ttl      uint8
+	}{
+		{Client, "192.0.2.11", TTLServ1}, {Client, "192.0.2.12", TTLServ2}, {Client, "192.0.2.1", 64}, {Client, "192.0.2.54", 64},
+		{Serv1, "192.168.111.2", TTLServ2}, {Serv2, "192.168.111.1", TTLServ1}, {Serv2, "192.0.2.1", 64}, {Serv1, "192.0.2.53", 64}, {Serv1, "192.0.2.12", TTLServ2},
+	} {
+		if got := ping(t, l, c.from, c.to); got != c.ttl {
+			t.Errorf("%s asks %s: answered with TTL %d, want %d", c.from, c.to, got, c.ttl)
+		}
+	}
+}
+
+// arp sends an ARP request out of a NIC, which needs no answer and no address.
+func arp(t *testing.T, l *Lab, node, nic string) {
+	t.Helper()
+	must(t, l.Do(node, func() error {
+		link, err := netlink.LinkByName(nic)
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		f := append([]byte{255, 255, 255, 255, 255, 255}, link.Attrs().HardwareAddr...)
+		f = append(f, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+		f = append(append(f, link.Attrs().HardwareAddr...), make([]byte, 4+6+4+18)...)
+		return unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index})
+	}))
+}
+
+func TestACutCablePassesNothingEitherWayAndHealsAgain(t *testing.T) {
+	l := newLab(t)
+	for _, c := range []struct {
+		kind Fault
+		cut  func(Port) bool
+	}{
+		{FaultPower, func(p Port) bool { return p.Node == Serv1 }},
+		{FaultHang, func(p Port) bool { return p.Node == Serv1 }},
+		{FaultCrossover, func(p Port) bool { return p.Role == Crossover }},
+		{FaultLAN, func(p Port) bool { return p.Node == Serv1 && p.Role == LAN }},
+	} {
+		t.Run(string(c.kind), func(t *testing.T) {
+			_, err := l.Inject(t.Context(), c.kind, Identities[0])
+			must(t, err)
+			for _, p := range Ports {
+				if !p.Server() {
+					continue
+				}
+				out, in := passes(t, l, p)
+				if want := !c.cut(p); out != want || in != want {
+					t.Errorf("%s while broken: out %v, in %v, want %v", p.Name(), out, in, want)
+				}
+			}
+			must(t, l.Heal(t.Context(), c.kind, Identities[0]))
+			for _, p := range Ports {
+				if !p.Server() {
+					continue
+				}
+				if out, in := passes(t, l, p); !out || !in {
+					t.Errorf("%s after healing: out %v, in %v", p.Name(), out, in)
+				}
+			}
+			if got := ping(t, l, Client, "192.0.2.11"); got != TTLServ1 {
+				t.Errorf("healed serv1 answers with TTL %d", got)
+			}
+		})
+	}
+}
+
+// passes sends a frame from the node and one to it, and sees whether they come through.
+func passes(t *testing.T, l *Lab, p Port) (out, in bool) {
+	t.Helper()
+	through := func(fromNS, fromNIC, toNS, toNIC string) bool {
+		c, err := l.Capture(toNS, toNIC)
+		must(t, err)
+		from := l.space(fromNS)
+		link, err := from.nl.LinkByName(fromNIC)
+		must(t, err)
+		if link.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 && link.Attrs().RawFlags&unix.IFF_UP != 0 {
+			arp(t, l, fromNS, fromNIC)
+		}
+		deadline := time.After(50 * time.Millisecond)
+		for {
+			frames, more := c.Frames()
+			for _, f := range frames {
+				if f.ARP != nil && !f.Outgoing && sameMAC(f.Src, [6]byte(link.Attrs().HardwareAddr)) {
+					_, err := c.Stop()
+					must(t, err)
+					return true
+				}
+			}
+			select {
+			case <-more:
+			case <-deadline:
+				_, err := c.Stop()
+				must(t, err)
+				return false
+			}
+		}
+	}
+	return through(p.Node, p.NIC, p.Switch, p.Name()), through(p.Switch, p.Name(), p.Node, p.NIC)
+}
+
+func TestANodesProcessIsStartedStoppedAndKilled(t *testing.T) {
+	l := newLab(t)
+	n := l.Node(Serv2)
+	self, err := os.Executable()
+	must(t, err)
+	t.Setenv("XDPHA_LAB_TEST", "sleep")
+	must(t, n.StartProgram(self))
+	if err := n.Restart(); err == nil {
+		t.Error("it was started twice")
+	}
+	inside, _ := nsInode(filepath.Join(l.Dir, "ns", Serv2))
+	pids, err := pidsIn(map[uint64]bool{inside: true})
+	must(t, err)
+	if len(pids) != 1 {
+		t.Errorf("processes in the node's namespace: %v", pids)
+	}
+	must(t, n.Signal(unix.SIGSTOP))
+	must(t, n.Signal(unix.SIGCONT))
+	must(t, n.Kill())
+	if n.Alive() {
+		t.Error("it lives after Kill")
+	}
+	must(t, n.Restart())
+	_, err = n.Stop(t.Context())
+	must(t, err)
+	if n.Alive() {
+		t.Error("it lives after Stop")
+	}
+}
+
+func TestTheClientMeasuresAScriptedCut(t *testing.T) {
+	l := newLab(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	p, err := l.StartProber(ctx, netip.MustParseAddr("192.0.2.12"), ProbeOptions{})
+	must(t, err)
+	start := NowNs()
+	must(t, p.AwaitAnswer(ctx, Serv2, start+50e6))
+	cut := NowNs()
+	must(t, l.Cut(Serv2, LAN))
+	cutDone := NowNs()
+	<-time.After(30 * time.Millisecond)
+	mend := NowNs()
+	must(t, l.Mend(Serv2, LAN))
+	mendDone := NowNs()
+	must(t, p.AwaitAnswer(ctx, Serv2, mendDone+50e6))
+	r := p.Stop()
+	s := Analyze(r, Window{})
+	t.Logf("cut for %d us, seen as %d us; %d sent, %d lost, realtime %v, stalls %d us (longest %d)", (mend-cutDone)/1000, s.OutageNs/1000, s.Sent, s.Lost, p.Realtime, s.StalledNs/1000, s.StallMaxNs/1000)
+	if s.FromNs > cutDone || s.ToNs < mend {
+		t.Errorf("silence %d..%d does not hold the cut %d..%d", s.FromNs, s.ToNs, cutDone, mend)
+	}
+	if before := Analyze(r, Window{ToNs: cut - 1e6}); before.Lost != 0 || before.Sent < 100 {
+		t.Errorf("before the cut: %+v", before)
+	}
+	// The silence lasts no longer than the cut, and no shorter but for the client's own stalls.
+	if upper := mendDone - cut + 3*r.PeriodNs + s.StalledNs; s.ToNs-s.FromNs > upper {
+		t.Errorf("silence of %d ns, but the cut with its edges lasted %d ns", s.ToNs-s.FromNs, upper)
+	}
+	if lower := mend - cutDone - s.StalledNs; s.OutageNs < lower {
+		t.Errorf("outage of %d ns, but the cut lasted %d ns", s.OutageNs, lower)
+	}
+	if s.DualAnswers != 0 || !s.Restored || s.Before != Serv2 || s.After != Serv2 || p.SendErrors() != 0 {
+		t.Errorf("%+v, %d send errors", s, p.SendErrors())
+	}
+	if e, err := l.ARP(p.Target); err != nil || !sameMAC(e.MAC, p.MAC) {
+		t.Errorf("ARP entry %v, %v; want %x", e, err, p.MAC)
+	}
+	if ports, err := l.FDB(Sw2, p.MAC); err != nil || fmt.Sprint(ports) != "[serv2-lan]" {
+		t.Errorf("sw2 learned the MAC on %v, %v", ports, err)
+	}
+	if ports, err := l.FDB(Sw1, p.MAC); err != nil || fmt.Sprint(ports) != "[trunk]" {
+		t.Errorf("sw1 learned the MAC on %v, %v", ports, err)
+	}
+}
+
+func TestTheJudgeSeesWhoUsesAMAC(t *testing.T) {
+	l := newLab(t)
+	must(t, l.Judge(true))
+	for _, use := range []struct{ node, nic string }{{Serv1, "eth0"}, {Serv2, "eth2"}, {Serv1, "eth0"}, {Client, "eth0"}} {
+		must(t, l.Do(use.node, func() error {
+			link, err := netlink.LinkByName(use.nic)
+			if err != nil {
+				return err
+			}
+			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			f := echoFrame([6]byte{255, 255, 255, 255, 255, 255}, Identities[0].MAC[:], Identities[0].Addr, Identities[0].Addr)
+			return unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index})
+		}))
+	}
+	trail, err := l.JudgeTrail()
+	must(t, err)
+	var who []string
+	for _, r := range trail {
+		who = append(who, fmt.Sprintf("%s:%d:%d", r.Port.Name(), r.Identity, r.Kind))
+	}
+	if got := strings.Join(who, " "); got != "serv1-lan:0:3 serv2-spare:0:3 serv1-lan:0:3" {
+		t.Errorf("trail: %s", got)
+	}
+	if n := Overlap(trail, 0); n != 1 {
+		t.Errorf("%d frames of a relieved node, want 1", n)
+	}
+	seen, err := l.Sightings(0)
+	must(t, err)
+	if len(seen) != 2 || seen[0].Count != 2 || seen[1].Count != 1 || seen[0].LastNs < seen[1].LastNs || seen[0].FirstNs > seen[1].FirstNs {
+		t.Errorf("sightings: %+v", seen)
+	}
+}
