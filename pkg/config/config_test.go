@@ -1,0 +1,264 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "rewrite testdata/config/bad/*.err")
+
+const testdata = "../../testdata/config"
+
+// secretLine is what the tests' secret files hold.
+var secretLine = strings.Repeat("0123456789abcdef", 4)
+
+func options() Options {
+	return Options{Hostname: "serv1", ReadFile: func(name string) ([]byte, error) {
+		if filepath.Base(name) != "secret" {
+			return nil, fs.ErrNotExist
+		}
+		return []byte(secretLine + "\n"), nil
+	}}
+}
+
+func files(t testing.TB, kind string) []string {
+	names, err := filepath.Glob(filepath.Join(testdata, kind, "*.yaml"))
+	if err != nil || len(names) == 0 {
+		t.Fatalf("no %s configurations in %s: %v", kind, testdata, err)
+	}
+	return names
+}
+
+func readFile(t testing.TB, name string) []byte {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func good(t *testing.T, name string) *Config {
+	t.Helper()
+	c, err := Load(filepath.Join(testdata, "good", name), options())
+	if err != nil {
+		t.Fatalf("good configuration refused:\n%v", err)
+	}
+	return c
+}
+
+func TestGoodConfigurationsAreTaken(t *testing.T) {
+	for _, name := range files(t, "good") {
+		t.Run(filepath.Base(name), func(t *testing.T) { good(t, filepath.Base(name)) })
+	}
+}
+
+// located is the form of every message: place, what is wrong, what to write.
+var located = regexp.MustCompile(`^[^:\n]+:\d+:\d+: .+; .+`)
+
+func TestBadConfigurationsAreRefusedWithTheirGoldenError(t *testing.T) {
+	for _, name := range files(t, "bad") {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			o := options()
+			o.Hostname = "elsewhere"
+			c, err := Parse(filepath.Base(name), readFile(t, name), o)
+			if err == nil {
+				t.Fatalf("taken as %+v", c)
+			}
+			if c != nil {
+				t.Errorf("an error, and a configuration too")
+			}
+			var e *Error
+			if !errors.As(err, &e) || !located.MatchString(err.Error()) {
+				t.Errorf("not `path:line:col: what is wrong; what to write`: %v", err)
+			}
+			golden := strings.TrimSuffix(name, ".yaml") + ".err"
+			if *update {
+				if err := os.WriteFile(golden, []byte(err.Error()+"\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff(string(readFile(t, golden)), err.Error()+"\n"); diff != "" {
+				t.Errorf("error differs from %s (-golden +now):\n%s", golden, diff)
+			}
+		})
+	}
+}
+
+func TestEveryGoldenErrorHasItsConfiguration(t *testing.T) {
+	names, _ := filepath.Glob(filepath.Join(testdata, "bad", "*.err"))
+	for _, name := range names {
+		if _, err := os.Stat(strings.TrimSuffix(name, ".err") + ".yaml"); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestTimingsAreDerived(t *testing.T) {
+	const us, ms = time.Microsecond, time.Millisecond
+	for _, tt := range []struct {
+		timing string
+		want   Timing
+	}{
+		{"{}", Timing{"balanced", ms, 5 * ms, 3 * ms, 3, time.Second, 3 * time.Second, true}},
+		{"{profile: fast}", Timing{"fast", 250 * us, ms, 500 * us, 3, time.Second, 3 * time.Second, true}},
+		{"{profile: cautious}", Timing{"cautious", 10 * ms, 100 * ms, 80 * ms, 3, time.Second, 3 * time.Second, true}},
+		{"{probe: 1ms, dead_after: 3ms}", Timing{"custom", ms, 3 * ms, ms, 2, time.Second, 3 * time.Second, true}},
+		{"{probe: 1ms, dead_after: 3500us}", Timing{"custom", ms, 3500 * us, 1500 * us, 2, time.Second, 3 * time.Second, true}},
+		{"{probe: 1s, dead_after: 4s}", Timing{"custom", time.Second, 4 * time.Second, 2 * time.Second, 3, 40 * time.Second, 80 * time.Second, true}},
+		{"{supervisor_lease: 5s, solo_without_supervisor: close}", Timing{"balanced", ms, 5 * ms, 3 * ms, 3, 5 * time.Second, 10 * time.Second, false}},
+		{"{profile: balanced, probe: 1000us, boot_hold: 100ms}", Timing{"balanced", ms, 5 * ms, 3 * ms, 3, time.Second, 100 * ms, true}},
+	} {
+		t.Run(tt.timing, func(t *testing.T) {
+			src := string(readFile(t, filepath.Join(testdata, "good", "least.yaml"))) + "timing: " + tt.timing + "\n"
+			c, err := Parse("t.yaml", []byte(src), options())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, c.Timing); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestTheContractsExampleMeansWhatItSays(t *testing.T) {
+	c := good(t, "contract.yaml")
+	if c.Self != 0 || c.Peer() != 1 || c.Nodes[c.Self].Name != "serv1" {
+		t.Errorf("self %d, peer %d", c.Self, c.Peer())
+	}
+	if got := fmt.Sprint(c.Identities[0].Addresses); got != "[192.0.2.21/24 2001:db8::21/64 192.0.2.96-192.0.2.159/24]" {
+		t.Errorf("addresses %s", got)
+	}
+	if got := c.Identities[0].Count(); got != 66 {
+		t.Errorf("%d addresses, want 66", got)
+	}
+	if c.Identities[1].Name != "mail" || c.Identities[1].Home != 1 {
+		t.Errorf("second identity %+v", c.Identities[1])
+	}
+	want := Service{
+		Name: "samba", Start: "systemctl start smbd", Stop: "systemctl stop smbd", Check: "smbclient -N -L 127.0.0.1",
+		Every: 2 * time.Second, Rise: 2, Fall: 3,
+		Timeout: ServiceTimeout{20 * time.Second, 20 * time.Second, 5 * time.Second},
+		Restart: ServiceRestart{3, time.Minute}, After: []string{"dns"},
+	}
+	if diff := cmp.Diff(want, c.Services[2]); diff != "" {
+		t.Errorf("samba -want +got:\n%s", diff)
+	}
+	if s := c.Services[0]; s.Name != "dns" || !s.Concurrent || s.Start != "systemctl start named\nrndc reload\n" {
+		t.Errorf("dns %+v", s)
+	}
+}
+
+func TestTheNodeIsFoundByOverrideFileAndHostname(t *testing.T) {
+	src := readFile(t, filepath.Join(testdata, "good", "least.yaml"))
+	for _, tt := range []struct {
+		line, node, host string
+		want             int
+	}{
+		{"", "", "serv2", 1},
+		{"", "", "serv2.example.net", 1},
+		{"node: auto\n", "", "serv1", 0},
+		{"node: serv2\n", "", "serv1", 1},
+		{"node: serv2\n", "serv1", "serv2", 0},
+		{"node: serv1\n", "auto", "serv2", 1},
+		{"", "serv3", "serv1", -1},
+		{"", "", "", -1},
+	} {
+		o := options()
+		o.Node, o.Hostname = tt.node, tt.host
+		c, err := Parse("t.yaml", append([]byte(tt.line), src...), o)
+		switch {
+		case tt.want < 0 && err == nil:
+			t.Errorf("%+v: taken as %d", tt, c.Self)
+		case tt.want >= 0 && (err != nil || c.Self != tt.want):
+			t.Errorf("%+v: %v", tt, err)
+		}
+	}
+}
+
+func TestTheDigestCoversWhatBothNodesMustAgreeOn(t *testing.T) {
+	src := string(readFile(t, filepath.Join(testdata, "good", "contract.yaml")))
+	parse := func(src string, node string) uint32 {
+		o := options()
+		o.Node = node
+		c, err := Parse("t.yaml", []byte(src), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Digest
+	}
+	base := parse(src, "serv1")
+	for _, same := range [][2]string{{"lj64 ", "lj64  "}, {"on-event", "other"}, {":9640", ":9641"}, {"1s", "1000ms"}} {
+		if parse(strings.Replace(src, same[0], same[1], 1), "serv2") != base {
+			t.Errorf("%q → %q changed the digest", same[0], same[1])
+		}
+	}
+	for _, other := range [][2]string{{"lj64", "lj65"}, {".22/24", ".23/24"}, {"supervisor_lease: 1s", "supervisor_lease: 2s"}, {"eth2", "eth3"}, {"rise: 2", "rise: 1"}} {
+		if parse(strings.Replace(src, other[0], other[1], 1), "serv1") == base {
+			t.Errorf("%q → %q kept the digest", other[0], other[1])
+		}
+	}
+}
+
+func TestAutomaticMACsAreLocalUnicastAndStable(t *testing.T) {
+	a, b := autoMAC("lj64", "files"), autoMAC("lj64", "mail")
+	if a == b || a == autoMAC("lj65", "files") || a != autoMAC("lj64", "files") {
+		t.Errorf("%x %x", a, b)
+	}
+	if a[0]&3 != 2 || b[0]&3 != 2 {
+		t.Errorf("%x or %x is not locally administered unicast", a, b)
+	}
+}
+
+func TestDeepAndLargeFilesAreRefusedInTime(t *testing.T) {
+	for _, unit := range []string{"[", "{", "- ", "a: ", "? ", "{a: ", "&a ", "*a ", "!a ", "\"", "'", "| ", "a: [\n", "\n", "\t", "a", "#", "---\n", "a: b\n", "- a\n", "a:\n ", "[]"} {
+		src := strings.Repeat(unit, maxFile/len(unit))
+		start := time.Now()
+		if _, err := Parse("deep.yaml", []byte(src), options()); err == nil {
+			t.Errorf("%d × %q taken", maxFile/len(unit), unit)
+		}
+		if d := time.Since(start); d > 10*time.Second {
+			t.Errorf("%q took %s", unit, d)
+		} else if d > time.Second/2 {
+			t.Logf("%q took %s", unit, d)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, kind := range []string{"good", "bad"} {
+		for _, name := range files(f, kind) {
+			f.Add(readFile(f, name))
+		}
+	}
+	f.Fuzz(func(t *testing.T, src []byte) {
+		c, err := Parse("fuzz.yaml", src, options())
+		switch {
+		case err == nil && c == nil:
+			t.Fatal("neither a configuration nor an error")
+		case err == nil:
+			for _, id := range c.Identities {
+				for _, r := range id.Addresses {
+					r.Prefixes()
+				}
+			}
+			if c.Timing.DeadAfter < 3*c.Timing.Probe || c.Timing.SuspectAfter < c.Timing.Probe || c.Timing.ConfirmProbes < 2 {
+				t.Fatalf("timings out of relation: %+v", c.Timing)
+			}
+		case !located.MatchString(err.Error()):
+			t.Fatalf("error without its place or remedy: %v", err)
+		}
+	})
+}

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package config
+
+import (
+	"time"
+
+	"github.com/goccy/go-yaml/ast"
+)
+
+// rawFile is the file as written, with positions and without meaning.
+type rawFile struct {
+	cluster, secretFile, node value[string]
+	timing                    rawTiming
+	arbiter                   rawArbiter
+	nodes                     []rawNode
+	nodesAt                   pos
+	identities                []rawIdentity
+	identitiesAt              pos
+	services                  []rawService
+	hookEvents                value[string]
+	metricsListen             value[string]
+}
+
+type rawTiming struct {
+	at                                          pos
+	profile, solo                               value[string]
+	probe, deadAfter, supervisorLease, bootHold value[time.Duration]
+}
+
+type rawArbiter struct {
+	at    pos
+	set   bool
+	none  value[bool]
+	reach list
+}
+
+type rawNode struct {
+	name                  value[string]
+	lan, crossover, spare value[string]
+	lanAddr, crossAddr    value[string]
+}
+
+type rawIdentity struct {
+	name                         value[string]
+	home, mac, staging, failback value[string]
+	failbackAfter                value[time.Duration]
+	addresses, services          list
+}
+
+type rawService struct {
+	name                                  value[string]
+	start, stop, check                    value[string]
+	run                                   value[string]
+	every                                 value[time.Duration]
+	rise, fall                            value[int]
+	startTimeout, stopTimeout, checkLimit value[time.Duration]
+	times                                 value[int]
+	within                                value[time.Duration]
+	after                                 list
+}
+
+// file reads the whole document: the shape of the contract, key by key.
+func (d decoder) file(n ast.Node) *rawFile {
+	r := &rawFile{}
+	d.object(n, "the configuration",
+		d.name("cluster", &r.cluster, "lj64"),
+		d.text("secret_file", &r.secretFile, "/etc/xdpha/secret"),
+		d.name("node", &r.node, "auto"),
+		d.timing(&r.timing),
+		d.arbiter(&r.arbiter),
+		field{"nodes", func(kv *ast.MappingValueNode) {
+			r.nodesAt = at(kv)
+			d.named(kv.Value, "nodes", func(name value[string], kv *ast.MappingValueNode) {
+				r.nodes = append(r.nodes, d.node(name, kv.Value))
+			})
+		}},
+		field{"identities", func(kv *ast.MappingValueNode) {
+			r.identitiesAt = at(kv)
+			d.named(kv.Value, "identities", func(name value[string], kv *ast.MappingValueNode) {
+				r.identities = append(r.identities, d.identity(name, kv.Value))
+			})
+		}},
+		field{"services", func(kv *ast.MappingValueNode) {
+			d.named(kv.Value, "services", func(name value[string], kv *ast.MappingValueNode) {
+				r.services = append(r.services, d.service(name, kv.Value))
+			})
+		}},
+		d.later("mirrors", "remove it and copy the data by other means"),
+		d.inside("hooks", d.text("events", &r.hookEvents, "/etc/xdpha/on-event")),
+		d.inside("metrics", d.text("listen", &r.metricsListen, "127.0.0.1:9640")),
+	)
+	return r
+}
+
+func (d decoder) timing(t *rawTiming) field {
+	return field{"timing", func(kv *ast.MappingValueNode) {
+		t.at = at(kv)
+		d.object(kv.Value, "timing",
+			d.choice("profile", &t.profile, "balanced", "cautious", "fast", profileCustom),
+			d.duration("probe", &t.probe, minProbe, maxProbe, "1ms"),
+			d.duration("dead_after", &t.deadAfter, minDeadProbes*minProbe, maxDeadAfter, "5ms"),
+			d.duration("supervisor_lease", &t.supervisorLease, minLease, maxLease, "1s"),
+			d.duration("boot_hold", &t.bootHold, minBootHold, maxBootHold, "3s"),
+			d.choice("solo_without_supervisor", &t.solo, "keep", "close"),
+		)
+	}}
+}
+
+func (d decoder) arbiter(a *rawArbiter) field {
+	const remedy = "write reach: [HOST, …] or none: true"
+	return field{"arbiter", func(kv *ast.MappingValueNode) {
+		a.at, a.set = at(kv), true
+		d.object(kv.Value, "arbiter",
+			d.texts("reach", &a.reach, "192.0.2.1, 192.0.2.53"),
+			d.boolean("none", &a.none),
+			d.later("fence", remedy),
+			d.later("etcd", remedy),
+		)
+	}}
+}
+
+func (d decoder) node(name value[string], n ast.Node) rawNode {
+	r := rawNode{name: name}
+	d.object(n, "a node",
+		d.text("lan", &r.lan, "eth0"),
+		d.text("crossover", &r.crossover, "eth1"),
+		d.text("spare", &r.spare, "eth2"),
+		d.inside("addresses",
+			d.text("lan", &r.lanAddr, "192.0.2.11/24"),
+			d.text("crossover", &r.crossAddr, "192.168.111.1/24"),
+		),
+	)
+	return r
+}
+
+func (d decoder) identity(name value[string], n ast.Node) rawIdentity {
+	r := rawIdentity{name: name}
+	d.object(n, "an identity",
+		d.name("home", &r.home, "serv1"),
+		d.text("mac", &r.mac, "auto"),
+		d.texts("addresses", &r.addresses, "192.0.2.21/24"),
+		d.choice("staging", &r.staging, "on-takeover", "ahead"),
+		d.texts("services", &r.services, "samba"),
+		d.later("mirror", "remove it and copy the data by other means"),
+		d.choice("failback", &r.failback, "manual", "never", "auto"),
+		d.duration("failback_after", &r.failbackAfter, 0, 24*time.Hour, "1m"),
+	)
+	return r
+}
+
+func (d decoder) service(name value[string], n ast.Node) rawService {
+	const viaExec = "write exec: {start: COMMAND, stop: COMMAND, check: COMMAND}"
+	const viaCheck = "write the test as a command in exec: {check: COMMAND}"
+	r := rawService{name: name}
+	d.object(n, "a service",
+		d.inside("exec",
+			d.text("start", &r.start, "systemctl start smbd"),
+			d.text("stop", &r.stop, "systemctl stop smbd"),
+			d.text("check", &r.check, "systemctl is-active smbd"),
+		),
+		d.later("systemd", viaExec),
+		d.later("ocf", viaExec),
+		d.choice("run", &r.run, "exclusive", "concurrent"),
+		d.inside("check",
+			d.duration("every", &r.every, 100*time.Millisecond, time.Hour, "2s"),
+			d.integer("rise", &r.rise, 1, 100),
+			d.integer("fall", &r.fall, 1, 100),
+			d.later("tcp", viaCheck),
+			d.later("http", viaCheck),
+			d.later("process", viaCheck),
+		),
+		d.inside("timeout",
+			d.duration("start", &r.startTimeout, minTimeout, maxTimeout, "20s"),
+			d.duration("stop", &r.stopTimeout, minTimeout, maxTimeout, "20s"),
+			d.duration("check", &r.checkLimit, minTimeout, maxTimeout, "5s"),
+		),
+		d.inside("restart",
+			d.integer("times", &r.times, 0, 100),
+			d.duration("within", &r.within, time.Second, 24*time.Hour, "1m"),
+		),
+		d.texts("after", &r.after, "database"),
+	)
+	return r
+}
