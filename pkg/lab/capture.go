@@ -48,10 +48,11 @@ type Capture struct {
 	f    *os.File
 	done chan struct{}
 
-	mu     sync.Mutex
-	frames []Frame
-	more   chan struct{} // closed and replaced at every frame
-	err    error
+	mu      sync.Mutex
+	frames  []Frame
+	more    chan struct{} // closed and replaced at every frame
+	err     error
+	stopped bool
 }
 
 // Capture listens on an interface of a namespace, in both directions.
@@ -108,11 +109,11 @@ func (c *Capture) read(conn syscall.RawConn) {
 			continue
 		}
 		if err != nil {
-			if !errors.Is(err, os.ErrClosed) {
-				c.mu.Lock()
+			c.mu.Lock()
+			if !c.stopped { // closing the file under a reader is how it ends
 				c.err = err
-				c.mu.Unlock()
 			}
+			c.mu.Unlock()
 			return
 		}
 		f := ParseFrame(append([]byte(nil), buf[:n]...))
@@ -137,6 +138,9 @@ func (c *Capture) Frames() ([]Frame, <-chan struct{}) {
 
 // Stop ends the capture and returns all of it.
 func (c *Capture) Stop() ([]Frame, error) {
+	c.mu.Lock()
+	c.stopped = true
+	c.mu.Unlock()
 	err := c.f.Close()
 	<-c.done
 	if errors.Is(err, os.ErrClosed) {
