@@ -3,12 +3,15 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -99,8 +102,32 @@ func killGroup(pgid int, exited <-chan error) {
 			}
 			return
 		}
-		if exited == nil && errors.Is(syscall.Kill(-pgid, 0), syscall.ESRCH) {
+		if exited == nil && !groupLives(pgid) {
 			return
 		}
 	}
+}
+
+// groupLives reports whether a process of the group still runs. One that has
+// ended and waits for a slow init to reap it does not count.
+func groupLives(pgid int) bool {
+	if errors.Is(syscall.Kill(-pgid, 0), syscall.ESRCH) {
+		return false
+	}
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil || len(stats) == 0 {
+		return true // no /proc to ask
+	}
+	for _, name := range stats {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue // gone meanwhile
+		}
+		// proc_pid_stat(5): pid (comm) state ppid pgrp; comm may hold anything.
+		f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
+		if len(f) > 2 && f[2] == strconv.Itoa(pgid) && f[0] != "Z" && f[0] != "X" {
+			return true
+		}
+	}
+	return false
 }
