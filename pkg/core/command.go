@@ -16,8 +16,10 @@ type command struct {
 	saving   bool         // standby, freeze: waits for the disk
 	waiting  map[int]bool // identities that it waits for
 	asking   map[int]bool // those of them that the peer is asked for with Want
+	begun    map[int]bool // those of them that the peer has begun to hand over
 	force    bool
-	deadline int64 // for what was asked of the peer
+	asked    int64
+	deadline int64
 	errs     []string
 }
 
@@ -44,8 +46,8 @@ func (c *command) resolve(id *identity, err string) {
 func (m *Machine) newCommand(op uint64, kind cmdKind) *command {
 	l := m.cfg.Limits
 	c := &command{
-		op: op, kind: kind, waiting: map[int]bool{}, asking: map[int]bool{},
-		deadline: m.now + l.Stage + l.Service + l.Release,
+		op: op, kind: kind, waiting: map[int]bool{}, asking: map[int]bool{}, begun: map[int]bool{},
+		asked: m.now, deadline: m.now + l.Stage + l.Service + l.Release,
 	}
 	m.commands = append(m.commands, c)
 	return c
@@ -225,7 +227,7 @@ func (m *Machine) cmdLeave(e CmdLeave) {
 		return
 	}
 	c := m.newCommand(e.Op, cmdLeave)
-	m.leaving = true
+	m.leaving, m.keep = true, m.durable.Frozen
 	m.notify(KindLeaving, nil, "%s leaves", m.cfg.Nodes[m.cfg.Self])
 	for _, other := range m.commands {
 		clear(other.asking)
@@ -233,7 +235,7 @@ func (m *Machine) cmdLeave(e CmdLeave) {
 	for _, id := range m.ids {
 		switch {
 		case !id.word.Has(Owner):
-		case m.durable.Frozen:
+		case m.keep:
 			c.errs = append(c.errs, id.cfg.Name+": kept, this node is frozen")
 		default:
 			m.handOver(c, id, "this node leaves")
@@ -248,9 +250,15 @@ func (m *Machine) driveCommands() {
 			if !c.asking[id.index] {
 				continue
 			}
+			intent := id.peer.Has(Owner | Yield)
+			c.begun[id.index] = c.begun[id.index] || intent
 			switch {
 			case id.word.Has(Owner):
 				c.resolve(id, "")
+			case id.peer.Has(Owner) && !intent && c.begun[id.index]:
+				c.resolve(id, m.peerName()+" began to hand it over and took that back: see its events")
+			case !c.begun[id.index] && m.now >= c.asked+m.cfg.Limits.Stage:
+				c.resolve(id, m.peerName()+" did not begin to hand it over in time")
 			case m.durable.Frozen || m.durable.Standby:
 				c.resolve(id, "this node may no longer take it")
 			case m.now >= c.deadline:
@@ -280,7 +288,7 @@ func (m *Machine) driveCommands() {
 
 // abandons reports that this node leaves and could not hand the identity over.
 func (m *Machine) abandons(id *identity) bool {
-	return m.leaving && !m.durable.Frozen && id.ho.phase == hoNone
+	return m.leaving && !m.keep && id.ho.phase == hoNone
 }
 
 func (m *Machine) reply(c *command) { m.emit(Reply{Op: c.op, Err: strings.Join(c.errs, "; ")}) }
@@ -315,7 +323,7 @@ func (m *Machine) quiet(c *command) bool {
 		return false
 	}
 	for _, id := range m.ids {
-		if m.durable.Frozen && id.word.Has(Owner) {
+		if m.keep && id.word.Has(Owner) {
 			continue
 		}
 		if id.word.Has(Owner) || id.swap.op != 0 || id.word&(Ready|Want) != 0 || id.addr.state != actOff || id.svc.state != actOff {

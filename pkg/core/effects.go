@@ -170,7 +170,7 @@ func (m *Machine) serviceResult(id *identity, err string) {
 	}
 	if !starting && id.ho.phase == hoStopping {
 		if id.ho.force {
-			id.svc.state = actOff // ordered: go on without them
+			id.ho.unclean = true // ordered: go on; stopping is tried again
 			return
 		}
 		id.ho = m.endHandover(id, "services did not stop: "+err)
@@ -181,7 +181,7 @@ func (m *Machine) serviceResult(id *identity, err string) {
 const startFailed = "(start)"
 
 // wantConcurrent: a frozen node leaves its services alone.
-func (m *Machine) wantConcurrent() bool { return !m.leaving || m.durable.Frozen }
+func (m *Machine) wantConcurrent() bool { return !m.leaving || m.keep }
 
 func (m *Machine) concurrentOps() effect {
 	if len(m.cfg.Concurrent) == 0 {

@@ -15,6 +15,7 @@ type handover struct {
 	gen      uint64
 	cause    string
 	force    bool
+	unclean  bool // forced although a service did not stop
 	deadline int64
 	commands []*command
 }
@@ -99,7 +100,7 @@ func (m *Machine) driveHandover(id *identity) {
 		switch {
 		case !staged:
 			id.ho = m.endHandover(id, m.peerName()+" is no longer prepared")
-		case id.svc.state == actOff:
+		case id.svc.state == actOff || ho.unclean:
 			ho.phase, ho.deadline = hoReleasing, m.now+m.cfg.Limits.Stage
 		case m.now >= ho.deadline:
 			id.ho = m.endHandover(id, "services did not stop in time")
@@ -112,7 +113,7 @@ func (m *Machine) driveHandover(id *identity) {
 }
 
 func (m *Machine) handoverBroken(id *identity) string {
-	if m.durable.Frozen {
+	if m.durable.Frozen && !m.leaving {
 		return "this node was frozen"
 	}
 	return m.peerCannot(id)

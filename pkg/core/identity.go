@@ -43,7 +43,7 @@ type identity struct {
 // swapOp is a compare-and-swap in flight.
 type swapOp struct {
 	op       uint64
-	new      Word
+	old, new Word
 	deadline int64
 }
 

@@ -18,6 +18,7 @@ type Machine struct {
 	seen    bool // at least one Observed
 	left    bool
 	leaving bool
+	keep    bool // leaving frozen: everything stays as it is
 
 	obs       Observed // the last one
 	nics      [2]nicWatch
@@ -141,7 +142,7 @@ func (m *Machine) observed(o Observed) {
 			continue
 		}
 		id.peer = o.PeerWords[i]
-		if o.At == 0 || o.At >= id.swappedAt {
+		if o.At == 0 || o.At > id.swappedAt {
 			id.stale = false
 			m.follow(id, o.Local[i])
 		}
@@ -166,7 +167,9 @@ func (m *Machine) swapped(e Swapped) {
 		id.stale = true
 		return
 	}
-	m.follow(id, done.new)
+	if id.word == done.old { // else a reading has shown it already, and perhaps more
+		m.follow(id, done.new)
+	}
 	if done.new == MakeWord(Yield, done.new.Gen()) {
 		m.emit(Pulse{}) // the peer's kernel waits for just this
 	}

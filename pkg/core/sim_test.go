@@ -227,12 +227,14 @@ func (n *simNode) act(a Action) {
 	case RemoveAddresses:
 		n.result(a.Op, 0.05, s.rnd(1, 10), func() { n.addrs[a.Identity] = false })
 	case StartServices:
+		s.logf("serv%d start services %d", n.self+1, a.Identity)
 		n.svc[a.Identity] = 1
 		if !s.lossy && !s.lapses && n.other().svc[a.Identity] != 0 {
 			s.fail("services of %d run on both nodes", a.Identity)
 		}
 		n.result(a.Op, 0.05, s.rnd(5, 60), nil)
 	case StopServices:
+		s.logf("serv%d stop services %d", n.self+1, a.Identity)
 		n.result(a.Op, 0.05, s.rnd(5, 60), func() { n.svc[a.Identity] = 0 })
 	case StartConcurrent:
 		n.result(a.Op, 0, 5, nil)
@@ -434,7 +436,7 @@ func (s *sim) trouble() {
 	}
 	switch k := s.r.IntN(20); {
 	case k < 5:
-		cmd(CmdMove{s.cmdOp, id, s.r.IntN(3) - 1, s.r.IntN(4) == 0})
+		cmd(CmdMove{s.cmdOp, id, s.r.IntN(3) - 1, s.lapses && s.r.IntN(4) == 0})
 	case k == 5:
 		cmd(CmdGiveback{s.cmdOp})
 	case k < 8:

@@ -22,7 +22,7 @@ func (m *Machine) driveWord(id *identity) {
 	if want.Has(Owner) && !id.word.Has(Owner) {
 		id.lastClaim = want
 	}
-	id.swap = swapOp{op: m.op(), new: want, deadline: m.now + m.cfg.Limits.Swap}
+	id.swap = swapOp{op: m.op(), old: id.word, new: want, deadline: m.now + m.cfg.Limits.Swap}
 	m.emit(Swap{Op: id.swap.op, Identity: id.index, Old: id.word, New: want})
 }
 
@@ -56,8 +56,8 @@ func (m *Machine) releasedWord(id *identity) Word {
 		if m.promise(id, g+2) {
 			return MakeWord(Ready|Want, g+1)
 		}
-	case m.overdue(id):
-		return m.burn(id)
+	case m.overdue(id), m.up() && id.ho.phase == hoNone && id.peer.Gen() == g && !id.peer.Has(Ready):
+		return m.burn(id) // at once if the peer is not armed: it will not take it
 	}
 	return id.word
 }
@@ -97,6 +97,9 @@ func (m *Machine) standbyWord(id *identity) Word {
 	}
 	if g < id.bootGen && !m.leaving && !m.peerOwns(id) {
 		return m.raise(id, mayArm)
+	}
+	if m.up() && id.peer.Gen() > g {
+		return w // the kernel is about to adopt it
 	}
 	if m.mayClaim(id) {
 		if m.promise(id, g+1) {

@@ -1,0 +1,414 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "rewrite the golden transcripts")
+
+// A transcript is prose that runs: lines that start at the margin are the
+// configuration, events and comments; the machine's actions follow, indented, and
+// are what -update rewrites.
+//
+//	node serv1 serv2 self=serv1
+//	identity files home=serv1 samba failback=auto after=5s staging=ahead
+//	saved files=6 standby
+//	start
+//	+100ms see peer=up files=ready@5/owner@5   only what changes; own/peer word
+//	ok|fail persist|swap|add|remove|start|stop IDENTITY
+//	tick, cmd move files 1, link crossover down, service files samba failed
+func TestTranscripts(t *testing.T) {
+	files, err := filepath.Glob("../../testdata/transcripts/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("find transcripts: %v, %d found", err, len(files))
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
+			in, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := newTranscript(t).run(string(in))
+			if *update {
+				if err := os.WriteFile(f, []byte(out), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if out != string(in) {
+				t.Errorf("%s differs; got:\n%s", f, out)
+			}
+		})
+	}
+}
+
+type transcript struct {
+	t       *testing.T
+	line    string
+	out     strings.Builder
+	cfg     Config
+	saved   Saved
+	m       *Machine
+	now     time.Duration
+	obs     Observed
+	pending map[string]Action // by "verb identity"
+	cmd     uint64
+}
+
+func newTranscript(t *testing.T) *transcript {
+	ok := LanView{Lan: NIC{Present: true, Carrier: true}, Spare: NIC{Present: true, Carrier: true}}
+	return &transcript{
+		t: t, saved: Saved{}.clone(), now: time.Second, pending: map[string]Action{},
+		obs: Observed{PeerSupervisorOK: true, MyLan: ok, PeerLan: ok},
+	}
+}
+
+func (x *transcript) run(in string) string {
+	out := &x.out
+	for line := range strings.Lines(in) {
+		line = strings.TrimRight(line, "\n")
+		if strings.HasPrefix(line, "\t") {
+			continue
+		}
+		out.WriteString(line + "\n")
+		x.line = line
+		if f := strings.Fields(line); len(f) > 0 && f[0] != "#" {
+			for _, a := range x.do(f) {
+				out.WriteString("\t" + x.describe(a) + "\n")
+			}
+		}
+	}
+	return out.String()
+}
+
+func (x *transcript) fail(what string) {
+	x.t.Helper()
+	x.t.Fatalf("transcript line %q: %s; so far:\n%s", x.line, what, x.out.String())
+}
+
+func (x *transcript) do(f []string) []Action {
+	if strings.HasPrefix(f[0], "+") {
+		d, err := time.ParseDuration(f[0][1:])
+		if err != nil {
+			x.fail(err.Error())
+		}
+		x.now += d
+		f = f[1:]
+	}
+	switch f[0] {
+	case "node":
+		x.cfg.Nodes = [2]string{f[1], f[2]}
+		x.cfg.Self = x.node(strings.TrimPrefix(f[3], "self="))
+	case "identity":
+		x.identity(f[1:])
+	case "concurrent":
+		x.cfg.Concurrent = f[1:]
+	case "saved":
+		x.save(f[1:])
+	case "start":
+		x.m = New(x.cfg, x.saved)
+		return x.step(Started{})
+	case "see":
+		return x.step(x.see(f[1:]))
+	case "tick":
+		return x.step(Tick{})
+	case "ok", "fail":
+		return x.answer(f[0] == "ok", strings.Join(f[1:], " "))
+	case "link":
+		return x.step(LinkChanged{Link: f[1], Up: f[2] == "up"})
+	case "service":
+		return x.step(ServiceState{Identity: x.id(f[1]), Service: f[2], Healthy: f[3] == "healthy", Err: "exit status 1"})
+	case "cmd":
+		return x.step(x.command(f[1:]))
+	default:
+		x.fail("unknown event")
+	}
+	return nil
+}
+
+func (x *transcript) step(ev Event) []Action {
+	out := x.m.Step(int64(x.now), ev)
+	for _, a := range out {
+		verb, id := verbOf(a)
+		if verb == "" {
+			continue
+		}
+		if id >= 0 {
+			verb += " " + x.cfg.Identities[id].Name
+		}
+		x.pending[verb] = a
+	}
+	return out
+}
+
+func verbOf(a Action) (string, int) {
+	switch a := a.(type) {
+	case Persist:
+		return "persist", -1
+	case StartConcurrent:
+		return "start concurrent", -1
+	case StopConcurrent:
+		return "stop concurrent", -1
+	case Swap:
+		return "swap", a.Identity
+	case AddAddresses:
+		return "add", a.Identity
+	case RemoveAddresses:
+		return "remove", a.Identity
+	case StartServices:
+		return "start", a.Identity
+	case StopServices:
+		return "stop", a.Identity
+	}
+	return "", -1
+}
+
+func (x *transcript) answer(ok bool, what string) []Action {
+	a, found := x.pending[what]
+	if !found {
+		x.fail("nothing such is in flight")
+	}
+	delete(x.pending, what)
+	op := uint64(0)
+	switch a := a.(type) {
+	case Swap:
+		if ok {
+			x.obs.Local[a.Identity] = a.New
+		}
+		return x.step(Swapped{Op: a.Op, Identity: a.Identity, OK: ok, Current: x.obs.Local[a.Identity]})
+	case Persist:
+		op = a.Op
+	case StartConcurrent:
+		op = a.Op
+	case StopConcurrent:
+		op = a.Op
+	case AddAddresses:
+		op = a.Op
+	case RemoveAddresses:
+		op = a.Op
+	case StartServices:
+		op = a.Op
+	case StopServices:
+		op = a.Op
+	}
+	if ok {
+		return x.step(Done{Op: op})
+	}
+	return x.step(Failed{Op: op, Err: "it did not work"})
+}
+
+func (x *transcript) node(name string) int {
+	i := slices.Index(x.cfg.Nodes[:], name)
+	if i < 0 {
+		x.fail("no such node: " + name)
+	}
+	return i
+}
+
+func (x *transcript) id(name string) int {
+	i := slices.IndexFunc(x.cfg.Identities, func(c IdentityConfig) bool { return c.Name == name })
+	if i < 0 {
+		x.fail("no such identity: " + name)
+	}
+	return i
+}
+
+func (x *transcript) identity(f []string) {
+	c := IdentityConfig{Name: f[0], Failback: "manual"}
+	for _, a := range f[1:] {
+		k, v, isOption := strings.Cut(a, "=")
+		switch {
+		case !isOption:
+			c.Exclusive = append(c.Exclusive, a)
+		case k == "home":
+			c.Home = x.node(v)
+		case k == "failback":
+			c.Failback = v
+		case k == "after":
+			d, err := time.ParseDuration(v)
+			if err != nil {
+				x.fail(err.Error())
+			}
+			c.FailbackAfter = int64(d)
+		case k == "staging":
+			c.StagingAhead = v == "ahead"
+		default:
+			x.fail("unknown option")
+		}
+	}
+	x.cfg.Identities = append(x.cfg.Identities, c)
+	x.obs.Local = append(x.obs.Local, 0)
+	x.obs.PeerWords = append(x.obs.PeerWords, 0)
+}
+
+func (x *transcript) save(f []string) {
+	for _, a := range f {
+		switch k, v, _ := strings.Cut(a, "="); k {
+		case "standby":
+			x.saved.Standby = true
+		case "frozen":
+			x.saved.Frozen = true
+		default:
+			x.saved.Generations[k] = x.number(v)
+		}
+	}
+}
+
+func (x *transcript) number(s string) uint64 {
+	n, err := strconv.ParseUint(s, 10, 56)
+	if err != nil {
+		x.fail(err.Error())
+	}
+	return n
+}
+
+var wordFlags = map[string]Word{"owner": Owner, "yield": Yield, "ready": Ready, "want": Want, "staged": Staged, "plain": 0}
+
+func (x *transcript) word(s string) Word {
+	flags, gen, _ := strings.Cut(s, "@")
+	var w Word
+	for f := range strings.SplitSeq(flags, "|") {
+		b, ok := wordFlags[f]
+		if !ok {
+			x.fail("no such flag: " + f)
+		}
+		w |= b
+	}
+	return MakeWord(w, x.number(gen))
+}
+
+// see changes what was seen last.
+func (x *transcript) see(f []string) Observed {
+	o := &x.obs
+	for _, a := range f {
+		k, v, _ := strings.Cut(a, "=")
+		yes := v == "yes" || v == "on"
+		switch k {
+		case "peer":
+			o.Peer = PeerState(slices.Index(peerStateNames[:], v))
+		case "boot":
+			o.PeerBoot = x.number(v)
+		case "supervisor":
+			o.PeerSupervisorOK = yes
+		case "peer-standby":
+			o.PeerStandby = yes
+		case "peer-frozen":
+			o.PeerFrozen = yes
+		case "isolated":
+			o.Isolated = yes
+		case "lan":
+			x.nic(&o.MyLan.Lan, v)
+		case "spare":
+			x.nic(&o.MyLan.Spare, v)
+		case "peer-lan":
+			x.nic(&o.PeerLan.Lan, v)
+		case "peer-spare":
+			x.nic(&o.PeerLan.Spare, v)
+		default:
+			mine, theirs, both := strings.Cut(v, "/")
+			i := x.id(k)
+			if mine != "" {
+				o.Local[i] = x.word(mine)
+			}
+			if both {
+				o.PeerWords[i] = x.word(theirs)
+			}
+		}
+	}
+	c := *o
+	c.Local, c.PeerWords = slices.Clone(o.Local), slices.Clone(o.PeerWords)
+	return c
+}
+
+// nic takes up, down, none or reached/majority.
+func (x *transcript) nic(n *NIC, v string) {
+	reach, majority, counted := strings.Cut(v, "/")
+	switch {
+	case counted:
+		*n = NIC{Present: true, Carrier: true, Reach: int(x.number(reach)), Majority: int(x.number(majority))}
+	default:
+		*n = NIC{Present: v != "none", Carrier: v == "up"}
+	}
+}
+
+func (x *transcript) command(f []string) Event {
+	x.cmd++
+	on := len(f) > 1 && f[1] == "on"
+	switch f[0] {
+	case "move":
+		to := -1
+		if len(f) > 2 && f[2] != "force" {
+			to = x.node(f[2])
+		}
+		return CmdMove{Op: x.cmd, Identity: x.id(f[1]), To: to, Force: f[len(f)-1] == "force"}
+	case "giveback":
+		return CmdGiveback{Op: x.cmd}
+	case "standby":
+		return CmdStandby{Op: x.cmd, On: on}
+	case "freeze":
+		return CmdFreeze{Op: x.cmd, On: on}
+	case "leave":
+		return CmdLeave{Op: x.cmd}
+	}
+	x.fail("no such command")
+	return nil
+}
+
+func (x *transcript) describe(a Action) string {
+	name := func(i int) string {
+		if i < 0 {
+			return "node"
+		}
+		return x.cfg.Identities[i].Name
+	}
+	switch a := a.(type) {
+	case Persist:
+		s := "persist"
+		for _, c := range x.cfg.Identities {
+			if g, ok := a.Saved.Generations[c.Name]; ok {
+				s += fmt.Sprintf(" %s=%d", c.Name, g)
+			}
+		}
+		if a.Saved.Standby {
+			s += " standby"
+		}
+		if a.Saved.Frozen {
+			s += " frozen"
+		}
+		return s
+	case Swap:
+		return fmt.Sprintf("swap %s: %v -> %v", name(a.Identity), a.Old, a.New)
+	case StartServices:
+		return fmt.Sprintf("start %s, generation %d", name(a.Identity), a.Generation)
+	case Announce:
+		return fmt.Sprintf("announce %s, generation %d", name(a.Identity), a.Generation)
+	case Pulse:
+		return "pulse"
+	case SetFlags:
+		return fmt.Sprintf("flags standby=%s frozen=%s", onOff(a.Standby), onOff(a.Frozen))
+	case Notify:
+		return fmt.Sprintf("notify %s (%s): %s", a.Kind, name(a.Identity), a.Text)
+	case Reply:
+		if a.Err == "" {
+			return fmt.Sprintf("reply %d: done", a.Op)
+		}
+		return fmt.Sprintf("reply %d: not done: %s", a.Op, a.Err)
+	case Left:
+		return "left"
+	}
+	verb, id := verbOf(a)
+	if id >= 0 {
+		verb += " " + name(id)
+	}
+	return verb
+}
