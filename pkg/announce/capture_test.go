@@ -46,6 +46,7 @@ func cable(t *testing.T) *packet.Conn {
 	macvlan := &netlink.Macvlan{LinkAttrs: m, Mode: netlink.MACVLAN_MODE_PRIVATE}
 	must(t, netlink.LinkAdd(macvlan))
 	must(t, netlink.LinkSetUp(macvlan))
+	awaitUp(t, "eth0", "far", "xd-files")
 	ifi, err := net.InterfaceByName("far")
 	must(t, err)
 	conn, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, nil)
@@ -53,6 +54,33 @@ func cable(t *testing.T) *packet.Conn {
 	t.Cleanup(func() { conn.Close() })
 	must(t, conn.SetReadDeadline(time.Now().Add(20*time.Second)))
 	return conn
+}
+
+// awaitUp waits for the links' queues: until a work queue has seen the carrier, the kernel drops what is sent.
+func awaitUp(t *testing.T, names ...string) {
+	t.Helper()
+	changed, done := make(chan netlink.LinkUpdate, 64), make(chan struct{})
+	must(t, netlink.LinkSubscribe(changed, done))
+	defer func() {
+		close(done)
+		for range changed {
+		}
+	}()
+	late := time.After(10 * time.Second)
+	for _, name := range names {
+		for {
+			link, err := netlink.LinkByName(name)
+			must(t, err)
+			if link.Attrs().OperState == netlink.OperUp {
+				break
+			}
+			select {
+			case <-changed:
+			case <-late:
+				t.Fatalf("%s did not come up", name)
+			}
+		}
+	}
 }
 
 func must(t *testing.T, err error) {
@@ -139,6 +167,7 @@ func TestFirstOpensItsSocketAnewWhenTheDeviceWasMadeAnew(t *testing.T) {
 	macvlan := &netlink.Macvlan{LinkAttrs: m, Mode: netlink.MACVLAN_MODE_PRIVATE}
 	must(t, netlink.LinkAdd(macvlan))
 	must(t, netlink.LinkSetUp(macvlan))
+	awaitUp(t, "xd-files")
 	addr := netip.MustParseAddr("192.0.2.21")
 	must(t, a.First(Target{Identity: "files", IfName: "xd-files", MAC: virtual, Addrs: []netip.Addr{addr}}))
 	checkARP(t, next(t, conn), addr, arp.OperationRequest, 0)

@@ -15,7 +15,7 @@
 // gate on their way out like all others, so a late one does no harm.
 //
 // mdlayher/arp builds the packets, but its Client is not used: both Dial and
-// New refuse an interface without an IPv4 address, which the device is until its addresses have
+// New refuse an interface without an IPv4 address, and the device has none until its addresses have
 // been added, and Dial leaves its socket open then. The socket is mdlayher/packet's,
 // opened ahead with protocol 0, so that it receives nothing.
 package announce

@@ -17,14 +17,22 @@ import (
 // detection, neither with a prefix route. One that is there already is a success. All are
 // tried; the error names those that failed.
 func (h *Host) AddAddresses(name string) error {
-	id, link, err := h.preparedLink(name)
-	if err != nil {
-		return fmt.Errorf("add addresses of identity %s: %w", name, err)
+	h.mu.Lock()
+	p, known := h.identities[name]
+	h.mu.Unlock()
+	if !known {
+		return fmt.Errorf("add addresses of identity %s: %w", name, ErrNotPrepared)
 	}
+	// By the index that Prepare found, without a look at the device: this is on
+	// the way of a takeover, and looking costs as much as several addresses.
 	var errs []error
-	for _, a := range addresses(id.Addresses) {
-		if err := h.nl.AddrAdd(link, hostAddr(a)); err != nil && !errors.Is(err, unix.EEXIST) {
-			errs = append(errs, fmt.Errorf("add %s to %s: %w", a, link.Attrs().Name, err))
+	for _, a := range addresses(p.Addresses) {
+		err := h.nl.AddrAdd(p.link, hostAddr(a))
+		if errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("add addresses of identity %s: device %s is gone: %w", name, p.link.Attrs().Name, ErrNotPrepared)
+		}
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			errs = append(errs, fmt.Errorf("add %s to %s: %w", a, p.link.Attrs().Name, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -44,6 +52,10 @@ func (h *Host) RemoveAddresses(name string) error {
 	if err != nil {
 		return err
 	}
+	return h.deleteAddrs(link, list)
+}
+
+func (h *Host) deleteAddrs(link netlink.Link, list []netlink.Addr) error {
 	var errs []error
 	for _, a := range list {
 		err := h.nl.AddrDel(link, &a)
@@ -114,7 +126,7 @@ func (h *Host) verifyPaths(id Identity, link netlink.Link) error {
 
 func (h *Host) preparedLink(name string) (Identity, netlink.Link, error) {
 	h.mu.Lock()
-	id, known := h.identities[name]
+	p, known := h.identities[name]
 	h.mu.Unlock()
 	if !known {
 		return Identity{}, nil, ErrNotPrepared
@@ -123,10 +135,10 @@ func (h *Host) preparedLink(name string) (Identity, netlink.Link, error) {
 	if err != nil {
 		return Identity{}, nil, err
 	}
-	if link == nil {
-		return Identity{}, nil, fmt.Errorf("device %s is gone: %w", DeviceName(name), ErrNotPrepared)
+	if link == nil || link.Attrs().Index != p.link.Attrs().Index {
+		return Identity{}, nil, fmt.Errorf("device %s is gone or was made anew: %w", DeviceName(name), ErrNotPrepared)
 	}
-	return id, link, nil
+	return p.Identity, link, nil
 }
 
 func (h *Host) addrs(link netlink.Link) ([]netlink.Addr, error) {

@@ -154,7 +154,7 @@ func (h *Host) EnsureTickPair(name string) (a, b int, err error) {
 		if err := h.markDevice(end); err != nil {
 			return 0, 0, err
 		}
-		if err := h.setSysctls(end.Attrs().Name, quiet(false)); err != nil {
+		if err := h.setSysctls(end.Attrs().Name, false); err != nil {
 			return 0, 0, err
 		}
 	}

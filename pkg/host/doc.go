@@ -10,10 +10,10 @@
 // leftovers by the same marks, adopts them ([Host.Prepare]) or clears them away
 // ([Host.RemoveAll]).
 //
-// It must not know who owns an identity, or why: it is told. The gate in the
-// carrier NIC's XDP ingress and tc egress should be in place before Prepare: an
-// IPv6 stack announces its multicast groups (MLD, from the virtual MAC) when
-// a device comes up, and only the gate keeps a standby quiet then.
+// It must not know who owns an identity, or why: it is told. Prepare sends
+// nothing. Adding an IPv6 address makes the kernel report its multicast group
+// (MLD, from the virtual MAC): a standby that keeps addresses ahead is silent only
+// behind the gate in the carrier NIC's tc egress.
 //
 // A Host works in the network namespace of the thread that called [New]: its
 // sockets stay there. Sysctls and subscriptions are reached through the calling

@@ -54,7 +54,7 @@ type Host struct {
 	proc  string // where sysctls are
 
 	mu         sync.Mutex
-	identities map[string]Identity // prepared by this process
+	identities map[string]prepared // by this process
 	devices    map[string]string   // device name -> identity, to see two names cut to one
 }
 
@@ -89,7 +89,7 @@ func New(log *slog.Logger, mark string) (*Host, error) {
 	}
 	return &Host{
 		log: log, mark: mark, nl: handle, rules: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}, ctl: ctl, ns: ns, proc: "/proc/sys/net",
-		identities: make(map[string]Identity), devices: make(map[string]string),
+		identities: make(map[string]prepared), devices: make(map[string]string),
 	}, nil
 }
 

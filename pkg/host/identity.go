@@ -25,6 +25,12 @@ type Identity struct {
 	Priority  int // its rules take Priority, Priority+1 and Priority+2
 }
 
+// prepared is an identity and its device, as Prepare left them.
+type prepared struct {
+	Identity
+	link netlink.Link
+}
+
 func (id Identity) hasIPv6() bool {
 	return slices.ContainsFunc(id.Addresses, func(r config.AddressRange) bool { return r.First.Is6() })
 }
@@ -57,7 +63,8 @@ func (id Identity) check() error {
 
 // Prepare puts the identity's device, rules and routes in place, without its
 // addresses. It may be repeated: it repairs what is missing, follows the lan
-// NIC's routes, and adopts what a killed process left, addresses included.
+// NIC's routes and a changed configuration (addresses no longer in it leave the
+// device), and adopts what a killed process left, addresses included.
 func (h *Host) Prepare(id Identity) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -86,7 +93,7 @@ func (h *Host) prepare(id Identity) error {
 	if err != nil {
 		return err
 	}
-	if err := h.setSysctls(dev, quiet(id.hasIPv6())); err != nil {
+	if err := h.setSysctls(dev, id.hasIPv6()); err != nil {
 		return err
 	}
 	if err := h.up(link); err != nil {
@@ -100,8 +107,44 @@ func (h *Host) prepare(id Identity) error {
 	if err := h.ensureRules(id); err != nil {
 		return err
 	}
-	h.identities[id.Name], h.devices[dev] = id, id.Name
+	if err := h.dropOutdated(id, link); err != nil {
+		return err
+	}
+	h.identities[id.Name], h.devices[dev] = prepared{id, link}, id.Name
 	return nil
+}
+
+// dropOutdated removes what an earlier configuration put on the identity's
+// device: addresses, and rules and routes in another table.
+func (h *Host) dropOutdated(id Identity, link netlink.Link) error {
+	list, err := h.addrs(link)
+	if err != nil {
+		return err
+	}
+	want := addresses(id.Addresses)
+	list = slices.DeleteFunc(list, func(a netlink.Addr) bool {
+		return slices.Contains(want, prefixOf(a.IPNet, a.IP.To4() == nil).Addr())
+	})
+	if err := h.deleteAddrs(link, list); err != nil {
+		return err
+	}
+	tables, err := h.tablesOf(link)
+	if err != nil {
+		return err
+	}
+	delete(tables, id.Table)
+	if len(tables) == 0 {
+		return nil
+	}
+	if err := h.removeRules(func(r netlink.Rule) bool { return tables[r.Table] }); err != nil {
+		return err
+	}
+	for table := range tables {
+		if err := h.deleteSurplusRoutes(table, nil); err != nil {
+			return err
+		}
+	}
+	return h.ensureRules(id) // the rule into main may have been common to both
 }
 
 // Remove takes an identity off the host, with its addresses. It needs no
@@ -113,8 +156,8 @@ func (h *Host) Remove(name string) error {
 	if err == nil && link != nil {
 		err = h.removeDevice(link)
 	}
-	if id, known := h.identities[name]; err == nil && known {
-		err = h.removeRules(func(r netlink.Rule) bool { return r.Table == id.Table })
+	if p, known := h.identities[name]; err == nil && known {
+		err = h.removeRules(func(r netlink.Rule) bool { return r.Table == p.Table })
 	}
 	if err != nil {
 		return fmt.Errorf("remove identity %s: %w", name, err)
@@ -143,11 +186,10 @@ func (h *Host) RemoveAll(mark string, keep ...string) error {
 		}
 		if err := h.removeDevice(link); err != nil {
 			errs = append(errs, err)
+			continue
 		}
-	}
-	if len(keep) == 0 {
-		clear(h.identities)
-		clear(h.devices)
+		delete(h.identities, h.devices[link.Attrs().Name])
+		delete(h.devices, link.Attrs().Name)
 	}
 	// A rule whose routes went with a device that somebody else removed.
 	if err := h.removeOrphanRules(); err != nil {
@@ -161,15 +203,9 @@ func (h *Host) RemoveAll(mark string, keep ...string) error {
 
 // removeDevice removes one of our own devices and first the rules that lead to it.
 func (h *Host) removeDevice(link netlink.Link) error {
-	routes, err := h.routesIn(unix.RT_TABLE_UNSPEC)
+	tables, err := h.tablesOf(link)
 	if err != nil {
 		return err
-	}
-	tables := make(map[int]bool)
-	for _, r := range routes {
-		if r.LinkIndex == link.Attrs().Index && r.Protocol == Protocol {
-			tables[r.Table] = true
-		}
 	}
 	if err := h.removeRules(func(r netlink.Rule) bool { return tables[r.Table] }); err != nil {
 		return err
@@ -180,4 +216,19 @@ func (h *Host) removeDevice(link netlink.Link) error {
 		return fmt.Errorf("remove device %s: %w", link.Attrs().Name, err)
 	}
 	return nil
+}
+
+// tablesOf are the tables that hold routes of ours through a device.
+func (h *Host) tablesOf(link netlink.Link) (map[int]bool, error) {
+	routes, err := h.routesIn(unix.RT_TABLE_UNSPEC)
+	if err != nil {
+		return nil, err
+	}
+	tables := make(map[int]bool)
+	for _, r := range routes {
+		if r.LinkIndex == link.Attrs().Index && r.Protocol == Protocol {
+			tables[r.Table] = true
+		}
+	}
+	return tables, nil
 }

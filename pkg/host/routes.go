@@ -5,7 +5,6 @@ package host
 import (
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 
@@ -286,7 +285,7 @@ func (h *Host) ensureRoutes(id Identity, link netlink.Link) error {
 			continue
 		}
 		if err := h.nl.RouteReplace(&r); err != nil {
-			return fmt.Errorf("add route to %s via %s in table %d: %w", r.Dst, gateway(r), id.Table, err)
+			return fmt.Errorf("add route to %s via %s in table %d: %w", r.Dst, r.Gw, id.Table, err)
 		}
 	}
 	return h.deleteSurplusRoutes(id.Table, want)
@@ -299,14 +298,12 @@ func (h *Host) deleteSurplusRoutes(table int, want []netlink.Route) error {
 		return err
 	}
 	for _, r := range have {
-		if slices.ContainsFunc(want, func(w netlink.Route) bool { return routeKeyOf(w) == routeKeyOf(r) }) {
+		if r.Protocol != Protocol || slices.ContainsFunc(want, func(w netlink.Route) bool { return routeKeyOf(w) == routeKeyOf(r) }) {
 			continue
 		}
 		if err := h.nl.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
-			return fmt.Errorf("remove route to %s via %s from table %d: %w", r.Dst, gateway(r), table, err)
+			return fmt.Errorf("remove route to %s via %s from table %d: %w", r.Dst, r.Gw, table, err)
 		}
 	}
 	return nil
 }
-
-func gateway(r netlink.Route) net.IP { return r.Gw }

@@ -15,6 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/xdpha/xdpha/pkg/config"
 )
 
 // watch runs Watch in the node's namespace; its events come on the channel.
@@ -186,6 +188,44 @@ func TestPrepareFollowsTheLansRoutes(t *testing.T) {
 	if len(gateways) != 1 || gateways[0] != "192.0.2.101" {
 		t.Errorf("the default routes go via %v, want 192.0.2.101 alone", gateways)
 	}
+}
+
+func TestPrepareFollowsAChangedConfiguration(t *testing.T) {
+	s := newScene(t)
+	changed := files()
+	changed.Table, changed.Addresses = testTable+1, []config.AddressRange{span("192.0.2.23", "192.0.2.25", 24)}
+	must(t, s.host.Prepare(changed))
+	must(t, s.host.AddAddresses("files"))
+	fresh := withoutIndex(t, picture(t))
+	must(t, s.host.Remove("files"))
+
+	must(t, s.host.Prepare(files()))
+	must(t, s.host.AddAddresses("files"))
+	must(t, s.host.Prepare(changed))
+	must(t, s.host.AddAddresses("files"))
+	if d := changes(fresh, withoutIndex(t, picture(t))); d != "" {
+		t.Errorf("changed from another configuration, the host is not as if prepared afresh: %s", d)
+	}
+	must(t, s.host.Remove("files"))
+}
+
+// withoutIndex is a picture in which xd-files is known by its name alone.
+func withoutIndex(t *testing.T, p map[string]string) map[string]string {
+	t.Helper()
+	link, err := netlink.LinkByName("xd-files")
+	must(t, err)
+	index := fmt.Sprint(link.Attrs().Index)
+	q := make(map[string]string, len(p))
+	for key, value := range p {
+		switch {
+		case key == "link xd-files":
+			continue
+		case strings.HasPrefix(key, "addr "):
+			value = strings.Replace(value, index+" ", "xd-files ", 1)
+		}
+		q[strings.Replace(key, "Ifindex: "+index+" ", "Ifindex: xd-files ", 1)] = value
+	}
+	return q
 }
 
 func TestAnotherMACOrCarrierMakesTheDeviceAnew(t *testing.T) {
