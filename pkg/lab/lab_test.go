@@ -258,6 +258,16 @@ func TestEverybodyReachesTheNodesAndTheTTLTellsWho(t *testing.T) {
 // arp sends an ARP request out of a NIC, which needs no answer and no address.
 func arp(t *testing.T, l *Lab, node, nic string) {
 	t.Helper()
+	link, err := l.space(node).nl.LinkByName(nic)
+	must(t, err)
+	f := append([]byte{255, 255, 255, 255, 255, 255}, link.Attrs().HardwareAddr...)
+	f = append(f, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+	send(t, l, node, nic, append(append(f, link.Attrs().HardwareAddr...), make([]byte, 4+6+4+18)...))
+}
+
+// send puts a frame on the wire as it is.
+func send(t *testing.T, l *Lab, node, nic string, frame []byte) {
+	t.Helper()
 	must(t, l.Do(node, func() error {
 		link, err := netlink.LinkByName(nic)
 		if err != nil {
@@ -268,10 +278,7 @@ func arp(t *testing.T, l *Lab, node, nic string) {
 			return err
 		}
 		defer unix.Close(fd)
-		f := append([]byte{255, 255, 255, 255, 255, 255}, link.Attrs().HardwareAddr...)
-		f = append(f, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
-		f = append(append(f, link.Attrs().HardwareAddr...), make([]byte, 4+6+4+18)...)
-		err = unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index})
+		err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index})
 		if errors.Is(err, unix.ENOBUFS) {
 			return nil // what a switch is told of a frame that its cut port drops
 		}
@@ -432,19 +439,8 @@ func TestTheJudgeSeesWhoUsesAMAC(t *testing.T) {
 	l := newLab(t)
 	must(t, l.Judge(true))
 	for _, use := range []struct{ node, nic string }{{Serv1, "eth0"}, {Serv2, "eth2"}, {Serv1, "eth0"}, {Client, "eth0"}} {
-		must(t, l.Do(use.node, func() error {
-			link, err := netlink.LinkByName(use.nic)
-			if err != nil {
-				return err
-			}
-			fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-			if err != nil {
-				return err
-			}
-			defer unix.Close(fd)
-			f := echoFrame([6]byte{255, 255, 255, 255, 255, 255}, Identities[0].MAC[:], Identities[0].Addr, Identities[0].Addr)
-			return unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Ifindex: link.Attrs().Index})
-		}))
+		vip := Identities[0]
+		send(t, l, use.node, use.nic, echoFrame([6]byte{255, 255, 255, 255, 255, 255}, vip.MAC[:], vip.Addr, vip.Addr))
 	}
 	trail, err := l.JudgeTrail()
 	must(t, err)
@@ -462,5 +458,61 @@ func TestTheJudgeSeesWhoUsesAMAC(t *testing.T) {
 	must(t, err)
 	if len(seen) != 2 || seen[0].Count != 2 || seen[1].Count != 1 || seen[0].LastNs < seen[1].LastNs || seen[0].FirstNs > seen[1].FirstNs {
 		t.Errorf("sightings: %+v", seen)
+	}
+}
+
+func TestANodeTransmitsFromNativeXDP(t *testing.T) {
+	l := newLab(t)
+	must(t, l.Do(Serv1, func() error {
+		link, err := netlink.LinkByName("eth1")
+		if err != nil {
+			return err
+		}
+		return l.Cables().AttachReflect(link.Attrs().Index)
+	}))
+	c, err := l.Capture(Serv2, "eth1")
+	must(t, err)
+	far, err := FindPort(Serv1, Crossover)
+	must(t, err)
+	near, err := FindPort(Serv2, Crossover)
+	must(t, err)
+	there, here := [6]byte(nicMAC(far)), [6]byte(nicMAC(near))
+	send(t, l, Serv2, "eth1", echoFrame(there, here[:], Identities[0].Addr, Identities[0].Addr))
+	deadline := time.After(5 * time.Second)
+	for back := false; !back; {
+		frames, more := c.Frames()
+		for _, f := range frames {
+			back = back || f.IPv4 != nil && !f.Outgoing && sameMAC(f.Src, there) && sameMAC(f.Dst, here)
+		}
+		if back {
+			break
+		}
+		select {
+		case <-more:
+		case <-deadline:
+			t.Fatalf("nothing came back; seen: %+v", frames)
+		}
+	}
+	_, err = c.Stop()
+	must(t, err)
+}
+
+func TestAHandOverIsAskedOfTheHome(t *testing.T) {
+	needRoot(t)
+	var asked []string
+	l, err := New(t.Context(), Options{root: labRoot(t), HandOver: func(_ context.Context, n *Node, identity string) error {
+		asked = append(asked, n.Name+" "+identity)
+		return nil
+	}})
+	must(t, err)
+	defer l.Close()
+	_, err = l.Inject(t.Context(), FaultHandOver, Identities[1])
+	must(t, err)
+	must(t, l.Heal(t.Context(), FaultHandOver, Identities[1]))
+	if fmt.Sprint(asked) != "[serv2 mail serv1 mail]" {
+		t.Errorf("asked %v", asked)
+	}
+	if _, err := ParseFault("flood"); err == nil {
+		t.Error("an unknown fault was accepted")
 	}
 }
