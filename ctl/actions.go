@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctl
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/xdpha/xdpha/pkg/control"
+)
+
+// waitFlag bounds the wait for an order to be carried out.
+func waitFlag() cli.Flag {
+	return &cli.DurationFlag{Name: "timeout", Value: time.Minute, Usage: "how long to wait for it to be done"}
+}
+
+// order sends an order and says what was done.
+func order(env Env, c *cli.Context, done string, f func(context.Context, *control.Client) error) error {
+	return withClient(c, func(ctx context.Context, client *control.Client) error {
+		limit := c.Duration("timeout")
+		ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within %s; look at: xdpha status", limit))
+		defer cancel()
+		if err := f(ctx, client); err != nil {
+			if ctx.Err() != nil {
+				err = context.Cause(ctx)
+			}
+			return fmt.Errorf("%s: %w", c.Command.Name, err)
+		}
+		_, err := fmt.Fprintln(env.Stdout, done)
+		return err
+	})
+}
+
+func moveCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name: "move", Usage: "hand an identity over to the other node, as planned", ArgsUsage: "IDENTITY [NODE]",
+		Description: `The new owner prepares first: its addresses are put in place and its services can be started.
+Only then does the owner's kernel release the identity, and the other kernel opens its gate on
+that very frame. Without NODE it goes to the node that does not own it.
+
+   xdpha move files            to the other node
+   xdpha move files serv2      to serv2; if it is there already, nothing happens
+
+A move that cannot be done is refused with the reason (exit status 1), and nothing has changed.`,
+		Flags: []cli.Flag{&cli.BoolFlag{DisableDefaultText: true, Name: "force", Usage: "also to a node whose services are not healthy"}, waitFlag()},
+		Action: func(c *cli.Context) error {
+			if err := needArgs(c, 1, 2); err != nil {
+				return err
+			}
+			id, to := c.Args().Get(0), c.Args().Get(1)
+			done := id + " is moved"
+			if to != "" {
+				done += " to " + to
+			}
+			return order(env, c, done, func(ctx context.Context, cl *control.Client) error {
+				return cl.Move(ctx, id, to, c.Bool("force"))
+			})
+		},
+	}
+}
+
+func givebackCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name: "giveback", Usage: "hand identities back to their home node", ArgsUsage: "[IDENTITY]",
+		Description: `After a takeover an identity stays where it is until it is given back (failback: manual, the
+default), so that a node that has just failed does not take its work again before somebody has
+looked at it.
+
+   xdpha giveback              all identities that are not at home
+   xdpha giveback files        this one`,
+		Flags: []cli.Flag{waitFlag()},
+		Action: func(c *cli.Context) error {
+			if err := needArgs(c, 0, 1); err != nil {
+				return err
+			}
+			id := c.Args().First()
+			done := "all identities are at home"
+			if id != "" {
+				done = id + " is at home"
+			}
+			return order(env, c, done, func(ctx context.Context, cl *control.Client) error { return cl.Giveback(ctx, id) })
+		},
+	}
+}
+
+func standbyCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name: "standby", Usage: "evacuate this node and hold it, for work on it", ArgsUsage: "on|off",
+		Description: `   xdpha standby on            hands all identities to the other node; this one takes none, also
+                               not if the other one dies
+   xdpha standby off           it may take again; what was moved stays there (see: xdpha giveback)
+
+It is remembered across restarts and reboots.`,
+		Flags:  []cli.Flag{waitFlag()},
+		Action: onOff(env, "this node is in standby", "this node is no longer in standby", (*control.Client).Standby),
+	}
+}
+
+func freezeCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name: "freeze", Usage: "stop all automatic action", ArgsUsage: "on|off",
+		Description: `   xdpha freeze on             nothing moves by itself, whatever fails: for work on the network
+   xdpha freeze off            as before
+
+Orders (move, giveback) are still carried out. It is remembered across restarts and reboots.`,
+		Flags:  []cli.Flag{waitFlag()},
+		Action: onOff(env, "frozen: nothing moves by itself", "no longer frozen", (*control.Client).Freeze),
+	}
+}
+
+func onOff(env Env, onText, offText string, f func(*control.Client, context.Context, bool) error) cli.ActionFunc {
+	return func(c *cli.Context) error {
+		if err := needArgs(c, 1, 1); err != nil {
+			return err
+		}
+		on, done := true, onText
+		switch word := c.Args().First(); word {
+		case "on":
+		case "off":
+			on, done = false, offText
+		default:
+			return usagef("%s: %q is neither on nor off", c.Command.Name, word)
+		}
+		return order(env, c, done, func(ctx context.Context, cl *control.Client) error { return f(cl, ctx, on) })
+	}
+}

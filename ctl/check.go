@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctl
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/config"
+)
+
+func checkCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name: "check", Usage: "configuration and host: what is missing, and what each failure would do",
+		Description: `Reads the configuration, prints the timings that follow from it and what would happen in each
+failure, and then looks at this host: kernel features, capabilities, NICs. It changes nothing.
+
+   xdpha check
+   xdpha check --config ./new.yaml --node serv2      another file, as the other node sees it
+   xdpha check --config-only                         without looking at this host
+   xdpha check --json | jq .warnings
+
+Mistakes in the file are shown with file:line:column, the line, and what to write instead; all
+of them at once. Exit status 2 for those, 1 if the host lacks something, 0 if all is well.`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{DisableDefaultText: true, Name: "config-only", Usage: "do not look at this host"},
+			jsonFlag(),
+		},
+		Action: func(c *cli.Context) error {
+			if err := needArgs(c, 0, 0); err != nil {
+				return err
+			}
+			cfg, err := loadConfig(c)
+			if err != nil {
+				return err
+			}
+			r := newCheckReport(cfg)
+			if !c.Bool("config-only") {
+				r.Host = hostChecks(cfg)
+			}
+			if c.Bool("json") {
+				err = json.NewEncoder(env.Stdout).Encode(r)
+			} else {
+				_, err = io.WriteString(env.Stdout, checkText(r))
+			}
+			if err == nil && !r.good() {
+				err = errBadNews
+			}
+			return err
+		},
+	}
+}
+
+// checkReport is what `xdpha check --json` prints.
+type checkReport struct {
+	Config     string          `json:"config"`
+	Cluster    string          `json:"cluster"`
+	Node       string          `json:"node"`
+	Peer       string          `json:"peer"`
+	Digest     string          `json:"digest"` // both nodes must print the same
+	Timing     checkTiming     `json:"timing"`
+	Identities []checkIdentity `json:"identities"`
+	Failures   []failure       `json:"failures"`
+	Warnings   []string        `json:"warnings"`
+	Host       []hostCheck     `json:"host"`
+}
+
+type checkTiming struct {
+	Profile           string `json:"profile"`
+	ProbeUS           int64  `json:"probe_us"`
+	SuspectAfterUS    int64  `json:"suspect_after_us"`
+	DeadAfterUS       int64  `json:"dead_after_us"`
+	ConfirmProbes     int    `json:"confirm_probes"`
+	SupervisorLeaseUS int64  `json:"supervisor_lease_us"`
+	BootHoldUS        int64  `json:"boot_hold_us"`
+}
+
+type checkIdentity struct {
+	Name      string   `json:"name"`
+	Home      string   `json:"home"`
+	MAC       string   `json:"mac"`
+	Addresses []string `json:"addresses"`
+	Count     int      `json:"count"`
+	Services  []string `json:"services"`
+	Failback  string   `json:"failback"`
+	Carrier   string   `json:"carrier"` // the NIC that carries it on this node
+}
+
+type failure struct {
+	Failure string `json:"failure"`
+	Effect  string `json:"effect"`
+}
+
+type hostCheck struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy,omitempty"` // only if not OK
+}
+
+func (r checkReport) good() bool {
+	for _, h := range r.Host {
+		if !h.OK {
+			return false
+		}
+	}
+	return true
+}
+
+func newCheckReport(cfg *config.Config) checkReport {
+	t := cfg.Timing
+	r := checkReport{
+		Config: cfg.Path, Cluster: cfg.Cluster, Node: cfg.Nodes[cfg.Self].Name, Peer: cfg.Nodes[cfg.Peer()].Name,
+		Digest: fmt.Sprintf("%08x", cfg.Digest),
+		Timing: checkTiming{t.Profile, t.Probe.Microseconds(), t.SuspectAfter.Microseconds(), t.DeadAfter.Microseconds(), t.ConfirmProbes,
+			t.SupervisorLease.Microseconds(), t.BootHold.Microseconds()},
+		Failures: failures(cfg), Warnings: warnings(cfg), Host: []hostCheck{},
+	}
+	for _, id := range cfg.Identities {
+		ci := checkIdentity{
+			Name: id.Name, Home: cfg.Nodes[id.Home].Name, MAC: net.HardwareAddr(id.MAC[:]).String(), Count: id.Count(),
+			Services: append([]string{}, id.Services...), Failback: id.Failback, Carrier: carrier(cfg, cfg.Self, id),
+		}
+		for _, a := range id.Addresses {
+			ci.Addresses = append(ci.Addresses, a.String())
+		}
+		r.Identities = append(r.Identities, ci)
+	}
+	return r
+}
+
+// carrier names the NIC that carries an identity on a node.
+func carrier(cfg *config.Config, node int, id config.Identity) string {
+	n := cfg.Nodes[node]
+	if id.Home == node || n.Spare == "" {
+		return n.Lan
+	}
+	return n.Spare
+}
+
+func hostChecks(cfg *config.Config) []hostCheck {
+	self := cfg.Nodes[cfg.Self]
+	nics := []string{self.Crossover, self.Lan}
+	if self.Spare != "" {
+		nics = append(nics, self.Spare)
+	}
+	out := []hostCheck{}
+	for _, c := range loader.Probe(nics) {
+		h := hostCheck{Name: c.Name, OK: c.OK, Detail: c.Detail}
+		if !c.OK {
+			h.Remedy = c.Remedy
+		}
+		out = append(out, h)
+	}
+	return out
+}
+
+// warnings tells of what is allowed and may surprise.
+func warnings(cfg *config.Config) []string {
+	out := []string{}
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	switch hosts := len(cfg.Arbiter.Reach); {
+	case cfg.Arbiter.None:
+		add("arbiter none: if the nodes are both alive and cannot hear each other, both own everything; list hosts under arbiter: reach")
+	case hosts < 3:
+		add("arbiter reach lists %d: a majority of that is %d, so one silent host may stop a takeover; list three or more that do not fail together", hosts, hosts/2+1)
+	}
+	for _, a := range cfg.Arbiter.Reach {
+		if !cfg.Nodes[cfg.Self].LanAddr.Contains(a) {
+			add("arbiter host %s is outside of %s: it can only be heard through a router", a, cfg.Nodes[cfg.Self].LanAddr.Masked())
+		}
+	}
+	for _, n := range cfg.Nodes {
+		if n.Spare == "" {
+			add("%s has no spare: its lan NIC (%s) carries taken-over identities too, and the switch behind it is a single point of failure", n.Name, n.Lan)
+		}
+	}
+	homes := map[int]bool{}
+	for _, id := range cfg.Identities {
+		homes[id.Home] = true
+	}
+	if len(homes) == 1 && len(cfg.Identities) > 1 {
+		add("all identities are at home on %s: the other node only stands by", cfg.Nodes[cfg.Identities[0].Home].Name)
+	}
+	for _, s := range cfg.Services {
+		if s.Check == "" {
+			add("service %s has no check: it counts as up from its start on, whatever happens to it", s.Name)
+		}
+	}
+	if host, _, err := net.SplitHostPort(cfg.Metrics.Listen); err == nil {
+		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+			add("metrics listen on %s, not only on this host: whoever reaches it can read them", cfg.Metrics.Listen)
+		}
+	}
+	return out
+}
+
+// failures says what each failure would do, as this configuration has it.
+func failures(cfg *config.Config) []failure {
+	t := cfg.Timing
+	out := []failure{}
+	for i, n := range cfg.Nodes {
+		o := cfg.Nodes[1-i]
+		moved := homesAt(cfg, i)
+		lead := fmt.Sprintf("%s hears nothing for %s on any link, %s,", o.Name, t.DeadAfter, arbiterWords(cfg))
+		if len(moved) == 0 {
+			out = append(out, failure{n.Name + " loses power, or its kernel dies", fmt.Sprintf("nothing moves: %s is home to nothing", n.Name)})
+			continue
+		}
+		out = append(out, failure{
+			n.Name + " loses power, or its kernel dies",
+			fmt.Sprintf("%s and takes %s on %s with the same MAC; then it starts %s", lead, strings.Join(moved, ", "), carrierOf(o), servicesOf(cfg, i)),
+		})
+		out = append(out, failure{
+			fmt.Sprintf("the lan NIC %s of %s, its cable or its switch", n.Lan, n.Name),
+			fmt.Sprintf("%s hands %s over to %s (%s), as planned, over a link that is left", n.Name, strings.Join(moved, ", "), o.Name, carrierOf(o)),
+		})
+	}
+	alone := "the gates stay open, because nobody else could serve"
+	if !t.SoloKeep {
+		alone = "the gates close all the same (solo_without_supervisor: close)"
+	}
+	out = append(out,
+		failure{"the daemon of one node is killed, stopped or hangs", fmt.Sprintf("its kernel goes on for supervisor_lease, %s; back by then, nothing has happened; if not, its kernel releases what it owns and the other one takes it. If the other node is dead: %s", t.SupervisorLease, alone)},
+		failure{"the crossover cable", "nothing moves; an event and a metric tell of it"},
+		failure{"all links between the nodes, both nodes alive", partitionWords(cfg)},
+		failure{"a service's check turns bad", "restarted in place as often as its restart window allows, then its identity moves; see the restart of each service"},
+	)
+	return out
+}
+
+func carrierOf(n config.Node) string {
+	if n.Spare != "" {
+		return n.Spare
+	}
+	return n.Lan
+}
+
+func homesAt(cfg *config.Config, node int) []string {
+	var out []string
+	for _, id := range cfg.Identities {
+		if id.Home == node {
+			out = append(out, id.Name)
+		}
+	}
+	return out
+}
+
+func servicesOf(cfg *config.Config, node int) string {
+	var out []string
+	for _, id := range cfg.Identities {
+		if id.Home == node {
+			out = append(out, id.Services...)
+		}
+	}
+	if len(out) == 0 {
+		return "no services: none are listed"
+	}
+	return strings.Join(out, ", ")
+}
+
+func arbiterWords(cfg *config.Config) string {
+	if cfg.Arbiter.None {
+		return "asks nobody (arbiter none)"
+	}
+	n := len(cfg.Arbiter.Reach)
+	return fmt.Sprintf("reaches at least %d of the %d listed hosts", n/2+1, n)
+}
+
+func partitionWords(cfg *config.Config) string {
+	if cfg.Arbiter.None {
+		return "both own everything until a frame passes again; then the higher generation wins (arbiter none)"
+	}
+	n := len(cfg.Arbiter.Reach)
+	return fmt.Sprintf("a node that reaches fewer than %d of the %d listed hosts closes its gates; two owners only if both reach them and not one frame passes between the nodes", n/2+1, n)
+}
+
+// checkText is the report for people.
+func checkText(r checkReport) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: cluster %s, this node is %s, its peer %s; digest %s (the same on both nodes)\n", r.Config, r.Cluster, r.Node, r.Peer, r.Digest)
+	t := r.Timing
+	us := func(v int64) string { return shortNS(float64(v) * 1e3) }
+	fmt.Fprintf(&b, "\ntiming, profile %s\n", t.Profile)
+	table(&b, func(w io.Writer) {
+		fmt.Fprintf(w, "probe\t%s\ton every link\n", us(t.ProbeUS))
+		fmt.Fprintf(w, "suspect after\t%s\tsilence on all links; derived\n", us(t.SuspectAfterUS))
+		fmt.Fprintf(w, "dead after\t%s\tsilence, at least %d own probes unanswered (derived) among it\n", us(t.DeadAfterUS), t.ConfirmProbes)
+		fmt.Fprintf(w, "supervisor lease\t%s\tas long a daemon may be away\n", us(t.SupervisorLeaseUS))
+		fmt.Fprintf(w, "boot hold\t%s\ta peer that is not heard for that long after the start is dead\n", us(t.BootHoldUS))
+	})
+	b.WriteString("\nidentities\n")
+	table(&b, func(w io.Writer) {
+		for _, id := range r.Identities {
+			fmt.Fprintf(w, "%s\thome %s\t%s\ton %s here\tfailback %s\t%s\t%s\n", id.Name, id.Home, id.MAC, id.Carrier, id.Failback, shortList(id.Addresses, 3), servicesWord(id.Services))
+		}
+	})
+	b.WriteString("\nwhat would happen\n")
+	for _, f := range r.Failures {
+		fmt.Fprintf(&b, "  %s\n    → %s\n", f.Failure, f.Effect)
+	}
+	if len(r.Warnings) > 0 {
+		b.WriteString("\nwarnings\n")
+		for _, w := range r.Warnings {
+			fmt.Fprintf(&b, "  ! %s\n", w)
+		}
+	}
+	hostText(&b, r.Host)
+	return b.String()
+}
+
+func servicesWord(s []string) string {
+	if len(s) == 0 {
+		return "no services"
+	}
+	return "services " + strings.Join(s, ", ")
+}
+
+func hostText(b *strings.Builder, checks []hostCheck) {
+	if len(checks) == 0 {
+		return
+	}
+	b.WriteString("\nthis host\n")
+	missing := 0
+	for _, h := range checks {
+		mark := "✓"
+		if !h.OK {
+			mark = "✗"
+			missing++
+		}
+		fmt.Fprintf(b, "  %s %s: %s\n", mark, h.Name, h.Detail)
+		if !h.OK {
+			fmt.Fprintf(b, "      %s\n", h.Remedy)
+		}
+	}
+	if missing > 0 {
+		fmt.Fprintf(b, "\n%d of %d checks failed: xdpha run would not work here\n", missing, len(checks))
+	}
+}

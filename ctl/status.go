@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctl
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/xdpha/xdpha/pkg/control"
+)
+
+func statusCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name: "status", Usage: "what this node knows: peer, links, identities, services, last takeover",
+		Description: `The peer is one of
+   up               its kernel answers and its daemon is well
+   supervisor-lost  its kernel answers, but its daemon does not run: its lease is running out
+   dead             nothing answered, on any link
+   unknown          not heard since this node started
+
+A gate is this node's, per identity: open means that packets pass here.
+
+   xdpha status                the state now; exit status 1 if anything needs attention
+   xdpha status --watch        redrawn every second, until Ctrl-C
+   xdpha status --json | jq '.identities[] | {name, owner, generation}'`,
+		Flags: []cli.Flag{
+			&cli.BoolFlag{DisableDefaultText: true, Name: "watch", Aliases: []string{"w"}, Usage: "redraw until Ctrl-C"},
+			&cli.DurationFlag{Name: "interval", Value: time.Second, Usage: "time between two pictures of --watch"},
+			jsonFlag(),
+		},
+		Action: func(c *cli.Context) error {
+			if err := needArgs(c, 0, 0); err != nil {
+				return err
+			}
+			if c.Duration("interval") <= 0 {
+				return usagef("status: --interval %s is not a time to wait", c.Duration("interval"))
+			}
+			return withClient(c, func(ctx context.Context, cl *control.Client) error {
+				if c.Bool("watch") {
+					return watchStatus(ctx, env, cl, c.Duration("interval"), c.Bool("json"))
+				}
+				s, err := askStatus(ctx, cl)
+				if err == nil {
+					err = printStatus(env.Stdout, s, c.Bool("json"))
+				}
+				if err == nil && len(attention(s)) > 0 {
+					err = errBadNews
+				}
+				return err
+			})
+		},
+	}
+}
+
+func askStatus(ctx context.Context, cl *control.Client) (control.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	return cl.Status(ctx)
+}
+
+func printStatus(w io.Writer, s control.Status, asJSON bool) error {
+	if asJSON {
+		return json.NewEncoder(w).Encode(s)
+	}
+	_, err := io.WriteString(w, statusText(s))
+	return err
+}
+
+// watchStatus redraws until ctx ends. A daemon that is away for a moment, as
+// during an upgrade, is no reason to stop watching.
+func watchStatus(ctx context.Context, env Env, cl *control.Client, every time.Duration, asJSON bool) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		s, err := askStatus(ctx, cl)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if env.Terminal != nil && !asJSON {
+			fmt.Fprint(env.Stdout, "\x1b[H\x1b[2J")
+		}
+		if err == nil {
+			err = printStatus(env.Stdout, s, asJSON)
+			if err != nil {
+				return err
+			}
+		} else {
+			fmt.Fprintf(env.Stderr, "xdpha: %v\n", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// statusText is the status for people.
+func statusText(s control.Status) string {
+	var b strings.Builder
+	statusHead(&b, s)
+	statusPicture(&b, s)
+	statusIdentities(&b, s)
+	statusServices(&b, s)
+	statusArbiter(&b, s.Arbiter)
+	statusTakeover(&b, s)
+	for i, a := range attention(s) {
+		if i == 0 {
+			b.WriteString("\nneeds attention\n")
+		}
+		fmt.Fprintf(&b, "  ! %s\n", a)
+	}
+	return b.String()
+}
+
+func statusHead(b *strings.Builder, s control.Status) {
+	fmt.Fprintf(b, "%s in cluster %s, xdpha %s, %s\n\n", s.Node, s.Cluster, s.Version, s.Time.Format(time.DateTime))
+}
+
+// statusPicture draws the two nodes and the links between them.
+func statusPicture(b *strings.Builder, s control.Status) {
+	left := []string{s.Node, selfWord(s)}
+	right := []string{orDash(s.Peer.Name), peerWord(s.Peer)}
+	var middle []string
+	for _, l := range s.Links {
+		middle = append(middle, linkLine(l))
+	}
+	rows := max(2, len(middle))
+	lw, mw, rw := width(left), width(middle), width(right)
+	edge := func(open, end string) string {
+		return "  " + open + strings.Repeat("─", lw+2) + end + strings.Repeat(" ", mw) + open + strings.Repeat("─", rw+2) + end + "\n"
+	}
+	b.WriteString(edge("┌", "┐"))
+	for i := range rows {
+		m := pad(at(middle, i), mw)
+		l, r := "│", "│"
+		if i < len(middle) {
+			l, r = "├", "┤"
+		}
+		fmt.Fprintf(b, "  │ %s %s%s%s %s │\n", pad(at(left, i), lw), l, m, r, pad(at(right, i), rw))
+	}
+	b.WriteString(edge("└", "┘"))
+}
+
+func linkLine(l control.Link) string {
+	if !l.Up {
+		return fmt.Sprintf("─ ─ ╳ ─ ─ %s (%s): silent for %s ", l.Name, l.Interface, since(l.LastHeardUS))
+	}
+	text := fmt.Sprintf("────────── %s (%s, %s): RTT p50 %s p99 %s max %s, gap ≤ %s ", l.Name, l.Interface, l.Mode,
+		shortNS(l.RTTUS.P50*1e3), shortNS(l.RTTUS.P99*1e3), shortNS(l.RTTUS.Max*1e3), shortNS(float64(l.GapMaxUS)*1e3))
+	return text + "──"
+}
+
+func since(us int64) string {
+	if us < 0 {
+		return "ever"
+	}
+	return shortNS(float64(us) * 1e3)
+}
+
+func selfWord(s control.Status) string {
+	switch {
+	case s.Standby && s.Frozen:
+		return "standby, frozen"
+	case s.Standby:
+		return "standby"
+	case s.Frozen:
+		return "frozen"
+	}
+	return "up (this node)"
+}
+
+func peerWord(p control.Peer) string {
+	switch p.State {
+	case control.PeerUp:
+		return "up, supervisor " + shortNS(float64(p.SupervisorAgeUS)*1e3) + " ago"
+	case control.PeerSupervisorLost:
+		return "kernel answers, supervisor lost for " + shortNS(float64(p.SupervisorAgeUS)*1e3)
+	}
+	return p.State
+}
+
+func statusIdentities(b *strings.Builder, s control.Status) {
+	b.WriteString("\n")
+	table(b, func(w io.Writer) {
+		fmt.Fprintln(w, "identity\thome\towner\tgeneration\tgate here\tready to take\tMAC\taddresses")
+		for _, id := range s.Identities {
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", id.Name, id.Home, orNobody(id.Owner), id.Generation, gateWord(id), readyWord(s, id), id.MAC, shortList(id.Addresses, 3))
+		}
+	})
+}
+
+func gateWord(id control.Identity) string {
+	if id.Reason == "" {
+		return id.Gate
+	}
+	return id.Gate + ": " + id.Reason
+}
+
+func readyWord(s control.Status, id control.Identity) string {
+	switch {
+	case id.Owner == s.Node:
+		return "owns it"
+	case id.Armed:
+		return "yes"
+	}
+	return "no"
+}
+
+func orNobody(s string) string {
+	if s == "" {
+		return "nobody"
+	}
+	return s
+}
+
+func statusServices(b *strings.Builder, s control.Status) {
+	if len(s.Services) > 0 {
+		b.WriteString("\n")
+		table(b, func(w io.Writer) {
+			fmt.Fprintln(w, "service\tstate here\trestarts\t")
+			for _, v := range s.Services {
+				fmt.Fprintf(w, "%s\t%s\t%d\t%s\n", v.Name, v.State, v.Restarts, v.Reason)
+			}
+		})
+	}
+	if len(s.Mirrors) > 0 {
+		b.WriteString("\n")
+		table(b, func(w io.Writer) {
+			fmt.Fprintln(w, "mirror\tdirection\tlag")
+			for _, m := range s.Mirrors {
+				fmt.Fprintf(w, "%s\t%s\t%s\n", m.Name, m.Direction, shortNS(m.LagS*1e9))
+			}
+		})
+	}
+}
+
+func statusArbiter(b *strings.Builder, a control.Arbiter) {
+	fmt.Fprintf(b, "\narbiter %s", a.Kind)
+	if a.Kind == "reach" {
+		fmt.Fprintf(b, ": reaches %d of %d hosts, needs %d", a.Reached, len(a.Hosts), a.Needed)
+		for i, h := range a.Hosts {
+			sep := ", "
+			if i == 0 {
+				sep = " ("
+			}
+			b.WriteString(sep + h.Address)
+			if !h.Reached {
+				b.WriteString(" silent")
+			}
+		}
+		if len(a.Hosts) > 0 {
+			b.WriteString(")")
+		}
+	}
+	b.WriteString("\n")
+}
+
+func statusTakeover(b *strings.Builder, s control.Status) {
+	t := s.LastTakeover
+	if t == nil {
+		b.WriteString("last takeover to this node: none since the daemon started\n")
+		return
+	}
+	fmt.Fprintf(b, "last takeover to this node: %s, generation %d, %s, at %s\n", t.Identity, t.Generation, t.Cause, t.Time.Format(time.DateTime))
+	b.WriteString("  after the last sign of life:")
+	for _, st := range []struct {
+		name string
+		us   int64
+	}{{"detected", t.DetectUS}, {"owned", t.FlipUS}, {"announced", t.AnnounceUS}, {"addresses in place", t.AddressUS}, {"services up", t.ServicesUS}} {
+		if st.us != 0 {
+			fmt.Fprintf(b, "  %s %s", st.name, shortNS(float64(st.us)*1e3))
+		}
+	}
+	b.WriteString("\n")
+}
+
+// attention lists what an administrator should look at; none means healthy.
+func attention(s control.Status) []string {
+	var out []string
+	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
+	if s.Peer.State != control.PeerUp {
+		add("%s is %s: a failure of this node would not be covered", orDash(s.Peer.Name), s.Peer.State)
+	}
+	for _, l := range s.Links {
+		if !l.Up {
+			add("link %s (%s) is down", l.Name, l.Interface)
+		}
+	}
+	for _, id := range s.Identities {
+		switch {
+		case id.Owner == "":
+			add("nobody owns %s", id.Name)
+		case id.Owner == s.Node && id.Gate != control.GateOpen:
+			add("%s is owned here, but its gate is closed: %s", id.Name, orDash(id.Reason))
+		case id.Owner != s.Node && !id.Armed && s.Peer.State == control.PeerUp && !s.Standby && !s.Frozen:
+			add("this node is not ready to take %s: %s", id.Name, orDash(id.Reason))
+		}
+	}
+	for _, v := range s.Services {
+		if v.State == "failed" || v.State == "failing" {
+			add("service %s is %s: %s", v.Name, v.State, orDash(v.Reason))
+		}
+	}
+	if !s.Arbiter.Satisfied {
+		add("the arbiter would not let this node take or keep anything while %s is silent", orDash(s.Peer.Name))
+	}
+	if s.Standby {
+		add("this node is in standby: it takes nothing (xdpha standby off)")
+	}
+	if s.Frozen {
+		add("frozen: nothing moves by itself (xdpha freeze off)")
+	}
+	return out
+}
