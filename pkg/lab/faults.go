@@ -77,7 +77,7 @@ func (l *Lab) Heal(ctx context.Context, kind Fault, id Identity) error {
 	var err error
 	switch kind {
 	case FaultPower:
-		if err = n.reboot(); err == nil && len(n.args) > 0 {
+		if err = n.reboot(); err == nil && n.started() {
 			err = n.Restart()
 		}
 	case FaultHang:

@@ -497,6 +497,36 @@ func TestANodeTransmitsFromNativeXDP(t *testing.T) {
 	must(t, err)
 }
 
+func TestPowerComesBackWithAFreshKernelAndTheOldDisk(t *testing.T) {
+	l := newLab(t)
+	n := l.Node(Serv1)
+	must(t, l.WriteConfig(Scene{}))
+	must(t, n.StartProgram("/bin/sleep", "3600"))
+	must(t, os.WriteFile(filepath.Join(n.StateDir, "disk"), nil, 0o600))
+	must(t, os.WriteFile(filepath.Join(n.RunDir, "ram"), nil, 0o600))
+	must(t, os.Mkdir(n.PinDir, 0o700))
+	must(t, os.WriteFile(n.serviceFile("filesd"), nil, 0o600))
+	must(t, l.space(Serv1).nl.LinkAdd(&netlink.Bridge{LinkAttrs: upAttrs("left-over")}))
+	_, err := l.Inject(t.Context(), FaultPower, Identities[0])
+	must(t, err)
+	<-n.Gone()
+	must(t, l.Heal(t.Context(), FaultPower, Identities[0]))
+	if links, err := l.space(Serv1).nl.LinkList(); err != nil || len(links) != 4 {
+		t.Errorf("the node has %d interfaces (%v), want lo and three NICs", len(links), err)
+	}
+	if !n.Alive() {
+		t.Error("the daemon was not started again")
+	}
+	for path, want := range map[string]bool{filepath.Join(n.StateDir, "disk"): true, filepath.Join(n.RunDir, "ram"): false, n.PinDir: false} {
+		if _, err := os.Stat(path); (err == nil) != want {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	if n.ServiceRuns("filesd") {
+		t.Error("a service outlived the power cut")
+	}
+}
+
 func TestAHandOverIsAskedOfTheHome(t *testing.T) {
 	needRoot(t)
 	var asked []string

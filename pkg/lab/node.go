@@ -33,7 +33,7 @@ func newNode(l *Lab, name string) (*Node, error) {
 		Name: name, Dir: dir, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"),
 		PinDir: filepath.Join(l.Dir, "bpf", name), Logs: filepath.Join(dir, "log"), lab: l,
 	}
-	for _, d := range []string{n.RunDir, n.StateDir, n.PinDir} {
+	for _, d := range []string{n.RunDir, n.StateDir} { // the pins' directory is the loader's to make
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return nil, fmt.Errorf("make directory of %s: %w", name, err)
 		}
@@ -90,6 +90,12 @@ func (n *Node) Restart() error {
 	return n.StartProgram(args[0], args[1:]...)
 }
 
+func (n *Node) started() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.args) > 0
+}
+
 func (n *Node) alive() bool {
 	if n.cmd == nil {
 		return false
@@ -143,9 +149,12 @@ func (n *Node) Stop(ctx context.Context) (status int, err error) {
 	if err := n.Signal(unix.SIGTERM); err != nil {
 		return 0, err
 	}
+	n.mu.Lock()
+	cmd, gone := n.cmd, n.gone
+	n.mu.Unlock()
 	select {
-	case <-n.Gone():
-		return n.cmd.ProcessState.ExitCode(), nil
+	case <-gone:
+		return cmd.ProcessState.ExitCode(), nil
 	case <-ctx.Done():
 		return 0, fmt.Errorf("await end of %s: %w; its output:\n%s", n.Name, context.Cause(ctx), n.Tail(20))
 	}
@@ -208,7 +217,7 @@ func (n *Node) reboot() error {
 		return err
 	}
 	n.reap()
-	if err := errors.Join(emptyDir(n.PinDir), emptyDir(n.RunDir)); err != nil {
+	if err := errors.Join(os.RemoveAll(n.PinDir), emptyDir(n.RunDir)); err != nil {
 		return fmt.Errorf("reboot %s: %w", n.Name, err)
 	}
 	files, err := filepath.Glob(n.serviceFile("*"))
