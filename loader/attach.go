@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// XDP modes, as status shows them.
+const (
+	ModeNative  = "native"
+	ModeGeneric = "generic"
+)
+
+const linkPinPrefix = "link-"
+
+func isLinkPin(name string) bool { return strings.HasPrefix(name, linkPinPrefix) }
+
+// AttachNIC puts the programs on the NIC of one link: XDP on what comes in, in
+// the driver if it can, and the gate on what goes out.
+func (d *Datapath) AttachNIC(role, index int) error {
+	name := linkPinPrefix + LinkNames[role]
+	mode, err := d.attachXDP(name+"-in", index)
+	if err != nil {
+		return fmt.Errorf("attach XDP to the %s NIC (index %d): %w", LinkNames[role], index, err)
+	}
+	d.modes[role] = mode
+	if err := d.attachTC(name+"-out", index, ebpf.AttachTCXEgress, d.objs.XdphaOut); err != nil {
+		return fmt.Errorf("attach the gate to the %s NIC (index %d): %w", LinkNames[role], index, err)
+	}
+	return nil
+}
+
+// AttachTick puts the pacer's program on the end of the private pair where the
+// frame arrives.
+func (d *Datapath) AttachTick(index int) error {
+	if err := d.attachTC(linkPinPrefix+"tick", index, ebpf.AttachTCXIngress, d.objs.XdphaTick); err != nil {
+		return fmt.Errorf("attach the pacer (index %d): %w", index, err)
+	}
+	return nil
+}
+
+// Mode returns how XDP runs on a link's NIC; empty: it is not attached.
+func (d *Datapath) Mode(role int) string { return d.modes[role] }
+
+func (d *Datapath) attachXDP(name string, index int) (string, error) {
+	switch l, err := d.pinnedLink(name); {
+	case err != nil:
+		return "", err
+	case l != nil:
+		if err := l.Update(d.objs.XdphaIn); err != nil {
+			return "", fmt.Errorf("upgrade link: %w", err)
+		}
+		d.links[name] = l
+		return xdpMode(index)
+	}
+	var native error
+	for _, try := range []struct {
+		flags link.XDPAttachFlags
+		mode  string
+	}{{link.XDPDriverMode, ModeNative}, {link.XDPGenericMode, ModeGeneric}} {
+		l, err := link.AttachXDP(link.XDPOptions{Program: d.objs.XdphaIn, Interface: index, Flags: try.flags})
+		switch {
+		case err == nil:
+			if try.mode == ModeGeneric {
+				d.opts.Log.Warn("the driver cannot run XDP: using generic mode, which is slower", "index", index, "native", native)
+			}
+			d.links[name] = l
+			return try.mode, d.pinLate(name, l)
+		case errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST):
+			return "", fmt.Errorf("another XDP program is on it: %w: see 'ip link show' and 'bpftool net', detach it, or give xdpha another NIC", err)
+		}
+		native = errors.Join(native, err)
+	}
+	return "", fmt.Errorf("neither native nor generic mode: %w", native)
+}
+
+// xdpMode reads how XDP is attached to a NIC.
+func xdpMode(index int) (string, error) {
+	l, err := netlink.LinkByIndex(index)
+	if err != nil {
+		return "", fmt.Errorf("read XDP mode: %w", err)
+	}
+	if x := l.Attrs().Xdp; x != nil && x.AttachMode == 2 { // XDP_ATTACHED_SKB
+		return ModeGeneric, nil
+	}
+	return ModeNative, nil
+}
+
+func (d *Datapath) attachTC(name string, index int, at ebpf.AttachType, prog *ebpf.Program) error {
+	switch l, err := d.pinnedLink(name); {
+	case err != nil:
+		return err
+	case l != nil:
+		d.links[name] = l
+		if err := l.Update(prog); err != nil {
+			return fmt.Errorf("upgrade link: %w", err)
+		}
+		return nil
+	}
+	if !d.opts.NoTCX {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: at, Anchor: link.Head()})
+		if err == nil {
+			d.links[name] = l
+			return d.pinLate(name, l)
+		}
+		if !errors.Is(err, ebpf.ErrNotSupported) && !errors.Is(err, unix.EINVAL) {
+			return err
+		}
+	}
+	c := &clsact{index: index, ingress: at == ebpf.AttachTCXIngress, name: "xdpha-" + name}
+	if err := c.replace(prog); err != nil {
+		return err
+	}
+	d.egress[name] = c
+	return nil
+}
+
+func (d *Datapath) pinnedLink(name string) (link.Link, error) {
+	if !d.adopted {
+		return nil, nil
+	}
+	l, err := link.LoadPinnedLink(filepath.Join(d.dir, name), nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("take over link %s: %w", name, err)
+	}
+	return l, nil
+}
+
+// pinLate pins a link that an earlier process had not come to; the others are
+// pinned and published together.
+func (d *Datapath) pinLate(name string, l link.Link) error {
+	if !d.adopted {
+		return nil
+	}
+	if err := l.Pin(filepath.Join(d.dir, name)); err != nil {
+		return fmt.Errorf("pin link %s: %w", name, err)
+	}
+	return nil
+}
+
+// clsact is a program attached by the classifier, for kernels before 6.6. It
+// stays when the process ends, as a pinned link does.
+type clsact struct {
+	index   int
+	ingress bool
+	name    string
+}
+
+const (
+	clsactPriority = 1
+	clsactHandle   = 0x7864 // "xd"
+)
+
+func (c *clsact) filter() *netlink.BpfFilter {
+	parent := uint32(netlink.HANDLE_MIN_EGRESS)
+	if c.ingress {
+		parent = netlink.HANDLE_MIN_INGRESS
+	}
+	return &netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{
+			LinkIndex: c.index, Parent: parent, Handle: clsactHandle, Priority: clsactPriority, Protocol: unix.ETH_P_ALL,
+		},
+		Name: c.name, DirectAction: true,
+	}
+}
+
+func (c *clsact) replace(prog *ebpf.Program) error {
+	q := &netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: c.index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}
+	if err := netlink.QdiscAdd(q); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("add clsact qdisc: %w: the kernel needs tcx (Linux 6.6) or CONFIG_NET_SCH_INGRESS", err)
+	}
+	f := c.filter()
+	f.Fd = prog.FD()
+	if err := netlink.FilterReplace(f); err != nil {
+		return fmt.Errorf("add bpf filter: %w: the kernel needs tcx (Linux 6.6) or CONFIG_NET_CLS_BPF", err)
+	}
+	return nil
+}
+
+// remove leaves the qdisc: another program may have come to use it.
+func (c *clsact) remove() error {
+	if err := netlink.FilterDel(c.filter()); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("remove bpf filter %s: %w", c.name, err)
+	}
+	return nil
+}

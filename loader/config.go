@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/xdpha/xdpha/bpf"
+)
+
+// ABI is the version of what kernel and user space share (bpf/abi.h).
+const ABI = 1
+
+// The links, as numbered in bpf/abi.h.
+const (
+	Crossover = iota
+	Lan
+	Spare
+	Links
+)
+
+// LinkNames are the links' names, by number.
+var LinkNames = [Links]string{"crossover", "lan", "spare"}
+
+// Limits of bpf/limits.h.
+const (
+	MaxIdentities = 16
+	MaxReach      = 8
+)
+
+// Config is what the datapath is told before it starts.
+type Config struct {
+	ClusterID, Digest uint32
+	Self              int // 0 or 1
+	Probe             time.Duration
+	SuspectAfter      time.Duration
+	DeadAfter         time.Duration
+	BootHold          time.Duration
+	ConfirmProbes     int
+	SoloKeep          bool
+	Keys              []Key // the signing one first; one or two
+	Links             [Links]LinkConfig
+	OwnAddress        netip.Addr // the node's own IPv4 address on lan
+	Identities        []IdentityConfig
+	Reach             []netip.Addr // empty: no arbiter
+}
+
+// Key is a SipHash key and the byte that names it in frames.
+type Key struct {
+	K0, K1 uint64
+	ID     uint8
+}
+
+// LinkConfig is one NIC towards the peer; Index 0: there is none.
+type LinkConfig struct {
+	Index         int
+	MAC           [6]byte
+	Local, Remote netip.Addr // IPv4
+}
+
+// IdentityConfig is one identity.
+type IdentityConfig struct {
+	Carrier   int // ifindex of the NIC that carries it on this node
+	MAC       [6]byte
+	Addresses []netip.Addr
+}
+
+func be(a netip.Addr) uint32 {
+	if !a.Is4() {
+		return 0
+	}
+	b := a.As4()
+	return binary.NativeEndian.Uint32(b[:])
+}
+
+func b2u(b bool) uint8 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func (c *Config) abi() (v bpf.XdphaXdConfig, err error) {
+	switch {
+	case len(c.Keys) < 1 || len(c.Keys) > len(v.Keys):
+		return v, fmt.Errorf("configure datapath: %d keys, it takes 1 or 2", len(c.Keys))
+	case len(c.Identities) > MaxIdentities:
+		return v, fmt.Errorf("configure datapath: %d identities, it takes %d", len(c.Identities), MaxIdentities)
+	case len(c.Reach) > MaxReach:
+		return v, fmt.Errorf("configure datapath: %d hosts to reach, it takes %d", len(c.Reach), MaxReach)
+	}
+	v.Abi, v.ClusterId, v.Digest = ABI, c.ClusterID, c.Digest
+	v.Self, v.N_identities, v.N_keys = uint8(c.Self), uint8(len(c.Identities)), uint8(len(c.Keys))
+	v.N_reach, v.Arbiter, v.SoloKeep = uint8(len(c.Reach)), b2u(len(c.Reach) > 0), b2u(c.SoloKeep)
+	v.ConfirmProbes, v.OwnBe = uint32(c.ConfirmProbes), be(c.OwnAddress)
+	v.ProbeNs, v.SuspectNs = uint64(c.Probe), uint64(c.SuspectAfter)
+	v.DeadNs, v.HoldNs = uint64(c.DeadAfter), uint64(c.BootHold)
+	for i, k := range c.Keys {
+		v.Keys[i].K0, v.Keys[i].K1, v.Keys[i].Id = k.K0, k.K1, k.ID
+	}
+	for i, l := range c.Links {
+		v.Links[i].Ifindex, v.Links[i].Mac = uint32(l.Index), l.MAC
+		v.Links[i].LocalBe, v.Links[i].RemoteBe = be(l.Local), be(l.Remote)
+	}
+	for i, id := range c.Identities {
+		v.Identities[i].Carrier, v.Identities[i].Mac = uint32(id.Carrier), id.MAC
+	}
+	for i, a := range c.Reach {
+		v.ReachBe[i] = be(a)
+	}
+	return v, nil
+}
+
+// macKey is a MAC as the key of the map macs.
+func macKey(m [6]byte) uint64 {
+	var b [8]byte
+	copy(b[:], m[:])
+	return binary.LittleEndian.Uint64(b[:])
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Check is one thing that the datapath needs of its host.
+type Check struct {
+	Name   string
+	OK     bool
+	Detail string // what was found
+	Remedy string // what to do if it is not OK
+}
+
+// Probe looks for every kernel feature and capability that the datapath needs,
+// and at the named NICs. It changes nothing.
+func Probe(nics []string) []Check {
+	checks := []Check{
+		capability("CAP_BPF", unix.CAP_BPF), capability("CAP_NET_ADMIN", unix.CAP_NET_ADMIN), capability("CAP_NET_RAW", unix.CAP_NET_RAW),
+		feature("XDP programs", features.HaveProgramType(ebpf.XDP), "use Linux 6.1 or later with CONFIG_BPF_SYSCALL"),
+		feature("BPF timers", features.HaveProgramHelper(ebpf.XDP, asm.FnTimerInit), "use Linux 6.1 or later"),
+		feature("boot-time clock in BPF", features.HaveProgramHelper(ebpf.XDP, asm.FnKtimeGetBootNs), "use Linux 6.1 or later"),
+		feature("BPF ring buffer", features.HaveMapType(ebpf.RingBuf), "use Linux 6.1 or later"),
+		feature("BPF system-call programs", features.HaveProgramType(ebpf.Syscall), "use Linux 6.1 or later"),
+		kernelTypes(), jit(),
+	}
+	for _, name := range nics {
+		checks = append(checks, nic(name))
+	}
+	return checks
+}
+
+func feature(name string, err error, remedy string) Check {
+	c := Check{Name: name, OK: err == nil, Detail: "present", Remedy: remedy}
+	if err != nil {
+		c.Detail = err.Error()
+		if errors.Is(err, unix.EPERM) {
+			c.Remedy = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW"
+		}
+	}
+	return c
+}
+
+func capability(name string, bit uint) Check {
+	c := Check{Name: name, Remedy: "run as root, or give the unit AmbientCapabilities=" + name}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		c.Detail = err.Error()
+		return c
+	}
+	c.OK = data[bit/32].Effective&(1<<(bit%32)) != 0
+	c.Detail = "held"
+	if !c.OK {
+		c.Detail = "missing"
+	}
+	return c
+}
+
+func kernelTypes() Check {
+	_, err := btf.LoadKernelSpec()
+	return feature("kernel type information (BTF)", err, "use a kernel with CONFIG_DEBUG_INFO_BTF")
+}
+
+func jit() Check {
+	c := Check{Name: "BPF JIT", OK: true, Detail: "on", Remedy: "set net.core.bpf_jit_enable to 1: the interpreter is ten times slower"}
+	b, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable")
+	if err == nil && strings.TrimSpace(string(b)) == "0" {
+		c.OK, c.Detail = false, "off"
+	}
+	return c
+}
+
+func nic(name string) Check {
+	c := Check{Name: "NIC " + name}
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		c.Detail, c.Remedy = err.Error(), "correct its name in the configuration, or plug it in"
+		return c
+	}
+	a := l.Attrs()
+	if a.Flags&net.FlagUp == 0 {
+		c.Detail, c.Remedy = "is down", fmt.Sprintf("ip link set %s up", name)
+		return c
+	}
+	if a.Xdp != nil && a.Xdp.Attached {
+		c.OK, c.Detail = true, fmt.Sprintf("up, MTU %d, an XDP program is on it (id %d)", a.MTU, a.Xdp.ProgId)
+		return c
+	}
+	c.OK, c.Detail = true, fmt.Sprintf("up, MTU %d, no XDP program on it", a.MTU)
+	return c
+}

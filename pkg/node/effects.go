@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/announce"
+	"github.com/xdpha/xdpha/pkg/control"
+	"github.com/xdpha/xdpha/pkg/core"
+	"github.com/xdpha/xdpha/pkg/host"
+	"github.com/xdpha/xdpha/pkg/metrics"
+	"github.com/xdpha/xdpha/pkg/service"
+)
+
+// lane carries out jobs one after the other.
+type lane chan func(ctx context.Context)
+
+const laneSize = 64 // the core has at most a few in flight on each
+
+// effects carry out what the core decides: side by side, but for what must be in
+// order. Each result comes back as an event.
+type effects struct {
+	addresses, services []lane // by identity
+	disk, concurrent    lane
+	starting            []context.CancelFunc // of StartServices, by identity; the loop's
+	commands            atomic.Uint64
+}
+
+func (e *effects) start(n *node, ctx context.Context, wg *sync.WaitGroup) {
+	open := func() lane {
+		l := make(lane, laneSize)
+		wg.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case job := <-l:
+					job(ctx)
+				}
+			}
+		})
+		return l
+	}
+	for range n.Config.Identities {
+		e.addresses, e.services = append(e.addresses, open()), append(e.services, open())
+		e.starting = append(e.starting, func() {})
+	}
+	e.disk, e.concurrent = open(), open()
+}
+
+// report turns a job's result into the core's event.
+func (n *node) report(ctx context.Context, op uint64, err error) {
+	var ev core.Event = core.Done{Op: op}
+	if err != nil {
+		ev = core.Failed{Op: op, Err: err.Error()}
+	}
+	select {
+	case n.inbox <- ev:
+	case <-ctx.Done():
+	}
+}
+
+// act starts one action; the loop calls it.
+func (n *node) act(a core.Action) {
+	e := &n.effects
+	switch a := a.(type) {
+	case core.Persist:
+		e.disk <- func(ctx context.Context) { n.report(ctx, a.Op, n.store.save(a.Saved)) }
+	case core.AddAddresses:
+		e.addresses[a.Identity] <- func(ctx context.Context) {
+			err := n.host.AddAddresses(n.Config.Identities[a.Identity].Name)
+			n.mark(a.Identity, "addresses", err, func(t *control.Takeover, us int64) { t.AddressUS = us }, metrics.StageAddress)
+			n.report(ctx, a.Op, err)
+		}
+	case core.RemoveAddresses:
+		n.announce.Stop(n.Config.Identities[a.Identity].Name)
+		e.addresses[a.Identity] <- func(ctx context.Context) {
+			n.report(ctx, a.Op, n.host.RemoveAddresses(n.Config.Identities[a.Identity].Name))
+		}
+	case core.StartServices:
+		n.startServices(a)
+	case core.StopServices:
+		e.starting[a.Identity]()
+		e.services[a.Identity] <- func(ctx context.Context) {
+			n.report(ctx, a.Op, n.services.Stop(ctx, n.Config.Identities[a.Identity].Services))
+		}
+	case core.StartConcurrent:
+		e.concurrent <- func(ctx context.Context) {
+			n.report(ctx, a.Op, n.startAll(ctx, n.concurrentNames(), service.Env{Node: n.self()}))
+		}
+	case core.StopConcurrent:
+		e.concurrent <- func(ctx context.Context) { n.report(ctx, a.Op, n.services.Stop(ctx, n.concurrentNames())) }
+	case core.Announce:
+		n.announceIdentity(a)
+	case core.Pulse:
+		n.pacer.pulse()
+	case core.SetFlags:
+		n.setFlags(func(f *loader.Flags) { f.Standby, f.Frozen = a.Standby, a.Frozen })
+	case core.Notify:
+		n.tell(loader.Now(), a.Kind, a.Identity, a.Text, nil)
+	case core.Reply:
+		if reply, ok := n.loop.replies[a.Op]; ok {
+			delete(n.loop.replies, a.Op)
+			reply <- a.Err // of one place
+		}
+	case core.Left:
+		n.loop.left = true
+	}
+}
+
+func (n *node) self() string { return n.Config.Nodes[n.Config.Self].Name }
+
+func (n *node) concurrentNames() (names []string) {
+	for _, s := range n.Config.Services {
+		if s.Concurrent {
+			names = append(names, s.Name)
+		}
+	}
+	return names
+}
+
+func (n *node) startServices(a core.StartServices) {
+	id := n.Config.Identities[a.Identity]
+	cancelled := make(chan struct{})
+	var once sync.Once
+	n.effects.starting[a.Identity] = func() { once.Do(func() { close(cancelled) }) }
+	n.effects.services[a.Identity] <- func(ctx context.Context) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		stop := make(chan struct{})
+		defer close(stop)
+		go func() {
+			select {
+			case <-cancelled:
+				cancel()
+			case <-stop:
+			}
+		}()
+		err := n.startAll(ctx, id.Services, service.Env{Identity: id.Name, Generation: a.Generation, Node: n.self()})
+		if len(id.Services) > 0 {
+			n.mark(a.Identity, "services", err, func(t *control.Takeover, us int64) { t.ServicesUS = us }, metrics.StageServices)
+		}
+		n.report(ctx, a.Op, err)
+	}
+}
+
+// startAll takes what runs already, as after a restart of the daemon, and starts the rest.
+func (n *node) startAll(ctx context.Context, names []string, env service.Env) error {
+	if n.dp.Adopted() {
+		if _, err := n.services.Adopt(ctx, names, env); err != nil {
+			return err
+		}
+	}
+	return n.services.Start(ctx, names, env)
+}
+
+func (n *node) serviceChanged(s service.State) {
+	identity := -1
+	for i, id := range n.Config.Identities {
+		if id.Name == s.Env.Identity {
+			identity = i
+		}
+	}
+	// From a goroutine of its own: the manager must not wait for the loop.
+	if s.Phase == service.Failed || s.Phase == service.Up {
+		go n.post(core.ServiceState{Identity: identity, Service: s.Service, Healthy: s.Phase == service.Up, Err: s.Reason})
+	}
+}
+
+func (n *node) announceIdentity(a core.Announce) {
+	id := n.Config.Identities[a.Identity]
+	t := announce.Target{Identity: id.Name, IfName: host.DeviceName(id.Name), MAC: id.MAC}
+	for _, r := range id.Addresses {
+		for addr := range r.All() {
+			t.Addrs = append(t.Addrs, addr)
+		}
+	}
+	err := n.announce.Announce(context.Background(), t, a.Generation)
+	if err != nil {
+		n.Log.Warn("announce", "identity", id.Name, "err", err)
+	}
+	n.mark(a.Identity, "announced", err, func(t *control.Takeover, us int64) { t.AnnounceUS = us }, metrics.StageAnnounce)
+}
+
+// mark notes when a stage of the last change of owner was reached, counted from
+// the last evidence of the former owner's life.
+func (n *node) mark(identity int, kind string, err error, set func(*control.Takeover, int64), stage string) {
+	now := loader.Now()
+	if err != nil {
+		n.tell(now, kind+"-failed", identity, err.Error(), nil)
+		return
+	}
+	n.mu.Lock()
+	t := n.shared.takeover
+	var since int64 = -1
+	if t != nil && t.Identity == n.Config.Identities[identity].Name {
+		copied := *t
+		since = now - n.shared.evidence
+		set(&copied, since/1000)
+		n.shared.takeover = &copied
+	}
+	n.mu.Unlock()
+	if since >= 0 {
+		n.metrics.ObserveStage(stage, time.Duration(since))
+	}
+	n.tell(now, kind, identity, "", nil)
+}
+
+// tell publishes an event: to the API, the log and the hook.
+func (n *node) tell(at int64, kind string, identity int, text string, fields map[string]any) {
+	e := control.Event{
+		TimeNS: at, Wall: time.Now().Add(time.Duration(at - loader.Now())), Node: n.self(), Kind: kind, Text: text, Fields: fields,
+	}
+	if identity >= 0 {
+		e.Identity = n.Config.Identities[identity].Name
+	}
+	e.Seq = n.hub.Publish(e)
+	n.Log.Info(kind, "identity", e.Identity, "text", text)
+	n.hooks.tell(e)
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/control"
+	"github.com/xdpha/xdpha/pkg/core"
+	"github.com/xdpha/xdpha/pkg/host"
+	"github.com/xdpha/xdpha/pkg/metrics"
+)
+
+// readEvents passes the kernel's hints on. What they say is shown; what holds is read from the maps.
+func (n *node) readEvents(ctx context.Context, events *loader.Events) error {
+	stop := context.AfterFunc(ctx, func() { events.Close() })
+	defer stop()
+	for {
+		e, err := events.Next()
+		if errors.Is(err, os.ErrClosed) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		n.post(func() { n.kernelEvent(e) })
+	}
+}
+
+func (n *node) kernelEvent(e loader.Event) {
+	if e.Kind == loader.TakenOver || e.Kind == loader.Taken {
+		n.noteTakeover(e)
+	}
+	n.look() // first what must be done, then what is told
+	if e.Identity >= len(n.Config.Identities) {
+		return
+	}
+	switch e.Kind {
+	case loader.PeerWord:
+		return // too many to tell
+	case loader.AddressConflict:
+		n.mu.Lock()
+		n.shared.conflicts[e.Identity]++
+		n.mu.Unlock()
+	}
+	n.tell(e.AtNS, e.Kind.String(), e.Identity, describe(e), nil)
+}
+
+func describe(e loader.Event) string {
+	switch e.Kind {
+	case loader.TakenOver:
+		return fmt.Sprintf("generation %d, %v after the last evidence of the peer", core.Word(e.A).Gen(), time.Duration(e.AtNS-int64(e.B)))
+	case loader.Taken, loader.Lapsed:
+		return fmt.Sprintf("generation %d", core.Word(e.A).Gen())
+	case loader.Closed:
+		return fmt.Sprintf("generation %d, the peer knows %d", core.Word(e.B).Gen(), core.Word(e.A).Gen())
+	case loader.PeerDead, loader.PeerSuspect:
+		return fmt.Sprintf("silent for %v", time.Duration(e.AtNS-int64(e.A)))
+	case loader.SelfStall:
+		return fmt.Sprintf("the detector ran %v late", time.Duration(e.A))
+	case loader.AddressConflict:
+		mac := net.HardwareAddr{byte(e.A), byte(e.A >> 8), byte(e.A >> 16), byte(e.A >> 24), byte(e.A >> 32), byte(e.A >> 40)}
+		ip := netip.AddrFrom4([4]byte{byte(e.B), byte(e.B >> 8), byte(e.B >> 16), byte(e.B >> 24)})
+		return fmt.Sprintf("%v claims %v", mac, ip)
+	}
+	return ""
+}
+
+// noteTakeover begins the timeline of a change of owner to this node.
+func (n *node) noteTakeover(e loader.Event) {
+	id, cause, evidence := n.Config.Identities[e.Identity].Name, "hand-over", int64(e.B)
+	t := &control.Takeover{Identity: id, Time: time.Now(), Generation: core.Word(e.A).Gen()}
+	if e.Kind == loader.TakenOver {
+		cause = "peer-dead"
+		s := n.dp.State(0).Takeover
+		t.DetectUS = (s.DeadNS - evidence) / 1000
+		n.metrics.ObserveDetection(time.Duration(e.AtNS - evidence))
+		n.metrics.ObserveStage(metrics.StageDetect, time.Duration(s.DeadNS-evidence))
+	}
+	t.FlipUS, t.Cause = (e.AtNS-evidence)/1000, cause
+	n.metrics.ObserveStage(metrics.StageFlip, time.Duration(e.AtNS-evidence))
+	n.metrics.ObserveTakeover(id, cause)
+	n.mu.Lock()
+	n.shared.takeover, n.shared.evidence = t, evidence
+	n.mu.Unlock()
+}
+
+// watchHost follows the NICs and repairs what was taken away.
+func (n *node) watchHost(ctx context.Context) error {
+	self := n.Config.Nodes[n.Config.Self]
+	names := []string{self.Lan, self.Crossover}
+	if self.Spare != "" {
+		names = append(names, self.Spare)
+	}
+	return n.host.Watch(ctx, names, func(e host.Event) {
+		n.post(func() { n.hostEvent(e) })
+	})
+}
+
+func (n *node) hostEvent(e host.Event) {
+	switch e.Kind {
+	case host.EventLink, host.EventLinkGone:
+		for role := range loader.Links {
+			if nic(n.Config.Nodes[n.Config.Self], role) != e.Link.Name {
+				continue
+			}
+			up := e.Kind == host.EventLink && e.Link.Up && e.Link.Carrier
+			if up != n.loop.linkUp[role] {
+				n.loop.linkUp[role] = up
+				n.tell(loader.Now(), map[bool]string{true: "carrier-back", false: "carrier-lost"}[up], -1, loader.LinkNames[role]+" ("+e.Link.Name+")", nil)
+			}
+		}
+		n.look()
+	case host.EventRoutes:
+		n.followRoutes()
+	case host.EventAddrGone, host.EventResync:
+		n.repairAddresses()
+	}
+}
+
+// followRoutes gives the identities' tables what the lan NIC's routes have become.
+func (n *node) followRoutes() {
+	for i, id := range hostIdentities(n.Config) {
+		n.effects.addresses[i] <- func(ctx context.Context) {
+			if err := n.host.Prepare(id); err != nil && ctx.Err() == nil {
+				n.tell(loader.Now(), "routes-failed", i, err.Error(), nil)
+			}
+		}
+	}
+}
+
+// repairAddresses puts back what somebody else took off an identity that is owned here.
+func (n *node) repairAddresses() {
+	for i, id := range n.loop.machine.Snapshot().Identities {
+		if id.Addresses != "on" {
+			continue
+		}
+		name := id.Name
+		n.effects.addresses[i] <- func(ctx context.Context) {
+			missing, err := n.host.Verify(name)
+			if err == nil && len(missing) > 0 {
+				err = n.host.AddAddresses(name)
+				n.tell(loader.Now(), "address-repaired", i, fmt.Sprintf("%d addresses were gone, %v first", len(missing), missing[0]), nil)
+			}
+			if err != nil && ctx.Err() == nil {
+				n.tell(loader.Now(), "address-failed", i, err.Error(), nil)
+			}
+		}
+	}
+}

@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"maps"
+	"math"
+	"reflect"
+	"time"
+
+	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/control"
+	"github.com/xdpha/xdpha/pkg/core"
+)
+
+// lookEvery is how often the maps are read when nothing hints at a change.
+const lookEvery = 100 * time.Millisecond
+
+// loopState belongs to the loop alone.
+type loopState struct {
+	machine *core.Machine
+	lease   time.Duration
+	last    core.Observed // the last reading, without its time
+	flags   loader.Flags
+	replies map[uint64]chan string
+	linkUp  [loader.Links]bool
+	left    bool
+}
+
+func newLoopState(cfg *config.Config, saved core.Saved) loopState {
+	return loopState{
+		machine: core.New(coreConfig(cfg), saved), lease: cfg.Timing.SupervisorLease,
+		replies: map[uint64]chan string{},
+	}
+}
+
+// post puts an event for the core, or a func() to run in the loop, into the inbox.
+func (n *node) post(ev any) { n.inbox <- ev }
+
+// run is the loop: the only one that steps the core. Its progress earns the
+// supervisor's lease.
+func (n *node) run(ctx context.Context) error {
+	look := time.NewTicker(min(lookEvery, n.loop.lease/10))
+	defer look.Stop()
+	flush := time.NewTicker(flushEvery)
+	defer flush.Stop()
+	for !n.loop.left {
+		n.renew()
+		select {
+		case <-ctx.Done():
+			return nil
+		case ev := <-n.inbox:
+			n.handle(ev)
+		case <-look.C:
+			n.look()
+			n.step(core.Tick{})
+		case <-flush.C:
+			if err := n.journal.flush(); err != nil {
+				n.Log.Error("journal is lost until the next start", "err", err)
+				n.journal.err = nil
+				return err
+			}
+		}
+		n.publish()
+	}
+	return nil
+}
+
+func (n *node) handle(ev any) {
+	switch e := ev.(type) {
+	case func():
+		e()
+	case hint:
+		n.look()
+	case core.Event:
+		n.step(e)
+	}
+}
+
+// hint says that the maps are worth reading.
+type hint struct{}
+
+func (n *node) renew() {
+	now := loader.Now()
+	left := n.dp.LeaseUntil() - now
+	n.mu.Lock()
+	n.shared.leaseMin = min(n.shared.leaseMin, left)
+	n.mu.Unlock()
+	n.dp.Renew(now, n.loop.lease)
+}
+
+// step gives the core one event and starts what it decides. Swaps are done on the
+// spot, and their results are the core's next events.
+func (n *node) step(ev core.Event) {
+	queue := []core.Event{ev}
+	for len(queue) > 0 {
+		ev, queue = queue[0], queue[1:]
+		now := loader.Now()
+		n.journal.write(now, ev)
+		for _, a := range n.loop.machine.Step(now, ev) {
+			if s, ok := a.(core.Swap); ok {
+				current, done := n.dp.Swap(s.Identity, s.Old, s.New)
+				queue = append(queue, core.Swapped{Op: s.Op, Identity: s.Identity, OK: done, Current: current})
+				continue
+			}
+			n.act(a)
+		}
+	}
+}
+
+// look reads the kernel's maps and tells the core, if they say anything new.
+func (n *node) look() {
+	s := n.dp.State(len(n.Config.Identities))
+	n.watchLinks(&s)
+	mine := n.myView(&s)
+	o := core.Observed{
+		At: s.AtNS, Peer: s.Peer, PeerBoot: s.PeerBoot,
+		PeerSupervisorOK: s.Peer == core.PeerUp && s.PeerAge < n.loop.lease,
+		PeerStandby:      s.PeerFlags.Standby, PeerFrozen: s.PeerFlags.Frozen,
+		Local: s.Words, PeerWords: s.PeerWords, MyLan: mine, PeerLan: n.peerView(s.PeerFlags), Isolated: s.Isolated,
+	}
+	n.setFlags(func(f *loader.Flags) {
+		f.Reach[loader.Lan], f.Reach[loader.Spare] = mine.Lan.Reach, mine.Spare.Reach
+		f.Carrier[loader.Lan], f.Carrier[loader.Spare] = mine.Lan.Carrier, mine.Spare.Carrier
+	})
+	same := o
+	same.At = 0
+	if reflect.DeepEqual(same, n.loop.last) {
+		return
+	}
+	n.loop.last = same
+	n.step(o)
+}
+
+func (n *node) setFlags(change func(*loader.Flags)) {
+	f := n.loop.flags
+	change(&f)
+	if f != n.loop.flags {
+		n.loop.flags = f
+		n.dp.SetFlags(f)
+	}
+}
+
+// reachFresh is how long a host's answer counts; as bpf/detector.h has it.
+const reachFresh = 500 * time.Millisecond
+
+func (n *node) majority() int {
+	if len(n.Config.Arbiter.Reach) == 0 {
+		return 0
+	}
+	return len(n.Config.Arbiter.Reach)/2 + 1
+}
+
+// myView is what this node sees of the clients' network.
+func (n *node) myView(s *loader.State) core.LanView {
+	view := func(role int) core.NIC {
+		v := core.NIC{Present: nic(n.Config.Nodes[n.Config.Self], role) != "", Carrier: n.loop.linkUp[role], Majority: n.majority()}
+		for i := range n.Config.Arbiter.Reach {
+			if at := s.ReachNS[i][role]; at != 0 && s.AtNS-at < int64(reachFresh) {
+				v.Reach++
+			}
+		}
+		return v
+	}
+	return core.LanView{Lan: view(loader.Lan), Spare: view(loader.Spare)}
+}
+
+// peerView is what the peer says that it sees.
+func (n *node) peerView(f loader.Flags) core.LanView {
+	view := func(role int) core.NIC {
+		return core.NIC{
+			Present: nic(n.Config.Nodes[n.Config.Peer()], role) != "", Carrier: f.Carrier[role],
+			Reach: f.Reach[role], Majority: n.majority(),
+		}
+	}
+	return core.LanView{Lan: view(loader.Lan), Spare: view(loader.Spare)}
+}
+
+// linkLost is the silence after which a link is reported as lost.
+func (n *node) linkLost() int64 { return int64(max(time.Second, 10*n.Config.Timing.DeadAfter)) }
+
+// watchLinks tells of links that fell silent while another one hears the peer, or came back.
+func (n *node) watchLinks(s *loader.State) {
+	if s.Peer != core.PeerUp {
+		return
+	}
+	for role, l := range s.Links {
+		heard := l.HeardNS != 0 && s.AtNS-l.HeardNS < n.linkLost()
+		n.mu.Lock()
+		was, known := n.shared.linkHeard[role], n.shared.linkKnown[role]
+		n.shared.linkHeard[role], n.shared.linkKnown[role] = heard, known || heard
+		n.mu.Unlock()
+		if known && heard != was {
+			n.step(core.LinkChanged{Link: loader.LinkNames[role], Up: heard})
+		}
+	}
+}
+
+// shared is what the loop shows to the API and to the metrics.
+type shared struct {
+	snapshot  core.Snapshot
+	takeover  *control.Takeover // the last one
+	evidence  int64             // before it
+	linkHeard [loader.Links]bool
+	linkKnown [loader.Links]bool
+	leaseMin  int64
+	conflicts map[int]uint64
+}
+
+func (n *node) publish() {
+	snap := n.loop.machine.Snapshot()
+	n.mu.Lock()
+	n.shared.snapshot = snap
+	n.mu.Unlock()
+}
+
+func newShared() shared { return shared{leaseMin: math.MaxInt64, conflicts: map[int]uint64{}} }
+
+func (n *node) view() shared {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.shared
+	s.conflicts = maps.Clone(s.conflicts)
+	return s
+}

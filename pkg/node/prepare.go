@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+
+	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/core"
+	"github.com/xdpha/xdpha/pkg/host"
+)
+
+// Routing tables and rule priorities of the identities: far from what distributions use.
+const (
+	firstTable    = 7364
+	firstPriority = 7364
+	tickPair      = "xdtick"
+)
+
+type tickEnds struct{ start, end int } // interface indexes
+
+// nic is the name of a link's NIC on a node; empty: there is none.
+func nic(n config.Node, role int) string {
+	return [loader.Links]string{n.Crossover, n.Lan, n.Spare}[role]
+}
+
+// carrierRole is the link whose NIC carries an identity on a node: at home the lan
+// NIC, away from home the spare one.
+func carrierRole(cfg *config.Config, id config.Identity, node int) int {
+	if id.Home == node || cfg.Nodes[node].Spare == "" {
+		return loader.Lan
+	}
+	return loader.Spare
+}
+
+// hostIdentities are the identities as they stand on this host.
+func hostIdentities(cfg *config.Config) (list []host.Identity) {
+	self := cfg.Nodes[cfg.Self]
+	for i, id := range cfg.Identities {
+		list = append(list, host.Identity{
+			Name: id.Name, MAC: id.MAC, Carrier: nic(self, carrierRole(cfg, id, cfg.Self)), Lan: self.Lan,
+			Addresses: id.Addresses, Table: firstTable + i, Priority: firstPriority + 3*i,
+		})
+	}
+	return list
+}
+
+func (n *node) prepareHost() (t tickEnds, err error) {
+	for _, id := range hostIdentities(n.Config) {
+		if err := n.host.Prepare(id); err != nil {
+			return t, err
+		}
+	}
+	t.start, t.end, err = n.host.EnsureTickPair(tickPair)
+	return t, err
+}
+
+func (n *node) prepareDatapath(tick int) error {
+	lc, err := n.datapathConfig()
+	if err != nil {
+		return err
+	}
+	n.dp, err = loader.Open(lc, loader.Options{PinDir: n.PinDir, Log: n.Log})
+	if err != nil {
+		return err
+	}
+	if !n.dp.Adopted() {
+		for i, id := range n.Config.Identities {
+			n.dp.SetWord(i, core.MakeWord(0, n.store.saved.Generations[id.Name]))
+		}
+	}
+	for role, l := range lc.Links {
+		if l.Index == 0 {
+			continue
+		}
+		if err := n.dp.AttachNIC(role, l.Index); err != nil {
+			return err
+		}
+	}
+	if err := n.dp.AttachTick(tick); err != nil {
+		return err
+	}
+	n.dp.Renew(loader.Now(), n.Config.Timing.SupervisorLease)
+	return n.dp.Start()
+}
+
+func (n *node) datapathConfig() (loader.Config, error) {
+	cfg, t := n.Config, n.Config.Timing
+	lc := loader.Config{
+		ClusterID: cfg.ClusterID, Digest: cfg.Digest, Self: cfg.Self,
+		Probe: t.Probe, SuspectAfter: t.SuspectAfter, DeadAfter: t.DeadAfter, BootHold: t.BootHold,
+		ConfirmProbes: t.ConfirmProbes, SoloKeep: t.SoloKeep, OwnAddress: cfg.Nodes[cfg.Self].LanAddr.Addr(),
+		Reach: cfg.Arbiter.Reach,
+	}
+	for _, k := range cfg.Keys {
+		lc.Keys = append(lc.Keys, loader.Key{K0: k.K0, K1: k.K1, ID: k.ID})
+	}
+	for role := range loader.Links {
+		name := nic(cfg.Nodes[cfg.Self], role)
+		if name == "" || nic(cfg.Nodes[cfg.Peer()], role) == "" && role != loader.Spare {
+			continue
+		}
+		l, err := n.host.LinkInfo(name)
+		if err != nil {
+			return lc, err
+		}
+		if len(l.MAC) != 6 {
+			return lc, fmt.Errorf("prepare link %s: %s is no Ethernet NIC", loader.LinkNames[role], name)
+		}
+		lc.Links[role] = loader.LinkConfig{
+			Index: l.Index, MAC: [6]byte(l.MAC),
+			Local: linkAddress(cfg, role, cfg.Self), Remote: linkAddress(cfg, role, cfg.Peer()),
+		}
+	}
+	for _, id := range cfg.Identities {
+		ic := loader.IdentityConfig{MAC: id.MAC, Carrier: lc.Links[carrierRole(cfg, id, cfg.Self)].Index}
+		for _, r := range id.Addresses {
+			for a := range r.All() {
+				ic.Addresses = append(ic.Addresses, a)
+			}
+		}
+		lc.Identities = append(lc.Identities, ic)
+	}
+	return lc, nil
+}
+
+// linkAddress is what a heartbeat on a link bears as a node's address. A spare NIC has
+// none of its own: it bears a link-local one (RFC 3927) made of the cluster and the node,
+// that no stack ever sees.
+func linkAddress(cfg *config.Config, role, node int) netip.Addr {
+	switch role {
+	case loader.Crossover:
+		return cfg.Nodes[node].CrossAddr.Addr()
+	case loader.Lan:
+		return cfg.Nodes[node].LanAddr.Addr()
+	}
+	a := [4]byte{169, 254, 0, 0}
+	binary.BigEndian.PutUint16(a[2:], 0x0100+uint16(cfg.ClusterID%0xfd00)&^1|uint16(node))
+	return netip.AddrFrom4(a)
+}
+
+func coreConfig(cfg *config.Config) core.Config {
+	c := core.Config{Self: cfg.Self, Nodes: [2]string{cfg.Nodes[0].Name, cfg.Nodes[1].Name}}
+	for _, id := range cfg.Identities {
+		c.Identities = append(c.Identities, core.IdentityConfig{
+			Name: id.Name, Home: id.Home, Failback: id.Failback, FailbackAfter: int64(id.FailbackAfter),
+			StagingAhead: id.StagingAhead, Exclusive: id.Services,
+		})
+	}
+	for _, s := range cfg.Services {
+		if s.Concurrent {
+			c.Concurrent = append(c.Concurrent, s.Name)
+		}
+	}
+	return c
+}
