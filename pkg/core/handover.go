@@ -81,6 +81,9 @@ func (m *Machine) driveHandover(id *identity) {
 		m.awaitTaking(id)
 		return
 	}
+	if ho.phase == hoReleasing && (id.swap.op != 0 || id.stale) {
+		return // it may be released already: services must not start again
+	}
 	if m.obs.Peer == PeerSuspect && m.now < ho.deadline {
 		return // up or dead soon
 	}

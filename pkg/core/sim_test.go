@@ -512,6 +512,29 @@ func (s *sim) run(faultsFor int64) {
 		s.tick()
 	}
 	s.converged()
+	s.oneInStandby(s.nodes[s.r.IntN(2)])
+}
+
+// oneInStandby: the other node owns everything, also after both have lost power.
+func (s *sim) oneInStandby(n *simNode) {
+	s.cmdOp++
+	n.step(CmdStandby{s.cmdOp, true})
+	for again := range 2 {
+		for range 5000 {
+			s.tick()
+		}
+		for i, w := range n.other().words {
+			if !w.Has(Owner) || n.words[i].Has(Owner|Ready) {
+				s.fail("standby of serv%d (%d): identity %d: %v, other %v", n.self+1, again, i, n.words[i], w)
+			}
+		}
+		if again == 0 {
+			for _, x := range s.nodes {
+				x.kill()
+				s.after(s.rnd(50, 500), x.power)
+			}
+		}
+	}
 }
 
 func (s *sim) converged() {
