@@ -82,7 +82,6 @@ type sim struct {
 	owned   []map[uint64]int
 	top     []uint64
 	changes int
-	lastOwn []Word
 	cmdOp   uint64
 	lapses  bool
 	trace   []string

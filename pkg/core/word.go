@@ -7,7 +7,7 @@ func (m *Machine) driveWord(id *identity) {
 	if !id.known || id.swap.op != 0 || id.stale {
 		return
 	}
-	want := id.word
+	var want Word
 	switch {
 	case id.word.Has(Owner):
 		want = m.ownerWord(id)
