@@ -66,7 +66,7 @@ func Open(cfg Config, opts Options) (_ *Datapath, err error) {
 			d.Close()
 		}
 	}()
-	d.dir = opts.PinDir + ".new"
+	d.dir = opts.PinDir + "-new" // bpffs takes no dots in names
 	if err := os.RemoveAll(d.dir); err != nil { // of a process killed before it published
 		return nil, fmt.Errorf("remove unfinished pins: %w", err)
 	}
@@ -262,7 +262,7 @@ func (d *Datapath) Remove() error {
 	for _, c := range d.egress {
 		errs = append(errs, c.remove())
 	}
-	errs = append(errs, d.removePins(), os.RemoveAll(d.opts.PinDir+".new"))
+	errs = append(errs, d.removePins(), os.RemoveAll(d.opts.PinDir+"-new"))
 	for _, l := range d.links {
 		errs = append(errs, l.Close())
 	}
