@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -286,7 +287,7 @@ func checkText(r checkReport) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: cluster %s, this node is %s, its peer %s; digest %s (the same on both nodes)\n", r.Config, r.Cluster, r.Node, r.Peer, r.Digest)
 	t := r.Timing
-	us := func(v int64) string { return shortNS(float64(v) * 1e3) }
+	us := func(v int64) time.Duration { return time.Duration(v) * time.Microsecond }
 	fmt.Fprintf(&b, "\ntiming, profile %s\n", t.Profile)
 	table(&b, func(w io.Writer) {
 		fmt.Fprintf(w, "probe\t%s\ton every link\n", us(t.ProbeUS))

@@ -255,7 +255,9 @@ func withClient(c *cli.Context, f func(context.Context, *control.Client) error) 
 }
 
 // jsonFlag is on everything that reads.
-func jsonFlag() cli.Flag { return &cli.BoolFlag{DisableDefaultText: true, Name: "json", Usage: "print JSON"} }
+func jsonFlag() cli.Flag {
+	return &cli.BoolFlag{DisableDefaultText: true, Name: "json", Usage: "print JSON"}
+}
 
 // commandTimeout bounds what must be answered at once.
 const commandTimeout = 10 * time.Second
