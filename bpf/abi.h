@@ -38,6 +38,7 @@ struct xd_link_config {
 
 struct xd_identity_config {
 	__u32 carrier; // ifindex of the NIC that carries it here
+	__u32 announced_be; // the IPv4 address that the kernel announces; 0: none
 	__u8 mac[6];
 	__u8 pad[2];
 };
@@ -95,6 +96,7 @@ struct xd_link_state {
 struct xd_state {
 	__u64 boot_id; // set by user space at load
 	__u64 nonce; // what the peer must echo
+	__u64 nonce_before; // what it may echo still: frames of both nodes cross
 	__u64 peer_boot;
 	__u64 peer_nonce;
 	__u64 candidate; // nonce of somebody with the key who is not proven yet
@@ -117,6 +119,7 @@ struct xd_state {
 	__u64 refuted;
 	__u64 self_stalls;
 	__u64 conflict_event_ns;
+	__u64 to_announce; // a bit for each identity that came here: the next tick announces it
 	// The last takeover, by the kernel's clock.
 	__u64 evidence_ns;
 	__u64 suspect_ns;
@@ -140,6 +143,7 @@ enum xd_event_kind {
 	EVENT_REJOINED,
 	EVENT_ADDRESS_CONFLICT, // a: MAC of the offender, b: IPv4 address in network order
 	EVENT_SELF_STALL, // a: lateness in ns
+	EVENT_ANNOUNCED, // a: the word; by the kernel
 };
 
 struct xd_event {
@@ -222,7 +226,7 @@ _Static_assert(sizeof(struct hb_head) == 64, "heartbeat head");
 _Static_assert(sizeof(struct xd_event) == 32, "event");
 _Static_assert(sizeof(struct xd_key) == 24, "key");
 _Static_assert(sizeof(struct xd_link_config) == 20, "link config");
-_Static_assert(sizeof(struct xd_identity_config) == 12, "identity config");
+_Static_assert(sizeof(struct xd_identity_config) == 16, "identity config");
 _Static_assert(sizeof(struct xd_config) % 8 == 0, "config has no tail padding");
 _Static_assert(sizeof(struct xd_link_state) == 8 * (7 + 2 * HIST_BUCKETS), "link state");
 

@@ -29,6 +29,14 @@ static __always_inline void arp_answer(struct ethhdr *eth, struct arp_ipv4 *arp,
 	__builtin_memcpy(arp->sender_ip, wanted, 4);
 }
 
+// Somebody else uses an address that is served here (RFC 5227, 2.4). With our own MAC it is
+// our own frame, come back to the other NIC; behind a closed gate it is the other node.
+static __always_inline int is_conflict(const struct xd_config *cfg, __u32 id, struct arp_ipv4 *arp)
+{
+	return id < MAX_IDENTITIES && mac_u64(arp->sender_mac) != mac_u64(cfg->identities[id].mac) &&
+	       gate_open(cfg, id);
+}
+
 static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __u32 link, __u32 ifindex,
 						 struct ethhdr *eth, struct cursor c)
 {
@@ -42,20 +50,19 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 	sender_be = ip4_be(arp->sender_ip);
 	target_be = ip4_be(arp->target_ip);
 
+	reach_stamp(st, cfg, link, sender_be);
 	claimed = identity_of_ip4(sender_be);
-	if (claimed) { // somebody says that he is ours: the other node's announcement, or an intruder
-		id = *claimed;
-		if (!gate_open(cfg, id))
-			return REASON_NOT_OURS;
+	if (claimed && is_conflict(cfg, *claimed, arp)) {
 		__u64 now = bpf_ktime_get_boot_ns();
+
 		if (now - st->conflict_event_ns > 100000000ULL) {
 			st->conflict_event_ns = now;
-			tell(now, EVENT_ADDRESS_CONFLICT, id, mac_u64(arp->sender_mac), sender_be);
+			tell(now, EVENT_ADDRESS_CONFLICT, *claimed, mac_u64(arp->sender_mac), sender_be);
 		}
 		return REASON_ARP_CONFLICT;
 	}
-	reach_stamp(st, cfg, link, sender_be);
-
+	if (sender_be == target_be) // an announcement: for the stack to learn from
+		return REASON_NOT_OURS;
 	if (arp->operation_be != bpf_htons(1)) // an answer: the gate below decides by its MAC
 		return gate_in(cfg, ifindex, eth, c);
 	wanted = identity_of_ip4(target_be);

@@ -94,16 +94,20 @@ static __always_inline void rejoin(struct xd_state *st, __u64 now)
 static __always_inline void judge(const struct xd_config *cfg, struct xd_state *st, __u64 last, __u64 limit,
 				  __u64 not_before, __u64 now)
 {
+	__u64 since = now - REACH_FRESH_NS;
+
 	if ((__s64)(now - last) < (__s64)limit || (__s64)(now - not_before) < 0)
 		return;
 	if (unanswered(cfg, st, last, now) < cfg->confirm_probes)
 		return;
-	if (!arbiter_allows(cfg, st, st->peer_state == PEER_SUSPECT ? st->suspect_ns : now - REACH_FRESH_NS, now)) {
+	if (st->peer_state == PEER_SUSPECT && (__s64)(st->suspect_ns - since) > 0)
+		since = st->suspect_ns; // what answered before may have gone with the peer
+	if (!arbiter_allows(cfg, st, since, now)) {
 		if ((__s64)(now - last) >= (__s64)(2 * limit))
 			isolate(st, now);
 		return;
 	}
-	if ((__s64)(last_evidence(st) - last) > 0 && last != st->started_ns)
+	if ((__s64)(last_evidence(st) - last) > 0)
 		return; // it spoke while we judged
 	st->dead_ns = now;
 	become(st, PEER_DEAD, now);
@@ -121,6 +125,7 @@ static __always_inline void evaluate(const struct xd_config *cfg, struct xd_stat
 	case PEER_UNKNOWN:
 		if (last) {
 			become(st, PEER_UP, now);
+			rejoin(st, now);
 			tell(now, EVENT_PEER_UP, NO_IDENTITY, 0, 0);
 		} else {
 			judge(cfg, st, st->started_ns, cfg->hold_ns, not_before, now);

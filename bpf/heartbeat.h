@@ -123,12 +123,15 @@ static __always_inline int rise(__u64 *highest, __u64 seq)
 // after the last boot of the peer that I accepted, and its sequence must rise on its link.
 // A frame that does not echo it is of a peer that has just booted, or a replay: its nonce is
 // echoed to it (only while no proven peer is up), and its next frame will prove it.
+// The boot that was proven by the nonce before may go on echoing that one: when first frames
+// cross, each node changes its nonce while the other's answer to the old one is under way.
 static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_link_state *l, __u32 link,
 					       struct hb_head *h, __u64 now)
 {
 	__u64 nonce = *(volatile __u64 *)&st->nonce;
 
-	if (h->echo != nonce) {
+	if (h->echo != nonce &&
+	    !(h->boot_id == st->peer_boot && st->nonce_before && h->echo == st->nonce_before)) {
 		if (st->peer_state == PEER_UNKNOWN || st->peer_state == PEER_DEAD)
 			st->candidate = h->nonce;
 		return REASON_HB_UNPROVEN;
@@ -140,6 +143,7 @@ static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_li
 			return REASON_HB_REPLAYED;
 		if (fresh == nonce || !swap_word(&st->nonce, nonce, fresh ? fresh : 1))
 			return REASON_HB_UNPROVEN; // another link was first
+		st->nonce_before = nonce;
 		for (__u32 i = 0; i < MAX_LINKS; i++)
 			st->links[i].probe_seq = 0;
 		if (h->direction == HB_REPLY)

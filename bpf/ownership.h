@@ -18,24 +18,32 @@ static __always_inline int swap_word(__u64 *word, __u64 old, __u64 new)
 	return __sync_val_compare_and_swap(word, old, new) == old;
 }
 
+static __always_inline int take(struct xd_state *st, __u64 *word, __u64 old, enum xd_event_kind kind, __u32 i,
+				__u64 since)
+{
+	__u64 new = WORD_OWNER | ((old & WORD_GEN) + 1);
+
+	if (!swap_word(word, old, new))
+		return 0;
+	st->flip_ns = bpf_ktime_get_boot_ns();
+	__sync_fetch_and_or(&st->to_announce, 1ULL << (i & 63));
+	tell(st->flip_ns, kind, i, new, since);
+	return 1;
+}
+
 // The functions of one identity are global: the verifier proves each once, not once a caller.
 __noinline int take_one(__u32 i, __u64 evidence)
 {
 	struct xd_state *st = the_state();
-	__u64 *word = the_word(i), old, new;
+	__u64 *word = the_word(i), old;
 
 	if (!st || !word)
 		return 0;
 	old = *(volatile __u64 *)word;
 	if (!(old & WORD_READY) || (old & WORD_OWNER))
 		return 0;
-	new = WORD_OWNER | ((old & WORD_GEN) + 1);
-	if (!swap_word(word, old, new))
-		return 0;
 	st->evidence_ns = evidence;
-	st->flip_ns = bpf_ktime_get_boot_ns();
-	tell(st->flip_ns, EVENT_TAKEOVER, i, new, evidence);
-	return 1;
+	return take(st, word, old, EVENT_TAKEOVER, i, evidence);
 }
 
 __noinline int lapse_one(__u32 i, __u64 now)
@@ -68,7 +76,7 @@ static __always_inline void lapse(const struct xd_config *cfg, __u64 now)
 
 static __always_inline void change(__u64 *word, __u64 old, __u64 new, enum xd_event_kind kind, __u32 i, __u64 b)
 {
-	if (swap_word(word, old, new) && (old & WORD_OWNER || new & WORD_OWNER))
+	if (swap_word(word, old, new) && old & WORD_OWNER)
 		tell(bpf_ktime_get_boot_ns(), kind, i, new, b);
 }
 
@@ -99,7 +107,7 @@ __noinline int peer_word(__u32 i, __u64 theirs, __u64 now)
 		change(word, old, gen, EVENT_CLOSED, i, old);
 	else if ((theirs & (WORD_OWNER | WORD_YIELD)) == WORD_YIELD && (old & (WORD_READY | WORD_OWNER)) == WORD_READY &&
 		 lease_valid(ctl, now))
-		change(word, old, WORD_OWNER | (gen + 1), EVENT_TAKEN, i, now);
+		take(st, word, old, EVENT_TAKEN, i, now);
 	return 0;
 }
 

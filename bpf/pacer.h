@@ -108,24 +108,32 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	return bpf_clone_redirect(skb, lc->ifindex, 0);
 }
 
+struct arp_frame {
+	struct ethhdr eth;
+	struct arp_ipv4 arp;
+	__u8 padding[18]; // to Ethernet's least frame
+} __attribute__((packed));
+
+// What all ARP frames of ours have in common.
+static __always_inline void arp_frame(struct arp_frame *f, const __u8 *mac, __u16 operation)
+{
+	__builtin_memset(f->eth.h_dest, 0xff, 6);
+	__builtin_memcpy(f->eth.h_source, mac, 6);
+	f->eth.h_proto = bpf_htons(ETH_P_ARP);
+	f->arp.hardware_be = bpf_htons(1);
+	f->arp.protocol_be = bpf_htons(ETH_P_IP);
+	f->arp.hardware_len = 6;
+	f->arp.protocol_len = 4;
+	f->arp.operation_be = bpf_htons(operation);
+	__builtin_memcpy(f->arp.sender_mac, mac, 6);
+}
+
 // An ARP probe (RFC 5227: no sender address, so it changes nobody's tables).
 static __always_inline int send_arp_probe(struct __sk_buff *skb, const struct xd_link_config *lc, __u32 host_be)
 {
-	struct {
-		struct ethhdr eth;
-		struct arp_ipv4 arp;
-		__u8 padding[18]; // to Ethernet's least frame
-	} __attribute__((packed)) f = {};
+	struct arp_frame f = {};
 
-	__builtin_memset(f.eth.h_dest, 0xff, 6);
-	__builtin_memcpy(f.eth.h_source, lc->mac, 6);
-	f.eth.h_proto = bpf_htons(ETH_P_ARP);
-	f.arp.hardware_be = bpf_htons(1);
-	f.arp.protocol_be = bpf_htons(ETH_P_IP);
-	f.arp.hardware_len = 6;
-	f.arp.protocol_len = 4;
-	f.arp.operation_be = bpf_htons(1);
-	__builtin_memcpy(f.arp.sender_mac, lc->mac, 6);
+	arp_frame(&f, lc->mac, 1);
 	__builtin_memcpy(f.arp.target_ip, &host_be, 4);
 	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
 		return -1;
@@ -157,6 +165,37 @@ static __always_inline void send_reach(struct __sk_buff *skb, const struct xd_co
 	}
 }
 
+// A gratuitous ARP (RFC 5944, 4.6: some hosts heed the request, some the answer) moves the
+// switches' entry for the virtual MAC to the NIC that carries it now.
+static __always_inline int send_announcement(struct __sk_buff *skb, const struct xd_identity_config *id,
+					     __u16 operation)
+{
+	struct arp_frame f = {};
+
+	arp_frame(&f, id->mac, operation);
+	__builtin_memcpy(f.arp.sender_ip, &id->announced_be, 4);
+	__builtin_memcpy(f.arp.target_ip, &id->announced_be, 4);
+	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
+		return -1;
+	return bpf_clone_redirect(skb, id->carrier, 0);
+}
+
+static __always_inline void send_announcements(struct __sk_buff *skb, const struct xd_config *cfg,
+					       struct xd_state *st)
+{
+	__u64 pending = __sync_fetch_and_and(&st->to_announce, 0);
+
+	if (!pending || bpf_skb_change_tail(skb, ETH_ZLEN, 0))
+		return;
+	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++) {
+		if (!(pending & 1ULL << i) || !cfg->identities[i].announced_be)
+			continue;
+		send_announcement(skb, &cfg->identities[i], 1);
+		send_announcement(skb, &cfg->identities[i], 2);
+		tell(bpf_ktime_get_boot_ns(), EVENT_ANNOUNCED, i, 0, 0);
+	}
+}
+
 static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const struct xd_config *cfg)
 {
 	struct xd_control *ctl = the_control();
@@ -167,8 +206,10 @@ static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const s
 	if (!ctl || !st)
 		return REASON_INTERNAL;
 	before = st->ticks[st->seq % TICKS_KEPT];
-	if (before && now - before < cfg->probe_ns / 4) // whatever seeds us, an unpaced loop cannot run
+	if (before && now - before < cfg->probe_ns / 4 && !st->to_announce) // whatever seeds us, an unpaced loop cannot run
 		return REASON_TICK_EARLY;
+	skb->priority = 7; // TC_PRIO_CONTROL
+	send_announcements(skb, cfg, st);
 	if (bpf_skb_change_tail(skb, HB_OFFSET + HB_BYTES(cfg->n_identities), 0))
 		return REASON_TICK_FAILED;
 	if (before)
@@ -176,7 +217,6 @@ static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const s
 	seq = st->seq + 1;
 	st->ticks[seq % TICKS_KEPT] = now;
 	*(volatile __u64 *)&st->seq = seq;
-	skb->priority = 7; // TC_PRIO_CONTROL
 	for (__u32 link = 0; link < MAX_LINKS; link++) {
 		if (!cfg->links[link].ifindex || (!st->links[link].peer_mac && seq & UNLEARNED_MASK))
 			continue;

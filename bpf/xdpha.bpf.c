@@ -62,7 +62,8 @@ int xdpha_out(struct __sk_buff *skb)
 
 	if (!cfg)
 		return TC_ACT_UNSPEC;
-	bpf_skb_pull_data(skb, sizeof(struct ethhdr) + sizeof(struct ipv6hdr)); // short frames stay as they are
+	if (bpf_skb_pull_data(skb, sizeof(struct ethhdr) + sizeof(struct ipv6hdr)))
+		bpf_skb_pull_data(skb, skb->len); // shorter than that
 	c = (struct cursor){(void *)(long)skb->data, (void *)(long)skb->data_end};
 	reason = gate_out(cfg, skb->ifindex, c);
 	account(link_of(cfg, skb->ifindex), reason);

@@ -63,10 +63,11 @@ type XdphaXdConfig struct {
 		Pad      [2]uint8
 	}
 	Identities [16]struct {
-		_       structs.HostLayout
-		Carrier uint32
-		Mac     [6]uint8
-		Pad     [2]uint8
+		_           structs.HostLayout
+		Carrier     uint32
+		AnnouncedBe uint32
+		Mac         [6]uint8
+		Pad         [2]uint8
 	}
 	ReachBe [8]uint32
 	Pad2    uint32
@@ -105,6 +106,7 @@ const (
 	XdphaXdEventKindEVENT_REJOINED         XdphaXdEventKind = 12
 	XdphaXdEventKindEVENT_ADDRESS_CONFLICT XdphaXdEventKind = 13
 	XdphaXdEventKindEVENT_SELF_STALL       XdphaXdEventKind = 14
+	XdphaXdEventKindEVENT_ANNOUNCED        XdphaXdEventKind = 15
 )
 
 type XdphaXdReason uint32
@@ -151,6 +153,7 @@ type XdphaXdState struct {
 	_               structs.HostLayout
 	BootId          uint64
 	Nonce           uint64
+	NonceBefore     uint64
 	PeerBoot        uint64
 	PeerNonce       uint64
 	Candidate       uint64
@@ -173,6 +176,7 @@ type XdphaXdState struct {
 	Refuted         uint64
 	SelfStalls      uint64
 	ConflictEventNs uint64
+	ToAnnounce      uint64
 	EvidenceNs      uint64
 	SuspectNs       uint64
 	DeadNs          uint64

@@ -107,6 +107,12 @@ func (c *Config) abi() (v bpf.XdphaXdConfig, err error) {
 	}
 	for i, id := range c.Identities {
 		v.Identities[i].Carrier, v.Identities[i].Mac = uint32(id.Carrier), id.MAC
+		for _, a := range id.Addresses {
+			if a.Is4() {
+				v.Identities[i].AnnouncedBe = be(a)
+				break
+			}
+		}
 	}
 	for i, a := range c.Reach {
 		v.ReachBe[i] = be(a)

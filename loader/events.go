@@ -33,12 +33,13 @@ const (
 	Rejoined        = EventKind(bpf.XdphaXdEventKindEVENT_REJOINED)
 	AddressConflict = EventKind(bpf.XdphaXdEventKindEVENT_ADDRESS_CONFLICT)
 	SelfStall       = EventKind(bpf.XdphaXdEventKindEVENT_SELF_STALL)
+	Announced       = EventKind(bpf.XdphaXdEventKindEVENT_ANNOUNCED)
 )
 
 var eventNames = map[EventKind]string{
 	PeerUp: "kernel-peer-up", PeerSuspect: "suspect", PeerRefuted: "refuted", PeerDead: "dead", PeerBoot: "peer-boot",
 	PeerWord: "peer-word", TakenOver: "flip", Taken: "taken", Lapsed: "lapsed", Closed: "closed", Isolated: "cut-off",
-	Rejoined: "rejoined", AddressConflict: "address-conflict", SelfStall: "self-stall",
+	Rejoined: "rejoined", AddressConflict: "address-conflict", SelfStall: "self-stall", Announced: "kernel-announced",
 }
 
 func (k EventKind) String() string {

@@ -30,6 +30,9 @@ func (n *node) readEvents(ctx context.Context, events *loader.Events) error {
 		if err != nil {
 			return err
 		}
+		if e.Kind == loader.TakenOver || e.Kind == loader.Taken {
+			n.pacer.pulse() // the next tick announces: let it be now
+		}
 		n.post(func() { n.kernelEvent(e) })
 	}
 }
