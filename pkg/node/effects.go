@@ -54,15 +54,12 @@ func (e *effects) start(n *node, ctx context.Context, wg *sync.WaitGroup) {
 }
 
 // report turns a job's result into the core's event.
-func (n *node) report(ctx context.Context, op uint64, err error) {
-	var ev core.Event = core.Done{Op: op}
+func (n *node) report(op uint64, err error) {
 	if err != nil {
-		ev = core.Failed{Op: op, Err: err.Error()}
+		n.post(core.Failed{Op: op, Err: err.Error()})
+		return
 	}
-	select {
-	case n.inbox <- ev:
-	case <-ctx.Done():
-	}
+	n.post(core.Done{Op: op})
 }
 
 // act starts one action; the loop calls it.
@@ -70,31 +67,31 @@ func (n *node) act(a core.Action) {
 	e := &n.effects
 	switch a := a.(type) {
 	case core.Persist:
-		e.disk <- func(ctx context.Context) { n.report(ctx, a.Op, n.store.save(a.Saved)) }
+		e.disk <- func(context.Context) { n.report(a.Op, n.store.save(a.Saved)) }
 	case core.AddAddresses:
-		e.addresses[a.Identity] <- func(ctx context.Context) {
+		e.addresses[a.Identity] <- func(context.Context) {
 			err := n.host.AddAddresses(n.Config.Identities[a.Identity].Name)
 			n.mark(a.Identity, "addresses", err, func(t *control.Takeover, us int64) { t.AddressUS = us }, metrics.StageAddress)
-			n.report(ctx, a.Op, err)
+			n.report(a.Op, err)
 		}
 	case core.RemoveAddresses:
 		n.announce.Stop(n.Config.Identities[a.Identity].Name)
-		e.addresses[a.Identity] <- func(ctx context.Context) {
-			n.report(ctx, a.Op, n.host.RemoveAddresses(n.Config.Identities[a.Identity].Name))
+		e.addresses[a.Identity] <- func(context.Context) {
+			n.report(a.Op, n.host.RemoveAddresses(n.Config.Identities[a.Identity].Name))
 		}
 	case core.StartServices:
 		n.startServices(a)
 	case core.StopServices:
 		e.starting[a.Identity]()
 		e.services[a.Identity] <- func(ctx context.Context) {
-			n.report(ctx, a.Op, n.services.Stop(ctx, n.Config.Identities[a.Identity].Services))
+			n.report(a.Op, n.services.Stop(ctx, n.Config.Identities[a.Identity].Services))
 		}
 	case core.StartConcurrent:
 		e.concurrent <- func(ctx context.Context) {
-			n.report(ctx, a.Op, n.startAll(ctx, n.concurrentNames(), service.Env{Node: n.self()}))
+			n.report(a.Op, n.startAll(ctx, n.concurrentNames(), service.Env{Node: n.self()}))
 		}
 	case core.StopConcurrent:
-		e.concurrent <- func(ctx context.Context) { n.report(ctx, a.Op, n.services.Stop(ctx, n.concurrentNames())) }
+		e.concurrent <- func(ctx context.Context) { n.report(a.Op, n.services.Stop(ctx, n.concurrentNames())) }
 	case core.Announce:
 		n.announceIdentity(a)
 	case core.Pulse:
@@ -145,7 +142,7 @@ func (n *node) startServices(a core.StartServices) {
 		if len(id.Services) > 0 {
 			n.mark(a.Identity, "services", err, func(t *control.Takeover, us int64) { t.ServicesUS = us }, metrics.StageServices)
 		}
-		n.report(ctx, a.Op, err)
+		n.report(a.Op, err)
 	}
 }
 

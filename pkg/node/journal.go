@@ -26,6 +26,7 @@ type journal struct {
 	w    *bufio.Writer
 	size int64
 	err  error // the first; nothing is written after it
+	told bool  // flush returned it
 }
 
 type journalEntry struct {
@@ -84,17 +85,21 @@ func (j *journal) rotate() error {
 	return j.open()
 }
 
-// flush hands what was written to the kernel; it returns the journal's error once.
+// flush hands what was written to the kernel. It returns the journal's error once.
 func (j *journal) flush() error {
-	if j.err == nil && j.w.Buffered() > 0 {
+	if j.err == nil {
 		if err := j.w.Flush(); err != nil {
 			j.err = fmt.Errorf("write journal: %w", err)
 		}
 	}
+	if j.err == nil || j.told {
+		return nil
+	}
+	j.told = true
 	return j.err
 }
 
-func (j *journal) Close() error { return errors.Join(j.w.Flush(), j.f.Close()) }
+func (j *journal) Close() error { return errors.Join(j.flush(), j.f.Close()) }
 
 // flushEvery is how long an input may stay in this process's memory.
 const flushEvery = time.Second

@@ -37,7 +37,12 @@ func newLoopState(cfg *config.Config, saved core.Saved) loopState {
 }
 
 // post puts an event for the core, or a func() to run in the loop, into the inbox.
-func (n *node) post(ev any) { n.inbox <- ev }
+func (n *node) post(ev any) {
+	select {
+	case n.inbox <- ev:
+	case <-n.ended:
+	}
+}
 
 // run is the loop: the only one that steps the core. Its progress earns the
 // supervisor's lease.
@@ -58,9 +63,7 @@ func (n *node) run(ctx context.Context) error {
 			n.step(core.Tick{})
 		case <-flush.C:
 			if err := n.journal.flush(); err != nil {
-				n.Log.Error("journal is lost until the next start", "err", err)
-				n.journal.err = nil
-				return err
+				n.Log.Error("journal ends here, until the next start", "err", err)
 			}
 		}
 		n.publish()

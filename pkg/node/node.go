@@ -57,7 +57,8 @@ type node struct {
 	pacer    *pacer
 	hooks    *hooks
 
-	inbox   chan any // events for the core, and func() to run in the loop
+	inbox   chan any        // events for the core, and func() to run in the loop
+	ended   <-chan struct{} // nobody reads the inbox any more
 	effects effects
 	loop    loopState
 
@@ -134,16 +135,31 @@ func (n *node) prepare() (err error) {
 	n.metrics = metrics.NewCollector(source{n})
 	n.hooks = newHooks(cfg.Hooks.Events, n.Log)
 	n.pacer, err = newPacer(tick.start, cfg.Timing.Probe, n.dp)
+	if err != nil {
+		return err
+	}
 	n.loop = newLoopState(cfg, n.store.saved)
-	return err
+	for role := range loader.Links { // the watch tells of changes from here on
+		if name := nic(cfg.Nodes[cfg.Self], role); name != "" {
+			l, err := n.host.LinkInfo(name)
+			if err != nil {
+				return err
+			}
+			n.loop.linkUp[role] = l.Up && l.Carrier
+		}
+	}
+	return nil
 }
 
 // serve runs all parts until ctx ends and the core has left.
 func (n *node) serve(ctx context.Context) error {
 	work, stop := context.WithCancelCause(context.Background())
-	defer stop(nil)
 	var wg sync.WaitGroup
-	defer wg.Wait()
+	defer func() {
+		stop(nil)
+		wg.Wait()
+	}()
+	n.ended = work.Done()
 	part := func(name string, f func(context.Context) error) {
 		wg.Go(func() {
 			if err := f(work); err != nil && work.Err() == nil {
