@@ -1,0 +1,39 @@
+# make demo and make test need Go, root and Linux 6.1 or later, nothing else.
+# The compiled kernel programs are committed; only make generate needs clang (scripts/setup).
+
+GO     ?= go
+BIN    := bin/xdpha
+SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
+DEMO   ?= --fault power
+
+# Tests and benchmarks measure milliseconds: packages run one after the other.
+TEST   ?= ./...
+
+.PHONY: build demo test race generate bench lint clean
+
+build:
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./ctl/xdpha
+
+demo: build
+	$(SUDO) $(BIN) demo $(DEMO)
+
+test:
+	$(GO) test -p 1 $(TEST)
+
+# What needs no root: the pure packages, and those that fake the kernel.
+race:
+	$(GO) test -race ./pkg/core ./pkg/config ./pkg/control ./pkg/metrics ./pkg/service ./pkg/wire ./ctl
+
+generate:
+	$(GO) generate ./bpf
+
+bench:
+	$(GO) test -p 1 -run '^$$' -bench . ./...
+
+lint:
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@test -z "$$(gofmt -l bpf loader ctl pkg)" || { gofmt -l bpf loader ctl pkg; echo 'run: gofmt -w on these'; exit 1; }
+
+clean:
+	rm -rf bin
