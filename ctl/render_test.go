@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ctl
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/charmbracelet/x/ansi"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/control"
+	"github.com/xdpha/xdpha/pkg/lab"
+)
+
+// golden compares with testdata/NAME.txt; XDPHA_UPDATE=1 rewrites it.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name+".txt")
+	if os.Getenv("XDPHA_UPDATE") == "1" {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), got); d != "" {
+		t.Errorf("%s differs from what is rendered (XDPHA_UPDATE=1 rewrites it):\n%s", path, d)
+	}
+	for line := range strings.Lines(got) {
+		if strings.TrimRight(line, " \n") != strings.TrimRight(line, "\n") {
+			t.Errorf("line ends with spaces: %q", line)
+		}
+	}
+}
+
+func sampleStatus() control.Status {
+	link := func(name, nic string, p50 float64) control.Link {
+		return control.Link{Name: name, Interface: nic, Up: true, LastHeardUS: 420, RTTUS: control.RTT{P50: p50, P99: 3 * p50, Max: 20 * p50}, GapMaxUS: 1912, Mode: "native"}
+	}
+	return control.Status{
+		Node: "serv2", Time: time.Date(2026, 11, 23, 9, 41, 7, 0, time.UTC), Version: "v0.1.0", Cluster: "lj64",
+		Peer:  control.Peer{Name: "serv1", State: control.PeerUp, BootID: "1f2e3d4c5b6a7988", SupervisorAgeUS: 48_000},
+		Links: []control.Link{link("crossover", "eth1", 11.2), link("lan", "eth0", 14.5), link("spare", "eth2", 14.9)},
+		Identities: []control.Identity{
+			{Name: "files", Home: "serv1", Owner: "serv1", Generation: 3, Gate: "closed", Armed: true, Addresses: []string{"192.0.2.21/24", "2001:db8::21/64"}, MAC: "02:4c:4a:00:00:21"},
+			{Name: "mail", Home: "serv2", Owner: "serv2", Generation: 1, Gate: "open", Addresses: []string{"192.0.2.22/24"}, MAC: "02:4c:4a:00:00:22"},
+		},
+		Services: []control.Service{{Name: "dns", State: "up"}, {Name: "imap", State: "up", Restarts: 1}, {Name: "samba", State: "stopped"}},
+		Arbiter: control.Arbiter{Kind: "reach", Satisfied: true, Reached: 3, Needed: 2, Hosts: []control.ArbiterHost{
+			{Address: "192.0.2.1", Reached: true}, {Address: "192.0.2.53", Reached: true}, {Address: "192.0.2.54", Reached: true}}},
+	}
+}
+
+func illStatus() control.Status {
+	s := sampleStatus()
+	s.Peer.State = control.PeerDead
+	for i := range s.Links {
+		s.Links[i].Up, s.Links[i].LastHeardUS = false, 73_000_000
+	}
+	s.Identities[0].Owner, s.Identities[0].Generation, s.Identities[0].Gate, s.Identities[0].Armed = "serv2", 4, "open", false
+	s.Services[2] = control.Service{Name: "samba", State: "failing", Restarts: 2, Reason: "check: exit status 1"}
+	s.Arbiter.Reached, s.Arbiter.Hosts[1].Reached = 2, false
+	s.Frozen = true
+	s.LastTakeover = &control.Takeover{Identity: "files", Time: time.Date(2026, 11, 23, 9, 39, 54, 0, time.UTC), Cause: "dead", Generation: 4,
+		DetectUS: 5012, FlipUS: 5014, AnnounceUS: 5240, AddressUS: 5100, ServicesUS: 26_730}
+	return s
+}
+
+func samplePing() control.Ping {
+	p := control.Ping{ForNS: 1e9}
+	for i, name := range []string{"crossover", "lan"} {
+		l := control.PingLink{Name: name, Sent: 1000, Lost: uint64(i)}
+		for n := range 1000 - i {
+			l.RTT.Observe(uint64(9000 + i*3000 + n*n/50))
+		}
+		p.Links = append(p.Links, l)
+	}
+	p.Links = append(p.Links, control.PingLink{Name: "spare", Sent: 1000, Lost: 1000})
+	return p
+}
+
+func TestStatusOfAHealthyPair(t *testing.T) {
+	s := sampleStatus()
+	if a := attention(s); len(a) != 0 {
+		t.Errorf("a healthy pair needs attention: %q", a)
+	}
+	golden(t, "status-healthy", statusText(s))
+}
+
+func TestStatusAfterATakeover(t *testing.T) { golden(t, "status-ill", statusText(illStatus())) }
+
+func TestPingHistogram(t *testing.T) { golden(t, "ping", pingText(samplePing())) }
+
+func TestShortDurations(t *testing.T) {
+	for ns, want := range map[float64]string{0: "0 ns", 999: "999 ns", 1000: "1.00 µs", 9994: "9.99 µs", 9996: "10.0 µs", 5.012e6: "5.01 ms", 99.96e6: "100 ms", 2e9: "2.00 s"} {
+		if got := shortNS(ns); got != want {
+			t.Errorf("%v ns: %q, want %q", ns, got, want)
+		}
+	}
+}
+
+// sampleRun is a power cut as it comes out of a run.
+func sampleRun() observation {
+	const t0 = 1_000_000_000
+	ev := func(us int64, kind, id, text string) control.Event {
+		return control.Event{TimeNS: t0 + us*1e3, Node: lab.Serv2, Kind: kind, Identity: id, Text: text}
+	}
+	return observation{
+		plan: demoPlan{fault: lab.FaultPower, identity: lab.Identities[0], profile: "balanced", count: 1},
+		t0:   t0, end: t0 + 1e9, lease: time.Second, before: 1, after: 2,
+		client: lab.Summary{Sent: 10041, Answered: 9984, OutageNs: 5_612_000, FromNs: t0 - 88_000, ToNs: t0 + 5_524_000, FromTTL: lab.TTLServ1, ToTTL: lab.TTLServ2,
+			Restored: true, Lost: 57, Before: lab.Serv1, After: lab.Serv2, StalledNs: 2_960_000, StallMaxNs: 369_000},
+		events: []control.Event{
+			ev(-500_000, "peer-up", "", "serv1 is up"), ev(6646, "peer-dead", "", "serv1 is dead"),
+			ev(4800, "dead", "", "silent for 5.01 ms"), ev(4801, "flip", "files", "generation 2"), ev(26_736, "services", "files", ""),
+		},
+		takeover: &control.Takeover{Identity: "files", Generation: 2, DetectUS: 5012},
+	}
+}
+
+func TestTimelineOfAPowerCut(t *testing.T) {
+	r := judge(sampleRun())
+	if len(r.Wrong) != 0 || r.DetectUS != 5012 || r.OutageUS != 5612 || r.OwnerChanges != 1 {
+		t.Errorf("judged as %+v", r)
+	}
+	golden(t, "demo-power", resultText(r))
+}
+
+func TestARunIsJudgedByItsFault(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		set   func(*observation)
+		wrong string
+	}{
+		{"the other node serves after a power cut", func(*observation) {}, ""},
+		{"nobody serves", func(o *observation) { o.client.Restored = false }, "had not ended"},
+		{"two owners", func(o *observation) { o.client.DualAnswers = 3 }, "two owners"},
+		{"nothing may move for a crossover", func(o *observation) { o.plan.fault = lab.FaultCrossover }, "served by serv1 at the end"},
+		{"a quick restart moves nothing", func(o *observation) { o.plan.fault, o.plan.restartAfter = lab.FaultDaemonKill, 300*time.Millisecond }, "served by serv1 at the end"},
+		{"a late restart moves it", func(o *observation) { o.plan.fault, o.plan.restartAfter = lab.FaultDaemonStop, 2*time.Second }, ""},
+		{"there and back is a change", func(o *observation) { o.plan.fault, o.client.After, o.after = lab.FaultCrossover, lab.Serv1, 3 }, "changed its owner"},
+		{"at rest nothing moves", func(o *observation) { o.plan.fault, o.client.After, o.after = "", lab.Serv1, 1 }, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o := sampleRun()
+			tt.set(&o)
+			got := strings.Join(judge(o).Wrong, "; ")
+			if (tt.wrong == "") != (got == "") || !strings.Contains(got, tt.wrong) {
+				t.Errorf("wrong is %q, want %q", got, tt.wrong)
+			}
+		})
+	}
+}
+
+func TestSeriesOfRuns(t *testing.T) {
+	var rs []demoResult
+	for _, us := range []int64{9140, 5612, 6120, 7000} {
+		rs = append(rs, demoResult{OutageUS: us, Wrong: []string{}})
+	}
+	want := "\n4 runs: outage median 6.56 ms, least 5.61 ms, most 9.14 ms; answers by two owners 0; runs that went wrong 0\n"
+	if got := seriesText(rs); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestPictureOfAPowerCut(t *testing.T) {
+	const t0 = 1_000_000_000
+	s := illStatus()
+	s.Links[1].Up = true
+	golden(t, "picture", ansi.Strip(picture(scene{
+		plan: sampleRun().plan, title: "run 2 of 20", phase: "power at serv1", t0: t0, nowNs: t0 + 4e6,
+		nodes:  map[string]nodeView{lab.Serv1: {status: sampleStatus()}, lab.Serv2: {answers: true, status: s}},
+		events: sampleRun().events[:4], client: lab.Live{Sent: 3040, Answered: 3000, LastAnswerNs: t0 - 50_000, LastBy: lab.Serv1},
+	})))
+}
+
+func TestACheckExplainsEachFailure(t *testing.T) {
+	for _, file := range []string{"contract", "least"} {
+		cfg, err := config.Load(filepath.Join("..", "testdata", "config", "good", file+".yaml"), config.Options{
+			Node: "serv1", ReadFile: func(string) ([]byte, error) { return []byte(strings.Repeat("0a", 32)), nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg.Path = file + ".yaml"
+		r := newCheckReport(cfg)
+		r.Host = []hostCheck{{Name: "CAP_BPF", OK: true, Detail: "held"}, {Name: "NIC eth1", Detail: "Link not found", Remedy: "correct its name"}}
+		golden(t, "check-"+file, checkText(r))
+	}
+}
+
+func TestFlagsMayStandAnywhere(t *testing.T) {
+	app := newApp(Env{Stdout: os.Stdout, Stderr: os.Stderr})
+	for in, want := range map[string]string{
+		"move files serv2 --force":         "move --force files serv2",
+		"status --json --run-dir /r":       "--run-dir /r status --json",
+		"ping --for 10s --run-dir=/r":      "--run-dir=/r ping --for 10s",
+		"move -- --force":                  "move -- --force",
+		"--node a check --config-only":     "--node a check --config-only",
+		"events --bogus":                   "events --bogus",
+		"--help":                           "--help",
+		"demo --fault power --count 2 -h":  "demo --fault power --count 2 -h",
+		"move files --timeout 3s --node b": "--node b move --timeout 3s files",
+	} {
+		if got := strings.Join(arrange(app, strings.Fields(in)), " "); got != want {
+			t.Errorf("%q is arranged as %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestAClusterIsReadyWhenEachCoversTheOther(t *testing.T) {
+	serv2 := sampleStatus()
+	serv1 := sampleStatus()
+	serv1.Node = lab.Serv1
+	serv1.Identities[0].Gate, serv1.Identities[0].Armed = "open", false
+	serv1.Identities[1].Gate, serv1.Identities[1].Armed = "closed", true
+	nodes := map[string]nodeView{lab.Serv1: {true, serv1}, lab.Serv2: {true, serv2}}
+	if missing := notReady(nodes); missing != "" {
+		t.Errorf("a ready cluster lacks: %s", missing)
+	}
+	nodes[lab.Serv2] = nodeView{true, illStatus()}
+	if missing := notReady(nodes); missing != "serv2 sees its peer dead" {
+		t.Errorf("missing is %q", missing)
+	}
+}
