@@ -188,7 +188,7 @@ static __always_inline void send_announcements(struct __sk_buff *skb, const stru
 	if (!pending || bpf_skb_change_tail(skb, ETH_ZLEN, 0))
 		return;
 	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++) {
-		if (!(pending & 1ULL << i) || !cfg->identities[i].announced_be)
+		if (!(pending & 1ULL << i) || !cfg->identities[i].announced_be || !gate_open(cfg, i))
 			continue;
 		send_announcement(skb, &cfg->identities[i], 1);
 		send_announcement(skb, &cfg->identities[i], 2);

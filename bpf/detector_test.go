@@ -1,0 +1,322 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf/ringbuf"
+
+	"github.com/xdpha/xdpha/bpf"
+)
+
+// Where the kernel's fields stand that a test writes while the detector runs.
+const (
+	offsetPeerState = unsafe.Offsetof(bpf.XdphaXdState{}.PeerState)
+	offsetTicks     = unsafe.Offsetof(bpf.XdphaXdState{}.Ticks)
+	offsetReach     = unsafe.Offsetof(bpf.XdphaXdState{}.ReachNs)
+	offsetLinks     = unsafe.Offsetof(bpf.XdphaXdState{}.Links)
+
+	eventUp        = bpf.XdphaXdEventKindEVENT_PEER_UP
+	eventSuspect   = bpf.XdphaXdEventKindEVENT_PEER_SUSPECT
+	eventRefuted   = bpf.XdphaXdEventKindEVENT_PEER_REFUTED
+	eventDead      = bpf.XdphaXdEventKindEVENT_PEER_DEAD
+	eventTakeover  = bpf.XdphaXdEventKindEVENT_TAKEOVER
+	eventLapsed    = bpf.XdphaXdEventKindEVENT_LAPSED
+	eventIsolated  = bpf.XdphaXdEventKindEVENT_ISOLATED
+	eventRejoined  = bpf.XdphaXdEventKindEVENT_REJOINED
+	eventSelfStall = bpf.XdphaXdEventKindEVENT_SELF_STALL
+
+	unknown, up, suspect, dead = 0, 1, 2, 3
+	untouched                  = 100 * time.Millisecond // twenty times dead_after
+)
+
+// watched is a node whose detector runs.
+func watched(t *testing.T, given func(*truth)) *node {
+	t.Helper()
+	n := newBench(t).newNode(t, 0)
+	v := n.atWork()
+	v.words = [identities]uint64{owner | 5, ready | 5}
+	given(v)
+	n.put(v)
+	n.start()
+	return n
+}
+
+// hear stamps a link as XDP does for an accepted frame.
+func (n *node) hear(at uint64) { n.poke(offsetLinks, at) }
+
+// probed notes own probes as the pacer does.
+func (n *node) probed(count int, at uint64) {
+	for i := range count {
+		n.poke(offsetTicks+uintptr(8*i), at)
+	}
+}
+
+// answer stamps an ARP answer of a listed host by the lan NIC.
+func (n *node) answer(host int, at uint64) { n.poke(offsetReach+uintptr(8*(3*host+lan)), at) }
+
+// expect waits for the next events. A late timer's own report, which a busy
+// machine causes, is passed over.
+func (n *node) expect(kinds ...bpf.XdphaXdEventKind) (events []bpf.XdphaXdEvent) {
+	n.t.Helper()
+	n.events.SetDeadline(time.Now().Add(patience))
+	for len(events) < len(kinds) {
+		r, err := n.events.Read()
+		if err != nil {
+			n.t.Fatalf("await event %v: %v; peer state %d, words %x", kinds[len(events)], err, n.state().PeerState, n.words())
+		}
+		e := event(r)
+		if e.Kind == eventSelfStall {
+			continue
+		}
+		if e.Kind != kinds[len(events)] {
+			n.t.Fatalf("event %d at %d, want %d (of %v)", e.Kind, e.AtNs, kinds[len(events)], kinds)
+		}
+		events = append(events, e)
+	}
+	return events
+}
+
+// quiet fails if an event comes within a time that is long for the detector.
+func (n *node) quiet() {
+	n.t.Helper()
+	n.events.SetDeadline(time.Now().Add(untouched))
+	for {
+		r, err := n.events.Read()
+		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ringbuf.ErrFlushed) {
+			return
+		}
+		n.must(err)
+		if e := event(r); e.Kind != eventSelfStall {
+			n.t.Fatalf("event %d, want none", e.Kind)
+		}
+	}
+}
+
+func (n *node) wantWords(w ...uint64) {
+	n.t.Helper()
+	if got := n.words(); !slices.Equal(got[:], w) {
+		n.t.Errorf("words %x, want %x", got, w)
+	}
+}
+
+func TestTheFirstFrameMakesThePeerKnown(t *testing.T) {
+	n := watched(t, func(v *truth) { v.state.PeerState = unknown; v.config.HoldNs = hour })
+	n.quiet()
+	n.hear(now() + hour)
+	n.expect(eventUp)
+	if s := n.state(); s.PeerState != up {
+		t.Errorf("state %d", s.PeerState)
+	}
+	n.wantWords(owner|5, ready|5)
+}
+
+func TestSilenceIsDeathAndArmedIdentitiesAreTaken(t *testing.T) {
+	last := now()
+	n := watched(t, func(v *truth) {
+		v.state.Links[spare].HeardNs = last
+		v.state.Links[lan].HeardNs = last - 5
+		v.state.Ticks = [8]uint64{last + 1, last + 2}
+	})
+	e := n.expect(eventSuspect, eventDead, eventTakeover)
+	s := n.state()
+	if s.PeerState != dead || e[1].A != last || e[2].A != owner|6 || e[2].B != last || e[2].Identity != 1 {
+		t.Errorf("state %d, events %+v", s.PeerState, e)
+	}
+	if s.EvidenceNs != last || s.SuspectNs < last+3e6 || s.DeadNs < last+5e6 || s.DeadNs < s.SuspectNs || s.FlipNs < s.DeadNs || s.Suspects != 1 {
+		t.Errorf("evidence %d suspect %d dead %d flip %d", s.EvidenceNs, s.SuspectNs, s.DeadNs, s.FlipNs)
+	}
+	n.wantWords(owner|5, owner|6)
+}
+
+func TestALinkThatSpeaksKeepsThePeerAlive(t *testing.T) {
+	n := watched(t, func(v *truth) {
+		v.state.Links[crossover].HeardNs, v.state.Links[lan].HeardNs = 1, 1
+		v.state.Links[spare].HeardNs = now() + hour // another CPU's clock is ahead: compared signed
+		v.state.Ticks = [8]uint64{2, 3, 4, 5}
+	})
+	n.quiet()
+	n.wantWords(owner|5, ready|5)
+}
+
+func TestSuspicionIsRefutedByAFrame(t *testing.T) {
+	n := watched(t, func(v *truth) { v.state.Links[0].HeardNs = now() })
+	n.expect(eventSuspect)
+	n.hear(now() + hour)
+	n.expect(eventRefuted)
+	n.quiet()
+	if s := n.state(); s.PeerState != up || s.Refuted != 1 {
+		t.Errorf("state %d, refuted %d", s.PeerState, s.Refuted)
+	}
+	n.wantWords(owner|5, ready|5)
+}
+
+func TestNobodyIsDeclaredDeadWithoutOwnProbes(t *testing.T) {
+	for name, ticks := range map[string]func(n *node){
+		"no probe":                  func(*node) {},
+		"one probe of two":          func(n *node) { n.probed(1, now()) },
+		"probes before the silence": func(n *node) { n.probed(8, 1) },
+		"probes too young":          func(n *node) { n.probed(8, now()+hour) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := watched(t, func(v *truth) { v.state.Links[0].HeardNs = now() })
+			n.expect(eventSuspect)
+			ticks(n)
+			n.quiet()
+			if s := n.state(); s.PeerState != suspect {
+				t.Errorf("state %d", s.PeerState)
+			}
+			n.wantWords(owner|5, ready|5)
+			n.probed(2, now())
+			n.expect(eventDead, eventTakeover)
+		})
+	}
+}
+
+func TestAnIdentityArmedAfterTheDeathIsTakenToo(t *testing.T) {
+	n := watched(t, func(v *truth) { v.words[1] = 5; v.state.Links[0].HeardNs = now() })
+	n.probed(8, now())
+	n.expect(eventSuspect, eventDead)
+	n.wantWords(owner|5, 5)
+	n.must(n.objs.Words.Put(uint32(1), ready|staged|5))
+	n.expect(eventTakeover)
+	n.wantWords(owner|5, owner|6)
+}
+
+func TestTheDeadReturn(t *testing.T) {
+	n := watched(t, func(v *truth) { v.state.PeerState = dead; v.state.PeerSinceNs = now(); v.words[1] = 5 })
+	n.quiet()
+	n.hear(now() + hour)
+	n.expect(eventUp)
+	n.must(n.objs.Words.Put(uint32(1), ready|5))
+	n.quiet()
+	n.wantWords(owner|5, ready|5)
+}
+
+func TestAfterTheBootHoldAnUnseenPeerIsDead(t *testing.T) {
+	n := watched(t, func(v *truth) { v.state.PeerState, v.state.StartedNs = unknown, 0 })
+	n.quiet() // five times the hold, but not one own probe
+	n.probed(2, now())
+	e := n.expect(eventDead, eventTakeover)
+	s := n.state()
+	if s.StartedNs == 0 || e[0].AtNs-s.StartedNs < 20e6 || s.Nonce == 0 {
+		t.Errorf("started %d, dead %d, nonce %x", s.StartedNs, e[0].AtNs, s.Nonce)
+	}
+	n.wantWords(owner|5, owner|6)
+}
+
+func TestALostSupervisorLapses(t *testing.T) {
+	n := watched(t, func(v *truth) {
+		v.state.Links[0].HeardNs = now() + hour
+		v.control.LeaseUntilNs = now() + 30e6
+	})
+	e := n.expect(eventLapsed)
+	if e[0].A != yield|5 || e[0].Identity != 0 {
+		t.Errorf("event %+v", e[0])
+	}
+	n.quiet()
+	n.wantWords(yield|5, ready|5)
+}
+
+func TestALostSupervisorKeepsWhatNobodyElseCouldServe(t *testing.T) {
+	n := watched(t, func(v *truth) {
+		v.state.PeerState = dead
+		v.state.PeerSinceNs = now()
+		v.control.LeaseUntilNs = 1
+		v.words[1] = 5
+	})
+	n.quiet()
+	n.wantWords(owner|5, 5)
+}
+
+func reachable(v *truth) { v.config.Arbiter, v.config.N_reach = 1, 3 }
+
+func TestWhoReachesTheMajorityTakes(t *testing.T) {
+	n := watched(t, func(v *truth) { reachable(v); v.state.Links[0].HeardNs = now() })
+	n.answer(0, now()+hour)
+	n.answer(2, now()+hour)
+	n.probed(8, now())
+	n.expect(eventSuspect, eventDead, eventTakeover)
+	n.wantWords(owner|5, owner|6)
+}
+
+func TestWhoIsCutOffClosesAndTakesNothing(t *testing.T) {
+	n := watched(t, func(v *truth) { reachable(v); v.state.Links[0].HeardNs = now() })
+	n.answer(0, now()+hour) // one of three is no majority
+	n.answer(1, 1)          // and what answered long ago counts no longer
+	n.probed(8, now())
+	e := n.expect(eventSuspect, eventIsolated)
+	s := n.state()
+	if s.IsolatedSinceNs == 0 || e[1].AtNs-s.Links[0].HeardNs < 10e6 {
+		t.Errorf("isolated since %d, last heard %d", s.IsolatedSinceNs, s.Links[0].HeardNs)
+	}
+	n.quiet()
+	n.wantWords(owner|5, ready|5)
+
+	back := now()
+	n.answer(1, back+hour)
+	e = n.expect(eventDead, eventRejoined, eventTakeover)
+	if e[0].AtNs-back < 5e6 {
+		t.Errorf("taken %d ns after the majority came back: the peer may have served", e[0].AtNs-back)
+	}
+	if s := n.state(); s.IsolatedSinceNs != 0 {
+		t.Error("still isolated")
+	}
+	n.wantWords(owner|5, owner|6)
+}
+
+func TestWhoIsCutOffRejoinsWithThePeer(t *testing.T) {
+	for name, given := range map[string]func(*truth){
+		"from suspicion": func(v *truth) { v.state.Links[0].HeardNs = now() },
+		"from boot":      func(v *truth) { v.state.PeerState, v.state.StartedNs = unknown, 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := watched(t, func(v *truth) { reachable(v); given(v) })
+			n.probed(8, now())
+			events := []bpf.XdphaXdEventKind{eventSuspect, eventIsolated}
+			if n.state().StartedNs != 1 {
+				events = events[1:]
+			}
+			n.expect(events...)
+			n.hear(now() + hour)
+			if len(events) == 1 {
+				n.expect(eventRejoined, eventUp)
+			} else {
+				n.expect(eventRejoined, eventRefuted)
+			}
+			if s := n.state(); s.IsolatedSinceNs != 0 || s.PeerState != up {
+				t.Errorf("isolated since %d, state %d", s.IsolatedSinceNs, s.PeerState)
+			}
+		})
+	}
+}
+
+func TestAloneAndCutOffCloses(t *testing.T) {
+	n := watched(t, func(v *truth) {
+		reachable(v)
+		v.state.PeerState, v.state.PeerSinceNs = dead, now()
+	})
+	n.expect(eventIsolated)
+	n.wantWords(owner|5, ready|5)
+	n.answer(0, now()+hour)
+	n.answer(1, now()+hour)
+	n.expect(eventRejoined, eventTakeover)
+}
+
+// An upgrade starts the detector again; it goes on where it was.
+func TestTheDetectorStartsTwice(t *testing.T) {
+	n := watched(t, func(v *truth) { v.state.Links[0].HeardNs = now() + hour })
+	started, nonce := n.state().StartedNs, n.state().Nonce
+	n.start()
+	n.hear(now())
+	n.expect(eventSuspect)
+	if s := n.state(); s.StartedNs != started || s.Nonce != nonce {
+		t.Errorf("started %d and %d, nonce %x and %x", started, s.StartedNs, nonce, s.Nonce)
+	}
+}
