@@ -216,7 +216,7 @@ func failures(cfg *config.Config) []failure {
 		}
 		out = append(out, failure{
 			n.Name + " loses power, or its kernel dies",
-			fmt.Sprintf("%s and takes %s on %s with the same MAC; then it starts %s", lead, strings.Join(moved, ", "), carrierOf(o), servicesOf(cfg, i)),
+			fmt.Sprintf("%s and takes %s on %s with the same MAC%s", lead, strings.Join(moved, ", "), carrierOf(o), thenStarts(cfg, i)),
 		})
 		out = append(out, failure{
 			fmt.Sprintf("the lan NIC %s of %s, its cable or its switch", n.Lan, n.Name),
@@ -253,7 +253,8 @@ func homesAt(cfg *config.Config, node int) []string {
 	return out
 }
 
-func servicesOf(cfg *config.Config, node int) string {
+// thenStarts lists the services that move with a node's identities.
+func thenStarts(cfg *config.Config, node int) string {
 	var out []string
 	for _, id := range cfg.Identities {
 		if id.Home == node {
@@ -261,9 +262,9 @@ func servicesOf(cfg *config.Config, node int) string {
 		}
 	}
 	if len(out) == 0 {
-		return "no services: none are listed"
+		return ""
 	}
-	return strings.Join(out, ", ")
+	return "; then it starts " + strings.Join(out, ", ")
 }
 
 func arbiterWords(cfg *config.Config) string {

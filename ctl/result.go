@@ -192,11 +192,11 @@ func resultText(r demoResult) string {
 	for _, e := range r.Timeline {
 		fmt.Fprintf(&b, "  %10.3f  %-*s  %s  %s\n", float64(e.TUS)/1e3, nw, e.Node, pad(e.Event, tw), hears(r, e.TUS))
 	}
-	outage := "no silence worth the name"
-	if r.Lost > 0 || !r.Restored {
-		outage = "silence"
+	if r.Lost == 0 {
+		fmt.Fprintf(&b, "\n  no probe was lost; the longest time between two answered ones is %s\n", shortNS(float64(r.OutageUS)*1e3))
+	} else {
+		fmt.Fprintf(&b, "\n  outage %s, detected in %s, %d probes lost\n", shortNS(float64(r.OutageUS)*1e3), orNone(r.DetectUS), r.Lost)
 	}
-	fmt.Fprintf(&b, "\n  outage %s (%s), detected in %s\n", shortNS(float64(r.OutageUS)*1e3), outage, orNone(r.DetectUS))
 	fmt.Fprintf(&b, "  client: %d probes sent, %d answered, %d answers by two owners; served by %s before and by %s after\n",
 		r.Sent, r.Answered, r.DualAnswers, orNobody(r.Before), orNobody(r.After))
 	if r.StallMaxUS > 0 {

@@ -51,8 +51,9 @@ func picture(s scene) string {
 	b.WriteString("            ┌──────────┐             trunk             ┌──────────┐\n")
 	b.WriteString("  client ───┤ switch 1 ├───────────────────────────────┤ switch 2 │\n")
 	b.WriteString("            └─┬──────┬─┘                               └─┬──────┬─┘\n")
-	fmt.Fprintf(&b, "          %s %s                       %s %s\n",
-		wire(s, lab.Serv1, "lan", "serv1 lan"), wire(s, lab.Serv2, "spare", "serv2 spare"), wire(s, lab.Serv1, "spare", "serv1 spare"), wire(s, lab.Serv2, "lan", "serv2 lan"))
+	b.WriteString("            serv1  serv2" + strings.Repeat(" ", 31) + "serv1  serv2\n")
+	fmt.Fprintf(&b, "             %s   %s%s%s   %s\n", wire(s, lab.Serv1, "lan", "lan"), wire(s, lab.Serv2, "spare", "spare"), strings.Repeat(" ", 31),
+		wire(s, lab.Serv1, "spare", "spare"), wire(s, lab.Serv2, "lan", "lan"))
 	left, right := nodeBox(s, lab.Serv1), nodeBox(s, lab.Serv2)
 	cross := wire(s, lab.Serv1, "crossover", "══ crossover ══")
 	gap := strings.Repeat(" ", 15)
@@ -83,7 +84,7 @@ func wire(s scene, node, link, label string) string {
 		case l.Up:
 			return label
 		}
-		return styleBad.Render(strings.ReplaceAll(label, "══", "═╳"))
+		return styleBad.Render(strings.ReplaceAll(label, "══", "╳╳"))
 	}
 	return styleFaint.Render(label)
 }

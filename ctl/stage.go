@@ -3,6 +3,7 @@
 package ctl
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ const (
 	settle        = 700 * time.Millisecond // services and late answers, after the last change
 	switchTimeout = 15 * time.Second       // until the other node answers
 	pollEvery     = 100 * time.Millisecond
+
+	shownEvents = 10 // below the picture
 )
 
 // stage is one run of the demo, and what can be seen of it meanwhile.
@@ -72,7 +75,8 @@ func (s *stage) look() scene {
 	v := s.scene
 	v.title = s.title
 	v.nodes = maps.Clone(s.scene.nodes)
-	v.events = slices.Clone(s.all[max(0, len(s.all)-8):])
+	v.events = slices.Clone(s.all[max(0, len(s.all)-shownEvents):])
+	slices.SortStableFunc(v.events, func(a, b control.Event) int { return cmp.Compare(a.TimeNS, b.TimeNS) })
 	v.nowNs = lab.NowNs()
 	if s.probe != nil {
 		v.client = s.probe.Live()

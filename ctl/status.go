@@ -106,6 +106,7 @@ func statusText(s control.Status) string {
 	var b strings.Builder
 	statusHead(&b, s)
 	statusPicture(&b, s)
+	statusLinks(&b, s)
 	statusIdentities(&b, s)
 	statusServices(&b, s)
 	statusArbiter(&b, s.Arbiter)
@@ -138,7 +139,7 @@ func statusPicture(b *strings.Builder, s control.Status) {
 	}
 	b.WriteString(edge("┌", "┐"))
 	for i := range rows {
-		m := pad(at(middle, i), mw)
+		m := fill(at(middle, i), mw)
 		l, r := "│", "│"
 		if i < len(middle) {
 			l, r = "├", "┤"
@@ -148,20 +149,34 @@ func statusPicture(b *strings.Builder, s control.Status) {
 	b.WriteString(edge("└", "┘"))
 }
 
+// linkLine is a link in the picture; its numbers are in the table below.
 func linkLine(l control.Link) string {
 	if !l.Up {
-		return fmt.Sprintf("─ ─ ╳ ─ ─ %s (%s): silent for %s ", l.Name, l.Interface, since(l.LastHeardUS))
+		return "── ╳ ── " + l.Name + " "
 	}
-	text := fmt.Sprintf("────────── %s (%s, %s): RTT p50 %s p99 %s max %s, gap ≤ %s ", l.Name, l.Interface, l.Mode,
-		shortNS(l.RTTUS.P50*1e3), shortNS(l.RTTUS.P99*1e3), shortNS(l.RTTUS.Max*1e3), shortNS(float64(l.GapMaxUS)*1e3))
-	return text + "──"
+	return "─────── " + l.Name + ", " + shortNS(l.RTTUS.P50*1e3) + " "
 }
 
-func since(us int64) string {
+func statusLinks(b *strings.Builder, s control.Status) {
+	b.WriteString("\n")
+	table(b, func(w io.Writer) {
+		fmt.Fprintln(w, "link\tinterface\tXDP\tstate\tlast heard\tRTT p50\tp99\tmax\tlongest gap")
+		for _, l := range s.Links {
+			state := "up"
+			if !l.Up {
+				state = "down"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", l.Name, l.Interface, l.Mode, state, heard(l.LastHeardUS),
+				shortNS(l.RTTUS.P50*1e3), shortNS(l.RTTUS.P99*1e3), shortNS(l.RTTUS.Max*1e3), shortNS(float64(l.GapMaxUS)*1e3))
+		}
+	})
+}
+
+func heard(us int64) string {
 	if us < 0 {
-		return "ever"
+		return "never"
 	}
-	return shortNS(float64(us) * 1e3)
+	return shortNS(float64(us)*1e3) + " ago"
 }
 
 func selfWord(s control.Status) string {

@@ -34,6 +34,14 @@ func width(lines []string) int {
 // pad fills a line up to w cells.
 func pad(s string, w int) string { return s + strings.Repeat(" ", max(0, w-lipgloss.Width(s))) }
 
+// fill draws a line on up to w cells; an empty one stays empty.
+func fill(s string, w int) string {
+	if s == "" {
+		return pad(s, w)
+	}
+	return s + strings.Repeat("─", max(0, w-lipgloss.Width(s)))
+}
+
 // at is lines[i], or nothing.
 func at(lines []string, i int) string {
 	if i < len(lines) {
