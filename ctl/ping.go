@@ -77,12 +77,16 @@ func pingText(p control.Ping) string {
 		if i > 0 {
 			b.WriteByte('\n')
 		}
-		fmt.Fprintf(&b, "%s: %d sent, %d lost in %s", l.Name, l.Sent, l.Lost, time.Duration(p.ForNS))
+		fmt.Fprintf(&b, "%s: %d sent, %d lost in %s", l.Name, l.Sent, l.Lost, time.Duration(p.ForNS).Round(time.Millisecond))
 		if l.RTT.Count() == 0 {
 			b.WriteString("; no answer\n")
 			continue
 		}
-		fmt.Fprintf(&b, "; p50 %s  p99 %s  max %s\n", shortNS(l.RTT.Quantile(0.5)), shortNS(l.RTT.Quantile(0.99)), shortNS(float64(l.RTT.MaxNS)))
+		fmt.Fprintf(&b, "; p50 %s  p99 %s", shortNS(l.RTT.Quantile(0.5)), shortNS(l.RTT.Quantile(0.99)))
+		if l.RTT.MaxNS > 0 { // of a part of the time only the buckets are known
+			fmt.Fprintf(&b, "  max %s", shortNS(float64(l.RTT.MaxNS)))
+		}
+		b.WriteString("\n")
 		histogramText(&b, l.RTT)
 	}
 	if len(p.Links) == 0 {

@@ -177,21 +177,12 @@ func nodeWord(ttl uint8) string {
 // client heard.
 func resultText(r demoResult) string {
 	var b strings.Builder
-	what := "fault " + r.Fault
 	if r.Fault == "none" {
-		what = "at rest"
+		fmt.Fprintf(&b, "\nat rest, identity %s, profile %s: times in ms from the start\n", r.Identity, r.Profile)
+	} else {
+		fmt.Fprintf(&b, "\nfault %s, identity %s, profile %s: times in ms from the fault\n", r.Fault, r.Identity, r.Profile)
 	}
-	fmt.Fprintf(&b, "\n%s, identity %s, profile %s: times in ms from the fault\n\n", what, r.Identity, r.Profile)
-	nw := 6
-	var texts []string
-	for _, e := range r.Timeline {
-		nw, texts = max(nw, len(e.Node)), append(texts, e.Event)
-	}
-	tw := max(min(width(texts), 78), 20)
-	fmt.Fprintf(&b, "  %10s  %-*s  %s  client hears\n", "t", nw, "who", pad("what", tw))
-	for _, e := range r.Timeline {
-		fmt.Fprintf(&b, "  %10.3f  %-*s  %s  %s\n", float64(e.TUS)/1e3, nw, e.Node, pad(e.Event, tw), hears(r, e.TUS))
-	}
+	timelineText(&b, r)
 	if r.Lost == 0 {
 		fmt.Fprintf(&b, "\n  no probe was lost; the longest time between two answered ones is %s\n", shortNS(float64(r.OutageUS)*1e3))
 	} else {
@@ -206,6 +197,23 @@ func resultText(r demoResult) string {
 		fmt.Fprintf(&b, "  ✗ %s\n", w)
 	}
 	return b.String()
+}
+
+func timelineText(b *strings.Builder, r demoResult) {
+	if len(r.Timeline) == 0 {
+		b.WriteString("\n  nothing happened\n")
+		return
+	}
+	nw := 6
+	var texts []string
+	for _, e := range r.Timeline {
+		nw, texts = max(nw, len(e.Node)), append(texts, e.Event)
+	}
+	tw := min(width(texts), 78)
+	fmt.Fprintf(b, "\n  %10s  %-*s  %s  client hears\n", "t", nw, "who", pad("what", tw))
+	for _, e := range r.Timeline {
+		fmt.Fprintf(b, "  %10.3f  %-*s  %s  %s\n", float64(e.TUS)/1e3, nw, e.Node, pad(e.Event, tw), hears(r, e.TUS))
+	}
 }
 
 func orNone(us int64) string {

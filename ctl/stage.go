@@ -45,6 +45,7 @@ type stage struct {
 	seen  map[eventKey]bool
 	all   []control.Event
 	probe *lab.Prober
+	ended int64 // when the client stopped asking; 0: not yet
 }
 
 type eventKey struct {
@@ -81,20 +82,30 @@ func (s *stage) look() scene {
 	if s.probe != nil {
 		v.client = s.probe.Live()
 	}
+	if s.ended != 0 {
+		v.nowNs = s.ended
+	}
 	return v
 }
 
+var errInterrupted = errors.New("interrupted; the cluster is removed")
+
 // run builds a cluster, breaks it, and says what was seen. All of it is gone
 // when run returns.
-func (s *stage) run(ctx context.Context) (_ demoResult, err error) {
-	ctx, cancel := context.WithCancel(ctx)
+func (s *stage) run(outer context.Context) (_ demoResult, err error) {
+	ctx, cancel := context.WithCancel(outer)
 	defer cancel()
 	s.step("building two nodes, two switches, a crossover cable and a client")
 	l, err := lab.New(ctx, lab.Options{HandOver: moveAway})
 	if err != nil {
 		return demoResult{}, err
 	}
-	defer func() { err = errors.Join(err, l.Close()) }()
+	defer func() {
+		if outer.Err() != nil {
+			err = errInterrupted // whatever else failed, failed because of that
+		}
+		err = errors.Join(err, l.Close())
+	}()
 	defer cancel() // the followers go before the lab does
 	if err := l.WriteConfig(lab.Scene{Profile: s.plan.profile}); err != nil {
 		return demoResult{}, err
@@ -276,6 +287,9 @@ func (s *stage) measure(ctx context.Context, l *lab.Lab, t config.Timing) (demoR
 	if err := s.breakAndWatch(ctx, l, probe, &o); err != nil {
 		return demoResult{}, err
 	}
+	s.mu.Lock()
+	s.ended = lab.NowNs()
+	s.mu.Unlock()
 	o.client = lab.Analyze(stop(), lab.Window{})
 	stopBusy()
 	s.gather(ctx, l, &o)
