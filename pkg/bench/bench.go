@@ -30,7 +30,7 @@ type size struct {
 
 func (o Options) size() size {
 	if o.Short {
-		return size{batches: 5, perBatch: 100, warm: 50, repeat: 10_000}
+		return size{batches: 5, perBatch: 100, warm: 50, repeat: 100_000}
 	}
 	return size{batches: 200, perBatch: 500, warm: 2000, repeat: 2_000_000}
 }
