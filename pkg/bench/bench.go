@@ -191,7 +191,8 @@ type contender struct {
 	lost    int
 }
 
-const patience = 200 * time.Millisecond
+// patience is longer than a busy machine keeps a thread waiting.
+const patience = 2 * time.Second
 
 func (c *contender) batch(n int) {
 	buf := make([]byte, 512)
