@@ -55,7 +55,7 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 	if (claimed && is_conflict(cfg, *claimed, arp)) {
 		__u64 now = bpf_ktime_get_boot_ns();
 
-		if (now - st->conflict_event_ns > 100000000ULL) {
+		if ((__s64)(now - st->conflict_event_ns) > 100000000LL) {
 			st->conflict_event_ns = now;
 			tell(now, EVENT_ADDRESS_CONFLICT, *claimed, mac_u64(arp->sender_mac), sender_be);
 		}

@@ -206,7 +206,7 @@ static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const s
 	if (!ctl || !st)
 		return REASON_INTERNAL;
 	before = st->ticks[st->seq % TICKS_KEPT];
-	if (before && now - before < cfg->probe_ns / 4 && !st->to_announce) // whatever seeds us, an unpaced loop cannot run
+	if (before && (__s64)(now - before) < (__s64)(cfg->probe_ns / 4) && !st->to_announce) // whatever seeds us, an unpaced loop cannot run
 		return REASON_TICK_EARLY;
 	skb->priority = 7; // TC_PRIO_CONTROL
 	send_announcements(skb, cfg, st);

@@ -351,7 +351,7 @@ func arpRows() []packet {
 		{name: "conflict: an answer", nic: spare, frame: isAt(filesIP, stranger, client, clientIP), verdict: xdpDrop, counted: "spare arp-conflict",
 			told: []bpf.XdphaXdEventKind{eventConflict}},
 		{name: "conflict: told once in a while only", frame: announcement(filesIP, stranger, 2), verdict: xdpDrop, counted: "lan arp-conflict",
-			given: func(v *truth) { v.state.ConflictEventNs = now() }},
+			given: func(v *truth) { v.state.ConflictEventNs = now() + hour }},
 		{name: "no conflict: our own announcement on the other NIC", nic: spare, frame: announcement(filesIP, filesMAC, 1), verdict: xdpPass, counted: "spare not-ours"},
 		{name: "no conflict: the other node's announcement", frame: announcement(mailIP, mailMAC, 2), verdict: xdpPass, counted: "lan not-ours"},
 		{name: "no conflict: an answer to us", frame: isAt(hosts[0], client, filesMAC, filesIP), verdict: xdpPass, counted: "lan in-open"},
