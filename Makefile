@@ -5,6 +5,8 @@ GO     ?= go
 BIN    := bin/xdpha
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 DEMO   ?= --fault power
+# For example: make bench BENCH='-runs 3 -json bench.json'
+BENCH  ?=
 
 # Tests and benchmarks measure milliseconds: packages run one after the other.
 TEST   ?= ./...
@@ -20,15 +22,16 @@ demo: build
 test:
 	$(GO) test -p 1 $(TEST)
 
-# What needs no root: the pure packages, and those that fake the kernel.
+# What needs no root: the pure packages, and those that fake the kernel. The race detector
+# makes everything some ten times slower, so a test of how long something takes is left out.
 race:
-	$(GO) test -race ./pkg/core ./pkg/config ./pkg/control ./pkg/metrics ./pkg/service ./pkg/wire ./ctl
+	$(GO) test -race -skip 'InTime$$' ./pkg/core ./pkg/config ./pkg/control ./pkg/metrics ./pkg/service ./pkg/wire ./ctl
 
 generate:
 	$(GO) generate ./bpf
 
 bench:
-	$(GO) test -p 1 -run '^$$' -bench . ./...
+	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/bench $(BENCH)
 
 lint:
 	$(GO) vet ./...

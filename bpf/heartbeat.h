@@ -157,7 +157,12 @@ static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_li
 		return 0;
 	}
 	if (h->direction == HB_REPLY)
-		return h->seq <= st->seq && rise(&l->reply_seq, h->seq) ? 0 : REASON_HB_REPLAYED;
+		return h->seq <= st->seq && h->seq + SEQ_WINDOW > st->seq && rise(&l->reply_seq, h->seq) ?
+			       0 :
+			       REASON_HB_REPLAYED;
+	for (__u32 i = 0; i < MAX_LINKS; i++)
+		if (st->links[i].probe_seq >= h->seq + SEQ_WINDOW)
+			return REASON_HB_REPLAYED;
 	return rise(&l->probe_seq, h->seq) ? 0 : REASON_HB_REPLAYED;
 }
 
