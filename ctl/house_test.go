@@ -21,10 +21,10 @@ const module = "github.com/xdpha/xdpha/"
 var layers = [][]string{
 	{"bpf", "pkg/core", "pkg/wire", "pkg/config"},
 	{"loader", "pkg/host", "pkg/announce", "pkg/arbiter", "pkg/service", "pkg/mirror", "pkg/control"},
-	{"pkg/metrics", "pkg/lab", "pkg/sim"},
+	{"pkg/metrics", "pkg/lab", "pkg/sim", "pkg/bench"},
 	{"pkg/node"},
 	{"ctl"},
-	{"ctl/xdpha"},
+	{"ctl/xdpha", "scripts/bench"},
 }
 
 // only lists libraries that one package owns.
