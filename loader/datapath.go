@@ -67,7 +67,7 @@ func Open(cfg Config, opts Options) (_ *Datapath, err error) {
 		}
 	}()
 	d.dir = opts.PinDir + "-new" // bpffs takes no dots in names
-	if err := os.RemoveAll(d.dir); err != nil { // of a process killed before it published
+	if err := unpin(d.dir); err != nil { // of a process killed before it published
 		return nil, fmt.Errorf("remove unfinished pins: %w", err)
 	}
 	replace, err := d.adopt(want)
@@ -104,7 +104,7 @@ func (d *Datapath) adopt(want bpf.XdphaXdConfig) (map[string]*ebpf.Map, error) {
 	path := filepath.Join(d.opts.PinDir, "config")
 	pinned, err := ebpf.LoadPinnedMap(path, nil)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, os.RemoveAll(d.opts.PinDir)
+		return nil, d.removePins()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open pinned map %s: %w", path, err)
@@ -262,7 +262,7 @@ func (d *Datapath) Remove() error {
 	for _, c := range d.egress {
 		errs = append(errs, c.remove())
 	}
-	errs = append(errs, d.removePins(), os.RemoveAll(d.opts.PinDir+"-new"))
+	errs = append(errs, d.removePins(), unpin(d.opts.PinDir+"-new"))
 	for _, l := range d.links {
 		errs = append(errs, l.Close())
 	}
@@ -270,9 +270,13 @@ func (d *Datapath) Remove() error {
 	return errors.Join(errs...)
 }
 
-// removePins unpins programs' links first: nothing may run on half of its maps.
-func (d *Datapath) removePins() error {
-	entries, err := os.ReadDir(d.opts.PinDir)
+// removePins removes what an earlier process or this one published.
+func (d *Datapath) removePins() error { return unpin(d.opts.PinDir) }
+
+// unpin removes a directory of pins, and returns when its programs are detached.
+// Links go first: nothing may run on half of its maps.
+func unpin(dir string) error {
+	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -282,12 +286,28 @@ func (d *Datapath) removePins() error {
 	var errs []error
 	for _, wantLink := range []bool{true, false} {
 		for _, e := range entries {
-			if isLinkPin(e.Name()) == wantLink {
-				errs = append(errs, os.Remove(filepath.Join(d.opts.PinDir, e.Name())))
+			if isLinkPin(e.Name()) != wantLink {
+				continue
+			}
+			path := filepath.Join(dir, e.Name())
+			if wantLink {
+				errs = append(errs, unpinLink(path))
+			} else {
+				errs = append(errs, os.Remove(path))
 			}
 		}
 	}
-	return errors.Join(append(errs, os.Remove(d.opts.PinDir))...)
+	return errors.Join(append(errs, os.Remove(dir))...)
+}
+
+// unpinLink holds the link while its pin goes: the kernel detaches at once what the
+// last descriptor closes, but sometime later what the last pin lets go of.
+func unpinLink(path string) error {
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil { // of a kind that this version does not know
+		return os.Remove(path)
+	}
+	return errors.Join(os.Remove(path), l.Close())
 }
 
 func onBPFFS(dir string) error {

@@ -41,7 +41,7 @@ func openJournal(path string) (*journal, error) {
 }
 
 func (j *journal) open() error {
-	f, err := os.OpenFile(j.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(j.path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
 	if err != nil {
 		return fmt.Errorf("open journal: %w", err)
 	}
@@ -50,7 +50,23 @@ func (j *journal) open() error {
 		return errors.Join(fmt.Errorf("open journal: %w", err), f.Close())
 	}
 	j.f, j.w, j.size = f, bufio.NewWriter(f), st.Size()
-	return nil
+	return j.endLine()
+}
+
+// endLine ends a line that a killed process left half, so that the next is whole.
+func (j *journal) endLine() error {
+	if j.size == 0 {
+		return nil
+	}
+	var last [1]byte
+	if _, err := j.f.ReadAt(last[:], j.size-1); err != nil {
+		return errors.Join(fmt.Errorf("read end of journal: %w", err), j.f.Close())
+	}
+	if last[0] == '\n' {
+		return nil
+	}
+	j.size++
+	return j.w.WriteByte('\n')
 }
 
 // write adds an input; it is on its way to the disk when the loop idles (flush).

@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -79,6 +80,11 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer unlock()
+	unlockHost, err := lockHost(host.Mark(o.Config.Cluster, o.Config.Nodes[o.Config.Self].Name))
+	if err != nil {
+		return err
+	}
+	defer unlockHost()
 	n := &node{Options: o, hub: control.NewHub(4096), inbox: make(chan any, inboxSize), shared: newShared()}
 	if o.Config.Arbiter.None {
 		o.Log.Warn("arbiter none: a broken network between the nodes makes two owners; list hosts under arbiter.reach")
@@ -104,6 +110,26 @@ func lock(path string) (unlock func(), err error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return func() { f.Close() }, nil
+}
+
+// lockHost keeps a second daemon of the same node out, whatever directories it
+// was given: it would take the first one's devices for its own. An abstract
+// socket belongs to the network namespace, and goes with the process.
+func lockHost(mark string) (unlock func(), err error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open socket to lock the host: %w", err)
+	}
+	// A hash, because a name has at most 107 bytes.
+	name := fmt.Sprintf("@xdpha-%x", sha256.Sum256([]byte(mark)))
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
+		unix.Close(fd)
+		if errors.Is(err, unix.EADDRINUSE) {
+			return nil, fmt.Errorf("another daemon runs as %s in this network namespace: end it first", mark)
+		}
+		return nil, fmt.Errorf("lock the host as %s: %w", mark, err)
+	}
+	return func() { unix.Close(fd) }, nil
 }
 
 // prepare puts everything in place that the node needs before its first step.
@@ -248,17 +274,18 @@ func (n *node) close() error {
 	if n.services != nil {
 		n.services.Close()
 	}
-	if n.dp != nil {
-		if !n.Keep {
-			errs = append(errs, n.dp.Remove())
-		}
-		errs = append(errs, n.dp.Close())
-	}
+	// Addresses go before the gate does: behind an absent gate they would answer beside the peer.
 	if n.host != nil {
 		if !n.Keep {
 			errs = append(errs, n.host.RemoveAll(host.Mark(n.Config.Cluster, n.Config.Nodes[n.Config.Self].Name)))
 		}
 		errs = append(errs, n.host.Close())
+	}
+	if n.dp != nil {
+		if !n.Keep {
+			errs = append(errs, n.dp.Remove())
+		}
+		errs = append(errs, n.dp.Close())
 	}
 	if n.journal != nil {
 		errs = append(errs, n.journal.Close())

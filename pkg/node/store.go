@@ -42,6 +42,9 @@ const stateVersion = 1
 
 func openStore(dir string, cfg *config.Config) (*store, error) {
 	s := &store{path: filepath.Join(dir, "state.json"), cluster: cfg.Cluster, node: cfg.Nodes[cfg.Self].Name}
+	if err := removeUnfinished(dir); err != nil {
+		return nil, err
+	}
 	b, err := os.ReadFile(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		s.saved.Generations = map[string]uint64{}
@@ -93,28 +96,46 @@ func (s *store) save(v core.Saved) (err error) {
 	if err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(s.path), "state.*.tmp")
+	f, err := os.CreateTemp(filepath.Dir(s.path), unfinished)
 	if err != nil {
 		return fmt.Errorf("save state: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("save state: %w", err), f.Close(), os.Remove(f.Name()))
-		}
-	}()
-	if _, err = f.Write(b); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), s.path); err != nil {
-		return err
-	}
-	if err := syncDir(filepath.Dir(s.path)); err != nil {
+	if err := s.replace(f, b); err != nil {
 		return fmt.Errorf("save state: %w", errors.Join(err, f.Close()))
 	}
 	return f.Close()
+}
+
+// replace puts the file with its new content in the state's place, or removes it.
+func (s *store) replace(f *os.File, content []byte) error {
+	_, err := f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), s.path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return syncDir(filepath.Dir(s.path))
+}
+
+// unfinished is the name of a state that is being written.
+const unfinished = "state.*.tmp"
+
+// removeUnfinished removes what processes left that were killed while they wrote.
+func removeUnfinished(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, unfinished))
+	if err != nil {
+		return fmt.Errorf("look for unfinished states: %w", err)
+	}
+	for _, path := range left {
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("remove unfinished state: %w", err)
+		}
+	}
+	return nil
 }
 
 func syncDir(dir string) error {
