@@ -66,7 +66,7 @@ func Open(cfg Config, opts Options) (_ *Datapath, err error) {
 			d.Close()
 		}
 	}()
-	d.dir = opts.PinDir + "-new" // bpffs takes no dots in names
+	d.dir = opts.PinDir + "-new"         // bpffs takes no dots in names
 	if err := unpin(d.dir); err != nil { // of a process killed before it published
 		return nil, fmt.Errorf("remove unfinished pins: %w", err)
 	}
