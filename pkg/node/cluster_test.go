@@ -177,13 +177,24 @@ func ordersMoveAndBringBack(t *testing.T, c *cluster) {
 	within(t, func(ctx context.Context) error { return one.Move(ctx, "files", "", false) })
 	c.awaitSettled(t, everythingOn(lab.Serv2))
 	w.awaitAnswerBy(lab.Serv2)
+	w.end()
+	w = c.watch(t, files, lab.Serv1, lab.Serv2)
 	within(t, func(ctx context.Context) error { return one.Move(ctx, "files", lab.Serv1, false) }) // asked of the one that wants it
 	c.awaitSettled(t, atHome)
+	w.awaitAnswerBy(lab.Serv1)
+	w.end()
+	w = c.watch(t, mail, lab.Serv1, lab.Serv2)
 	within(t, func(ctx context.Context) error { return one.Move(ctx, "mail", lab.Serv1, false) })
 	c.awaitSettled(t, everythingOn(lab.Serv1))
+	w.awaitAnswerBy(lab.Serv1)
+	w.end()
+	w = c.watch(t, mail, lab.Serv1, lab.Serv2)
 	within(t, func(ctx context.Context) error { return two.Giveback(ctx, "") })
 	c.awaitSettled(t, atHome)
+	w.awaitAnswerBy(lab.Serv2)
+	w.end()
 
+	w = c.watch(t, files, lab.Serv1, lab.Serv2)
 	within(t, func(ctx context.Context) error { return one.Standby(ctx, true) })
 	await(t, "serv2 owns everything", func() error { return c.serves(lab.Serv2, everythingOn(lab.Serv2)) })
 	if err := two.Move(t.Context(), "files", lab.Serv1, false); err == nil {
@@ -191,8 +202,12 @@ func ordersMoveAndBringBack(t *testing.T, c *cluster) {
 	}
 	within(t, func(ctx context.Context) error { return one.Standby(ctx, false) })
 	c.awaitSettled(t, everythingOn(lab.Serv2))
+	w.awaitAnswerBy(lab.Serv2)
+	w.end()
+	w = c.watch(t, files, lab.Serv1, lab.Serv2)
 	within(t, func(ctx context.Context) error { return one.Giveback(ctx, "") })
 	c.awaitSettled(t, atHome)
+	w.awaitAnswerBy(lab.Serv1)
 
 	within(t, func(ctx context.Context) error { return one.Freeze(ctx, true) })
 	if err := one.Move(t.Context(), "files", lab.Serv2, false); err == nil || !strings.Contains(err.Error(), "frozen") {
@@ -474,7 +489,6 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 	c.awaitSettled(t, atHome)
 	n := c.Node(lab.Serv1)
-	w := c.watch(t, files, lab.Serv2)
 	for i := range 24 {
 		must(t, n.Kill())
 		must(t, n.Restart())
@@ -496,9 +510,10 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			}
 		}
 	}
-	c.oneOwnerEach(t)
-	w.end()
 	c.bringHome(t)
+	w := c.watch(t, files, lab.Serv1, lab.Serv2)
+	w.awaitAnswerBy(lab.Serv1)
+	w.endLossless()
 	within(t, func(ctx context.Context) error { status, err := n.Stop(ctx); return orStatus(status, err) })
 	c.isClean(t, lab.Serv1, before, sysctls)
 	left, err := os.ReadDir(n.StateDir)

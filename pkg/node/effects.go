@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -73,11 +74,13 @@ func (n *node) act(a core.Action) {
 			err := n.host.AddAddresses(n.Config.Identities[a.Identity].Name)
 			n.mark(a.Identity, "addresses", err, func(t *control.Takeover, us int64) { t.AddressUS = us }, metrics.StageAddress)
 			n.report(a.Op, err)
+			n.restorePaths(a.Identity)
 		}
 	case core.RemoveAddresses:
 		n.announce.Stop(n.Config.Identities[a.Identity].Name)
 		e.addresses[a.Identity] <- func(context.Context) {
 			n.report(a.Op, n.host.RemoveAddresses(n.Config.Identities[a.Identity].Name))
+			n.restorePaths(a.Identity)
 		}
 	case core.StartServices:
 		n.startServices(a)
@@ -107,6 +110,19 @@ func (n *node) act(a core.Action) {
 		}
 	case core.Left:
 		n.loop.left = true
+	}
+}
+
+// restorePaths puts back the identity's rules and routes where they are missing: with
+// the last IPv4 address of a device the kernel removes all routes through it, in every
+// table (fib_inetaddr_event), and the next addresses need them at once.
+func (n *node) restorePaths(identity int) {
+	_, err := n.host.Verify(n.Config.Identities[identity].Name)
+	if errors.Is(err, host.ErrNotPrepared) {
+		err = n.host.Prepare(hostIdentities(n.Config)[identity])
+	}
+	if err != nil {
+		n.tell(loader.Now(), "routes-failed", identity, err.Error(), nil)
 	}
 }
 

@@ -147,6 +147,7 @@ func (n *node) repairAddresses() {
 		}
 		name := id.Name
 		n.effects.addresses[i] <- func(ctx context.Context) {
+			n.restorePaths(i)
 			missing, err := n.host.Verify(name)
 			if err == nil && len(missing) > 0 {
 				err = n.host.AddAddresses(name)
