@@ -112,9 +112,12 @@ struct xd_state {
 	__u64 ticks[TICKS_KEPT]; // send time of probe seq, at seq % TICKS_KEPT
 	__u64 tick_gap_max_ns;
 	__u64 reach_sent_ns;
+	__u64 hurry; // the next tick may come early: there is something to say
 	__u64 reach_ns[MAX_REACH][MAX_LINKS]; // last ARP answer of each host, by link
 	__u64 majority_since_ns;
-	__u64 isolated_since_ns; // not 0: cut off, every gate closed
+	__u64 isolated_since_ns; // not 0: cut off
+	__u64 isolated; // a bit for each identity owned while cut off: its gate is closed
+	__u64 knocked_ns; // last frame of somebody with the key who is not proven yet
 	__u64 suspects;
 	__u64 refuted;
 	__u64 self_stalls;

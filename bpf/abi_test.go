@@ -33,7 +33,7 @@ func TestTypesOfKernelAndUserSpaceAreOfOneSize(t *testing.T) {
 		{"xd_config", reflect.TypeFor[bpf.XdphaXdConfig](), 464},
 		{"xd_control", reflect.TypeFor[bpf.XdphaXdControl](), 24},
 		{"xd_event", reflect.TypeFor[bpf.XdphaXdEvent](), 32},
-		{"xd_state", reflect.TypeFor[bpf.XdphaXdState](), 8 * (12 + 16 + 2 + 8 + 2 + 24 + 11 + 3*(7+2*32))},
+		{"xd_state", reflect.TypeFor[bpf.XdphaXdState](), 8 * (12 + 16 + 2 + 8 + 2 + 24 + 14 + 3*(7+2*32))},
 		{"detector", reflect.TypeFor[bpf.XdphaDetector](), 32},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -59,8 +59,7 @@ static __always_inline __u32 reached(const struct xd_config *cfg, struct xd_stat
 }
 
 // May this node take or keep while the peer is silent? With 'reach': only while a majority
-// of the listed hosts answers, and after having been cut off only once the peer stayed
-// silent for as long again, for it may have served meanwhile.
+// of the listed hosts answers.
 static __always_inline int arbiter_allows(const struct xd_config *cfg, struct xd_state *st, __u64 since, __u64 now)
 {
 	if (cfg->arbiter == ARBITER_NONE)
@@ -71,11 +70,21 @@ static __always_inline int arbiter_allows(const struct xd_config *cfg, struct xd
 	}
 	if (!st->majority_since_ns)
 		st->majority_since_ns = now;
-	return !st->isolated_since_ns || (__s64)(now - st->majority_since_ns) >= (__s64)cfg->dead_ns;
+	return 1;
 }
 
-static __always_inline void isolate(struct xd_state *st, __u64 now)
+// Cut off: the gates of what is owned now close.
+static __always_inline void isolate(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
+	__u64 owned = 0;
+
+	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++) {
+		__u64 *word = the_word(i);
+
+		if (word && *(volatile __u64 *)word & WORD_OWNER)
+			owned |= 1ULL << i;
+	}
+	__sync_fetch_and_or(&st->isolated, owned);
 	if (st->isolated_since_ns)
 		return;
 	*(volatile __u64 *)&st->isolated_since_ns = now;
@@ -86,33 +95,42 @@ static __always_inline void rejoin(struct xd_state *st, __u64 now)
 {
 	if (!st->isolated_since_ns)
 		return;
+	__sync_fetch_and_and(&st->isolated, 0);
 	*(volatile __u64 *)&st->isolated_since_ns = 0;
 	tell(now, EVENT_REJOINED, NO_IDENTITY, 0, 0);
 }
 
-// silence is evaluated in SUSPECT, and in UNKNOWN with the hold after boot for dead_ns.
+// A node that was cut off serves again what it owned once it has reached the majority, and
+// the peer stayed silent, for as long as would make it dead: it may have served meanwhile.
+static __always_inline void rejoin_alone(const struct xd_config *cfg, struct xd_state *st, __u64 now)
+{
+	if (cfg->arbiter == ARBITER_NONE || (__s64)(now - st->majority_since_ns) >= (__s64)cfg->dead_ns)
+		rejoin(st, now);
+}
+
+// silence is evaluated in SUSPECT, and in UNKNOWN with the hold after boot for dead_ns. What
+// spares the peer a wrong verdict (own stalls, unanswered probes) does not spare this node
+// its closing when it is cut off: the peer may take over by now.
 static __always_inline void judge(const struct xd_config *cfg, struct xd_state *st, __u64 last, __u64 limit,
 				  __u64 not_before, __u64 now)
 {
 	__u64 since = now - REACH_FRESH_NS;
 
-	if ((__s64)(now - last) < (__s64)limit || (__s64)(now - not_before) < 0)
-		return;
-	if (unanswered(cfg, st, last, now) < cfg->confirm_probes)
+	if ((__s64)(now - last) < (__s64)limit)
 		return;
 	if (st->peer_state == PEER_SUSPECT && (__s64)(st->suspect_ns - since) > 0)
 		since = st->suspect_ns; // what answered before may have gone with the peer
 	if (!arbiter_allows(cfg, st, since, now)) {
-		if ((__s64)(now - last) >= (__s64)(2 * limit))
-			isolate(st, now);
+		isolate(cfg, st, now);
 		return;
 	}
+	if ((__s64)(now - not_before) < 0 || unanswered(cfg, st, last, now) < cfg->confirm_probes)
+		return;
 	if ((__s64)(last_evidence(st) - last) > 0)
 		return; // it spoke while we judged
 	st->dead_ns = now;
 	become(st, PEER_DEAD, now);
 	tell(now, EVENT_PEER_DEAD, NO_IDENTITY, last, 0);
-	rejoin(st, now);
 	take_over(cfg, last);
 }
 
@@ -136,6 +154,7 @@ static __always_inline void evaluate(const struct xd_config *cfg, struct xd_stat
 			st->suspect_ns = now;
 			st->suspects++;
 			become(st, PEER_SUSPECT, now);
+			*(volatile __u64 *)&st->hurry = 1;
 			tell(now, EVENT_PEER_SUSPECT, NO_IDENTITY, last, 0);
 		} else if (!lease_valid(ctl, now)) {
 			lapse(cfg, now);
@@ -157,10 +176,10 @@ static __always_inline void evaluate(const struct xd_config *cfg, struct xd_stat
 			rejoin(st, now);
 			tell(now, EVENT_PEER_UP, NO_IDENTITY, 0, 0);
 		} else if (arbiter_allows(cfg, st, now - REACH_FRESH_NS, now)) {
-			rejoin(st, now);
-			take_over(cfg, last);
+			rejoin_alone(cfg, st, now);
+			take_over(cfg, last ? last : st->started_ns);
 		} else if ((__s64)(now - st->peer_since_ns) >= (__s64)REACH_FRESH_NS) {
-			isolate(st, now);
+			isolate(cfg, st, now);
 		}
 		break;
 	}

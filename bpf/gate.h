@@ -17,15 +17,19 @@ static __always_inline int gate_open(const struct xd_config *cfg, __u32 identity
 {
 	struct xd_control *ctl = the_control();
 	struct xd_state *st = the_state();
-	__u64 *word = the_word(identity);
+	__u64 *word = the_word(identity), now;
 
 	if (!ctl || !st || !word)
 		return 0;
-	if (!(*(volatile __u64 *)word & WORD_OWNER) || *(volatile __u64 *)&st->isolated_since_ns)
+	now = bpf_ktime_get_boot_ns();
+	if (!(*(volatile __u64 *)word & WORD_OWNER) || *(volatile __u64 *)&st->isolated >> (identity & 63) & 1)
 		return 0;
-	if (lease_valid(ctl, bpf_ktime_get_boot_ns()))
+	if (lease_valid(ctl, now))
 		return 1;
-	return cfg->solo_keep && *(volatile __u64 *)&st->peer_state == PEER_DEAD;
+	// Without a supervisor this node does not probe, and so cannot prove a peer that boots:
+	// the peer's knocking must do, for it will take over after its hold.
+	return cfg->solo_keep && *(volatile __u64 *)&st->peer_state == PEER_DEAD &&
+	       (!st->knocked_ns || (__s64)(now - st->knocked_ns) > (__s64)cfg->hold_ns);
 }
 
 static __always_inline int carries(const struct xd_config *cfg, __u32 identity, __u32 ifindex)

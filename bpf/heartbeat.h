@@ -132,8 +132,10 @@ static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_li
 
 	if (h->echo != nonce &&
 	    !(h->boot_id == st->peer_boot && st->nonce_before && h->echo == st->nonce_before)) {
-		if (st->peer_state == PEER_UNKNOWN || st->peer_state == PEER_DEAD)
+		if (st->peer_state == PEER_UNKNOWN || st->peer_state == PEER_DEAD) {
 			st->candidate = h->nonce;
+			st->knocked_ns = now;
+		}
 		return REASON_HB_UNPROVEN;
 	}
 	if (h->boot_id != st->peer_boot) {

@@ -206,8 +206,10 @@ static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const s
 	if (!ctl || !st)
 		return REASON_INTERNAL;
 	before = st->ticks[st->seq % TICKS_KEPT];
-	if (before && (__s64)(now - before) < (__s64)(cfg->probe_ns / 4) && !st->to_announce) // whatever seeds us, an unpaced loop cannot run
+	// Whatever seeds us, an unpaced loop cannot run: hurry is good for one tick.
+	if (before && (__s64)(now - before) < (__s64)(cfg->probe_ns / 4) && !st->to_announce && !st->hurry)
 		return REASON_TICK_EARLY;
+	*(volatile __u64 *)&st->hurry = 0;
 	skb->priority = 7; // TC_PRIO_CONTROL
 	send_announcements(skb, cfg, st);
 	if (bpf_skb_change_tail(skb, HB_OFFSET + HB_BYTES(cfg->n_identities), 0))

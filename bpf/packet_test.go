@@ -309,8 +309,8 @@ var closed = map[string]func(*truth){
 	"the lease ran out":                  func(v *truth) { v.control.LeaseUntilNs = 1 },
 	"no lease yet":                       func(v *truth) { v.control.LeaseUntilNs = 0 },
 	"no lease, the peer suspected":       func(v *truth) { v.control.LeaseUntilNs = 1; v.state.PeerState = 2 },
-	"isolated":                           func(v *truth) { v.state.IsolatedSinceNs = 1 },
-	"isolated and the peer dead":         func(v *truth) { v.state.IsolatedSinceNs = 1; v.state.PeerState = 3 },
+	"isolated":                           func(v *truth) { v.state.Isolated = 3 },
+	"isolated and the peer dead":         func(v *truth) { v.state.Isolated = 3; v.state.PeerState = 3 },
 	"no lease, peer dead, not kept solo": func(v *truth) { v.control.LeaseUntilNs = 1; v.state.PeerState = 3; v.config.SoloKeep = 0 },
 }
 

@@ -169,9 +169,12 @@ type XdphaXdState struct {
 	Ticks           [8]uint64
 	TickGapMaxNs    uint64
 	ReachSentNs     uint64
+	Hurry           uint64
 	ReachNs         [8][3]uint64
 	MajoritySinceNs uint64
 	IsolatedSinceNs uint64
+	Isolated        uint64
+	KnockedNs       uint64
 	Suspects        uint64
 	Refuted         uint64
 	SelfStalls      uint64

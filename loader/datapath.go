@@ -30,6 +30,7 @@ type Options struct {
 	PinDir string // a directory on a bpffs; its parent must exist
 	NoTCX  bool   // attach by clsact even where tcx exists
 	Log    *slog.Logger
+	Anew   func() error // called before anything of an earlier run is removed: its gates go
 }
 
 // Datapath is the loaded programs and their maps. What is pinned goes on when
@@ -104,7 +105,7 @@ func (d *Datapath) adopt(want bpf.XdphaXdConfig) (map[string]*ebpf.Map, error) {
 	path := filepath.Join(d.opts.PinDir, "config")
 	pinned, err := ebpf.LoadPinnedMap(path, nil)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, d.removePins()
+		return nil, d.anew()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open pinned map %s: %w", path, err)
@@ -121,7 +122,7 @@ func (d *Datapath) adopt(want bpf.XdphaXdConfig) (map[string]*ebpf.Map, error) {
 	}
 	if !bytes.Equal(have, wantBytes) {
 		d.opts.Log.Warn("the configuration or a NIC changed since the last run: starting anew", "pins", d.opts.PinDir)
-		return nil, d.removePins()
+		return nil, d.anew()
 	}
 	spec, err := bpf.LoadXdpha()
 	if err != nil {
@@ -140,6 +141,13 @@ func (d *Datapath) adopt(want bpf.XdphaXdConfig) (map[string]*ebpf.Map, error) {
 	}
 	d.adopted, d.dir = true, d.opts.PinDir
 	return replace, nil
+}
+
+func (d *Datapath) anew() error {
+	if err := d.opts.Anew(); err != nil {
+		return fmt.Errorf("start anew: %w", err)
+	}
+	return d.removePins()
 }
 
 func (d *Datapath) maps() map[string]*ebpf.Map {

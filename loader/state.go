@@ -90,6 +90,7 @@ type State struct {
 	TickGapMaxNS   uint64
 	ReachNS        [MaxReach][Links]int64
 	Isolated       bool
+	IsolatedWords  uint64 // a bit for each identity that is closed by it
 	Suspects       uint64
 	Refuted        uint64
 	SelfStalls     uint64
@@ -120,7 +121,7 @@ func (d *Datapath) State(n int) State {
 		AtNS: Now(), Peer: core.PeerState(u(&p.PeerState)), PeerSinceNS: l(&p.PeerSinceNs), BootID: u(&p.BootId), PeerBoot: u(&p.PeerBoot),
 		PeerAge: time.Duration(u(&p.PeerAgeUs)) * time.Microsecond, PeerAgeAtNS: l(&p.PeerAgeAtNs),
 		PeerFlags: parseFlags(u(&p.PeerFlags)), PeerDigest: uint32(u(&p.PeerDigest)),
-		Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs), Isolated: u(&p.IsolatedSinceNs) != 0,
+		Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs), Isolated: u(&p.IsolatedSinceNs) != 0, IsolatedWords: u(&p.Isolated),
 		Suspects: u(&p.Suspects), Refuted: u(&p.Refuted), SelfStalls: u(&p.SelfStalls),
 		Takeover:     Takeover{l(&p.EvidenceNs), l(&p.SuspectNs), l(&p.DeadNs), l(&p.FlipNs)},
 		LeaseUntilNS: d.LeaseUntil(), SupervisorAtNS: l(&d.control.RenewedNs),
@@ -147,20 +148,18 @@ func (d *Datapath) State(n int) State {
 	return s
 }
 
-// GateOpen reports whether an identity's gate is open, by the kernel's own rule (bpf/gate.h).
-func (s *State) GateOpen(identity int, soloKeep bool) (open bool, reason string) {
+// GateOpen reports whether an identity's gate is open, by the rule of bpf/gate.h as far as
+// a running supervisor meets it.
+func (s *State) GateOpen(identity int) (open bool, reason string) {
 	switch {
 	case !s.Words[identity].Has(core.Owner):
 		return false, "not the owner"
-	case s.Isolated:
+	case s.IsolatedWords>>identity&1 != 0:
 		return false, "this node is cut off"
-	case s.LeaseUntilNS > s.AtNS:
-		return true, ""
-	case soloKeep && s.Peer == core.PeerDead:
-		return true, "no supervisor, but the peer is dead"
-	default:
+	case s.LeaseUntilNS <= s.AtNS:
 		return false, "the supervisor's lease ran out"
 	}
+	return true, ""
 }
 
 var _ [bpf.XdphaXdReasonREASON_COUNT]struct{} = [len(reasons)]struct{}{}

@@ -183,7 +183,7 @@ func (r *rig) node() (err error) {
 	}
 	cfg.Links[loader.Crossover] = loader.LinkConfig{Index: r.answer["hb"], MAC: nodeMAC, Local: nodeIP, Remote: peerIP}
 	cfg.Links[loader.Lan] = loader.LinkConfig{Index: r.answer["lan"], MAC: nodeMAC, Local: ownIP, Remote: netip.MustParseAddr("192.0.2.12")}
-	r.dp, err = loader.Open(cfg, loader.Options{PinDir: r.pins(), Log: slog.New(slog.DiscardHandler)})
+	r.dp, err = loader.Open(cfg, loader.Options{PinDir: r.pins(), Log: slog.New(slog.DiscardHandler), Anew: func() error { return nil }})
 	if err != nil {
 		return err
 	}

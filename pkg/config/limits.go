@@ -8,7 +8,7 @@ import "time"
 const (
 	MaxIdentities = 16   // words in a heartbeat frame
 	MaxAddresses  = 8192 // of all identities together
-	MaxReach      = 8   // arbiter hosts
+	MaxReach      = 8    // arbiter hosts
 	MaxServices   = 64   // ready bits in a heartbeat frame
 )
 

@@ -177,7 +177,7 @@ func (n *node) identityStatus(i int, id core.IdentitySnapshot, s *loader.State) 
 	case id.Owner == n.Config.Peer():
 		out.Owner = n.Config.Nodes[id.Owner].Name
 	}
-	open, reason := s.GateOpen(i, n.Config.Timing.SoloKeep)
+	open, reason := s.GateOpen(i)
 	if open {
 		out.Gate = control.GateOpen
 	}
@@ -239,7 +239,7 @@ func (src source) Snapshot() metrics.Snapshot {
 		m.Frames = append(m.Frames, metrics.Frames{Link: c.Link, Kind: c.Kind, Verdict: c.Verdict, Reason: c.Name, Count: c.Count})
 	}
 	for i, id := range v.snapshot.Identities {
-		open, _ := s.GateOpen(i, cfg.Timing.SoloKeep)
+		open, _ := s.GateOpen(i)
 		m.Identities = append(m.Identities, metrics.Identity{
 			Name: id.Name, Owner: s.Words[i].Has(core.Owner), GateOpen: open, Generation: s.Words[i].Gen(), Conflicts: v.conflicts[i],
 		})

@@ -29,6 +29,7 @@ type effects struct {
 	addresses, services []lane // by identity
 	disk, concurrent    lane
 	starting            []context.CancelFunc // of StartServices, by identity; the loop's
+	repairing           []atomic.Bool        // by identity: a repair waits in its lane already
 	commands            atomic.Uint64
 }
 
@@ -47,11 +48,20 @@ func (e *effects) start(n *node, ctx context.Context, wg *sync.WaitGroup) {
 		})
 		return l
 	}
+	e.repairing = make([]atomic.Bool, len(n.Config.Identities))
 	for range n.Config.Identities {
 		e.addresses, e.services = append(e.addresses, open()), append(e.services, open())
 		e.starting = append(e.starting, func() {})
 	}
 	e.disk, e.concurrent = open(), open()
+}
+
+// do gives a lane a job; none is lost but for the daemon's end.
+func (n *node) do(l lane, job func(ctx context.Context)) {
+	select {
+	case l <- job:
+	case <-n.ended:
+	}
 }
 
 // report turns a job's result into the core's event.
@@ -68,33 +78,33 @@ func (n *node) act(a core.Action) {
 	e := &n.effects
 	switch a := a.(type) {
 	case core.Persist:
-		e.disk <- func(context.Context) { n.report(a.Op, n.store.save(a.Saved)) }
+		n.do(e.disk, func(context.Context) { n.report(a.Op, n.store.save(a.Saved)) })
 	case core.AddAddresses:
-		e.addresses[a.Identity] <- func(context.Context) {
+		n.do(e.addresses[a.Identity], func(context.Context) {
 			err := n.host.AddAddresses(n.Config.Identities[a.Identity].Name)
 			n.mark(a.Identity, "addresses", err, func(t *control.Takeover, us int64) { t.AddressUS = us }, metrics.StageAddress)
 			n.report(a.Op, err)
 			n.restorePaths(a.Identity)
-		}
+		})
 	case core.RemoveAddresses:
 		n.announce.Stop(n.Config.Identities[a.Identity].Name)
-		e.addresses[a.Identity] <- func(context.Context) {
+		n.do(e.addresses[a.Identity], func(context.Context) {
 			n.report(a.Op, n.host.RemoveAddresses(n.Config.Identities[a.Identity].Name))
 			n.restorePaths(a.Identity)
-		}
+		})
 	case core.StartServices:
 		n.startServices(a)
 	case core.StopServices:
 		e.starting[a.Identity]()
-		e.services[a.Identity] <- func(ctx context.Context) {
+		n.do(e.services[a.Identity], func(ctx context.Context) {
 			n.report(a.Op, n.services.Stop(ctx, n.Config.Identities[a.Identity].Services))
-		}
+		})
 	case core.StartConcurrent:
-		e.concurrent <- func(ctx context.Context) {
+		n.do(e.concurrent, func(ctx context.Context) {
 			n.report(a.Op, n.startAll(ctx, n.concurrentNames(), service.Env{Node: n.self()}))
-		}
+		})
 	case core.StopConcurrent:
-		e.concurrent <- func(ctx context.Context) { n.report(a.Op, n.services.Stop(ctx, n.concurrentNames())) }
+		n.do(e.concurrent, func(ctx context.Context) { n.report(a.Op, n.services.Stop(ctx, n.concurrentNames())) })
 	case core.Announce:
 		n.announceIdentity(a)
 	case core.Pulse:
@@ -142,7 +152,7 @@ func (n *node) startServices(a core.StartServices) {
 	cancelled := make(chan struct{})
 	var once sync.Once
 	n.effects.starting[a.Identity] = func() { once.Do(func() { close(cancelled) }) }
-	n.effects.services[a.Identity] <- func(ctx context.Context) {
+	n.do(n.effects.services[a.Identity], func(ctx context.Context) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		stop := make(chan struct{})
@@ -159,7 +169,7 @@ func (n *node) startServices(a core.StartServices) {
 			n.mark(a.Identity, "services", err, func(t *control.Takeover, us int64) { t.ServicesUS = us }, metrics.StageServices)
 		}
 		n.report(a.Op, err)
-	}
+	})
 }
 
 // startAll takes what runs already, as after a restart of the daemon, and starts the rest.

@@ -30,8 +30,8 @@ func (n *node) readEvents(ctx context.Context, events *loader.Events) error {
 		if err != nil {
 			return err
 		}
-		if e.Kind == loader.TakenOver || e.Kind == loader.Taken {
-			n.pacer.pulse() // the next tick announces: let it be now
+		if e.Kind == loader.TakenOver || e.Kind == loader.Taken || e.Kind == loader.PeerSuspect {
+			n.pacer.pulse() // the next tick announces, or confirms: let it be now
 		}
 		n.post(func() { n.kernelEvent(e) })
 	}
@@ -130,32 +130,38 @@ func (n *node) hostEvent(e host.Event) {
 
 // followRoutes gives the identities' tables what the lan NIC's routes have become.
 func (n *node) followRoutes() {
-	for i, id := range hostIdentities(n.Config) {
-		n.effects.addresses[i] <- func(ctx context.Context) {
-			if err := n.host.Prepare(id); err != nil && ctx.Err() == nil {
-				n.tell(loader.Now(), "routes-failed", i, err.Error(), nil)
-			}
-		}
+	for i := range n.Config.Identities {
+		n.repair(i, false)
 	}
 }
 
 // repairAddresses puts back what somebody else took off an identity that is owned here.
 func (n *node) repairAddresses() {
 	for i, id := range n.loop.machine.Snapshot().Identities {
-		if id.Addresses != "on" {
-			continue
-		}
-		name := id.Name
-		n.effects.addresses[i] <- func(ctx context.Context) {
-			n.restorePaths(i)
-			missing, err := n.host.Verify(name)
-			if err == nil && len(missing) > 0 {
-				err = n.host.AddAddresses(name)
-				n.tell(loader.Now(), "address-repaired", i, fmt.Sprintf("%d addresses were gone, %v first", len(missing), missing[0]), nil)
-			}
-			if err != nil && ctx.Err() == nil {
-				n.tell(loader.Now(), "address-failed", i, err.Error(), nil)
-			}
-		}
+		n.repair(i, id.Addresses == "on")
 	}
+}
+
+// repair brings an identity's routes, and its addresses if they are to be there, back
+// to what they should be. However much changes, one repair waits at a time.
+func (n *node) repair(i int, addresses bool) {
+	if !n.effects.repairing[i].CompareAndSwap(false, true) {
+		return
+	}
+	n.do(n.effects.addresses[i], func(ctx context.Context) {
+		n.effects.repairing[i].Store(false)
+		id := hostIdentities(n.Config)[i]
+		err := n.host.Prepare(id)
+		var missing []netip.Addr
+		if err == nil && addresses {
+			missing, err = n.host.Verify(id.Name)
+		}
+		if err == nil && len(missing) > 0 {
+			err = n.host.AddAddresses(id.Name)
+			n.tell(loader.Now(), "address-repaired", i, fmt.Sprintf("%d addresses were gone, %v first", len(missing), missing[0]), nil)
+		}
+		if err != nil && ctx.Err() == nil {
+			n.tell(loader.Now(), "repair-failed", i, err.Error(), nil)
+		}
+	})
 }

@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"math"
 	"reflect"
@@ -26,6 +27,7 @@ type loopState struct {
 	flags   loader.Flags
 	replies map[uint64]chan string
 	linkUp  [loader.Links]bool
+	differs bool // the peer lives, with another configuration
 	left    bool
 }
 
@@ -118,6 +120,9 @@ func (n *node) look() {
 	s := n.dp.State(len(n.Config.Identities))
 	n.watchLinks(&s)
 	mine := n.myView(&s)
+	if n.differs(&s) {
+		s.Peer = core.PeerUnknown // its words speak of other identities: nothing may follow from them
+	}
 	o := core.Observed{
 		At: s.AtNS, Peer: s.Peer, PeerBoot: s.PeerBoot,
 		PeerSupervisorOK: s.Peer == core.PeerUp && s.PeerAge < n.loop.lease,
@@ -135,6 +140,20 @@ func (n *node) look() {
 	}
 	n.loop.last = same
 	n.step(o)
+}
+
+// differs reports a living peer of another configuration, and tells of it once.
+func (n *node) differs(s *loader.State) bool {
+	yes := s.Peer == core.PeerUp && s.PeerDigest != n.Config.Digest
+	if yes != n.loop.differs {
+		n.loop.differs = yes
+		text := "the nodes' configurations are the same again"
+		if yes {
+			text = fmt.Sprintf("the peer's configuration is another one (digest %08x, here %08x): no identity moves until both are the same", s.PeerDigest, n.Config.Digest)
+		}
+		n.tell(s.AtNS, "configs-differ", -1, text, nil)
+	}
+	return yes
 }
 
 func (n *node) setFlags(change func(*loader.Flags)) {

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -38,8 +39,9 @@ type Options struct {
 	Version  string
 }
 
-// leaveTime bounds the hand-over when the daemon is told to end.
-const leaveTime = 30 * time.Second
+// leaveTime bounds the hand-over when the daemon is told to end: more than the core's
+// own limits of it add up to, services that stop slowly included.
+const leaveTime = 330 * time.Second
 
 // inboxSize is more than all sources together have in flight.
 const inboxSize = 1024
@@ -60,6 +62,7 @@ type node struct {
 
 	inbox   chan any        // events for the core, and func() to run in the loop
 	ended   <-chan struct{} // nobody reads the inbox any more
+	clean   bool            // close takes everything away: nothing is owned here
 	effects effects
 	loop    loopState
 
@@ -89,10 +92,13 @@ func Run(ctx context.Context, o Options) (err error) {
 	if o.Config.Arbiter.None {
 		o.Log.Warn("arbiter none: a broken network between the nodes makes two owners; list hosts under arbiter.reach")
 	}
+	_, noPins := os.Stat(o.PinDir)
+	n.clean = errors.Is(noPins, fs.ErrNotExist) // a first start that fails leaves nothing
 	defer func() { err = errors.Join(err, n.close()) }()
 	if err := n.prepare(); err != nil {
 		return err
 	}
+	n.clean = false
 	return n.serve(ctx)
 }
 
@@ -236,20 +242,22 @@ func (n *node) serve(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 	case <-work.Done():
+		return fmt.Errorf("%w: the kernel goes on until the supervisor's lease ends: start the daemon again", context.Cause(work))
 	}
-	if work.Err() == nil && !n.Keep {
-		_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
-		n.post(core.CmdLeave{Op: n.effects.commands.Add(1)})
-		select {
-		case <-loopDone:
-		case <-work.Done():
-		case <-time.After(leaveTime):
-			n.Log.Warn("hand-over did not end in time", "limit", leaveTime)
-		}
+	if n.Keep {
+		return nil
 	}
-	err = context.Cause(work)
-	stop(errors.New("ended"))
-	return err
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	n.post(core.CmdLeave{Op: n.effects.commands.Add(1)})
+	select {
+	case <-loopDone:
+		n.clean = !n.view().snapshot.Frozen // frozen: all stays as it is
+		return nil
+	case <-work.Done():
+		return context.Cause(work)
+	case <-time.After(leaveTime):
+		return fmt.Errorf("leave: the hand-over did not end within %v; everything stays as it is until the supervisor's lease ends", leaveTime)
+	}
 }
 
 func (n *node) modes() map[string]string {
@@ -262,7 +270,8 @@ func (n *node) modes() map[string]string {
 	return m
 }
 
-// close leaves the host as it was, or with Keep as it is.
+// close leaves the host as it was; or as it is, with Keep and whenever something may
+// still be served here: then the kernel's leases end it.
 func (n *node) close() error {
 	var errs []error
 	if n.pacer != nil {
@@ -276,13 +285,13 @@ func (n *node) close() error {
 	}
 	// Addresses go before the gate does: behind an absent gate they would answer beside the peer.
 	if n.host != nil {
-		if !n.Keep {
+		if n.clean {
 			errs = append(errs, n.host.RemoveAll(host.Mark(n.Config.Cluster, n.Config.Nodes[n.Config.Self].Name)))
 		}
 		errs = append(errs, n.host.Close())
 	}
 	if n.dp != nil {
-		if !n.Keep {
+		if n.clean {
 			errs = append(errs, n.dp.Remove())
 		}
 		errs = append(errs, n.dp.Close())

@@ -4,6 +4,7 @@ package node
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -63,15 +64,12 @@ func (n *node) prepareDatapath(tick int) error {
 	if err != nil {
 		return err
 	}
-	n.dp, err = loader.Open(lc, loader.Options{PinDir: n.PinDir, Log: n.Log})
+	n.dp, err = loader.Open(lc, loader.Options{PinDir: n.PinDir, Log: n.Log, Anew: n.dropAddresses})
 	if err != nil {
 		return err
 	}
-	if !n.dp.Adopted() {
-		for i, id := range n.Config.Identities {
-			n.dp.SetWord(i, core.MakeWord(0, n.store.saved.Generations[id.Name]))
-		}
-	}
+	// Fresh words stay 0: with the promised generations in them the first frame would
+	// close a peer that owns. The core raises them when it knows that nobody does.
 	for role, l := range lc.Links {
 		if l.Index == 0 {
 			continue
@@ -85,6 +83,15 @@ func (n *node) prepareDatapath(tick int) error {
 	}
 	n.dp.Renew(loader.Now(), n.Config.Timing.SupervisorLease)
 	return n.dp.Start()
+}
+
+// dropAddresses takes off what an earlier run left: without its gate nothing may answer.
+func (n *node) dropAddresses() error {
+	var errs []error
+	for _, id := range n.Config.Identities {
+		errs = append(errs, n.host.RemoveAddresses(id.Name))
+	}
+	return errors.Join(errs...)
 }
 
 func (n *node) datapathConfig() (loader.Config, error) {
