@@ -4,7 +4,6 @@ package node
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 
@@ -64,7 +63,7 @@ func (n *node) prepareDatapath(tick int) error {
 	if err != nil {
 		return err
 	}
-	n.dp, err = loader.Open(lc, loader.Options{PinDir: n.PinDir, Log: n.Log, Anew: n.dropAddresses})
+	n.dp, err = loader.Open(lc, loader.Options{PinDir: n.PinDir, Log: n.Log})
 	if err != nil {
 		return err
 	}
@@ -83,15 +82,6 @@ func (n *node) prepareDatapath(tick int) error {
 	}
 	n.dp.Renew(loader.Now(), n.Config.Timing.SupervisorLease)
 	return n.dp.Start()
-}
-
-// dropAddresses takes off what an earlier run left: without its gate nothing may answer.
-func (n *node) dropAddresses() error {
-	var errs []error
-	for _, id := range n.Config.Identities {
-		errs = append(errs, n.host.RemoveAddresses(id.Name))
-	}
-	return errors.Join(errs...)
 }
 
 func (n *node) datapathConfig() (loader.Config, error) {
