@@ -4,6 +4,7 @@ package node
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -63,7 +64,7 @@ func (n *node) prepareDatapath(tick int) error {
 	if err != nil {
 		return err
 	}
-	n.dp, err = loader.Open(lc, loader.Options{PinDir: n.PinDir, Log: n.Log})
+	n.dp, err = loader.Open(lc, loader.Options{PinDir: n.PinDir, Log: n.Log, Anew: n.dropAddresses})
 	if err != nil {
 		return err
 	}
@@ -82,6 +83,15 @@ func (n *node) prepareDatapath(tick int) error {
 	}
 	n.dp.Renew(loader.Now(), n.Config.Timing.SupervisorLease)
 	return n.dp.Start()
+}
+
+// dropAddresses takes off what an earlier run left: without its gate nothing may answer.
+func (n *node) dropAddresses() error {
+	var errs []error
+	for _, id := range hostIdentities(n.Config) {
+		errs = append(errs, n.host.RemoveAddresses(id.Name), n.host.Prepare(id)) // routes go with the last address
+	}
+	return errors.Join(errs...)
 }
 
 func (n *node) datapathConfig() (loader.Config, error) {
