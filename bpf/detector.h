@@ -108,9 +108,18 @@ static __always_inline void rejoin_alone(const struct xd_config *cfg, struct xd_
 		rejoin(st, now);
 }
 
-// silence is evaluated in SUSPECT, and in UNKNOWN with the hold after boot for dead_ns. What
-// spares the peer a wrong verdict (own stalls, unanswered probes) does not spare this node
-// its closing when it is cut off: the peer may take over by now.
+// Have the listed hosts been asked since a time, and had time to answer? A pacer that
+// stalled has asked nobody, and their silence says nothing.
+static __always_inline int asked(const struct xd_config *cfg, struct xd_state *st, __u64 since, __u64 now)
+{
+	__u64 sent = *(volatile __u64 *)&st->reach_sent_ns;
+
+	return (__s64)(sent - since) > 0 && (__s64)(now - sent) >= (__s64)(cfg->probe_ns / 2);
+}
+
+// silence is evaluated in SUSPECT, and in UNKNOWN with the hold after boot for dead_ns. A node
+// that is cut off closes at once, for the peer may take over by now; if it has not even
+// asked the listed hosts, it waits as long again before it blames the network.
 static __always_inline void judge(const struct xd_config *cfg, struct xd_state *st, __u64 last, __u64 limit,
 				  __u64 not_before, __u64 now)
 {
@@ -121,7 +130,8 @@ static __always_inline void judge(const struct xd_config *cfg, struct xd_state *
 	if (st->peer_state == PEER_SUSPECT && (__s64)(st->suspect_ns - since) > 0)
 		since = st->suspect_ns; // what answered before may have gone with the peer
 	if (!arbiter_allows(cfg, st, since, now)) {
-		isolate(cfg, st, now);
+		if (asked(cfg, st, since, now) || (__s64)(now - last) >= (__s64)(2 * limit))
+			isolate(cfg, st, now);
 		return;
 	}
 	if ((__s64)(now - not_before) < 0 || unanswered(cfg, st, last, now) < cfg->confirm_probes)
