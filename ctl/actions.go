@@ -45,7 +45,7 @@ that very frame. Without NODE it goes to the node that does not own it.
    xdpha move files serv2      to serv2; if it is there already, nothing happens
 
 A move that cannot be done is refused with the reason (exit status 1), and nothing has changed.`,
-		Flags: []cli.Flag{&cli.BoolFlag{DisableDefaultText: true, Name: "force", Usage: "also to a node whose services are not healthy"}, waitFlag()},
+		Flags: []cli.Flag{&cli.BoolFlag{DisableDefaultText: true, Name: "force", Usage: "also to a NIC that does not reach the clients, and past a service that does not stop"}, waitFlag()},
 		Action: func(c *cli.Context) error {
 			if err := needArgs(c, 1, 2); err != nil {
 				return err
@@ -102,10 +102,11 @@ It is remembered across restarts and reboots.`,
 func freezeCommand(env Env) *cli.Command {
 	return &cli.Command{
 		Name: "freeze", Usage: "stop all automatic action", ArgsUsage: "on|off",
-		Description: `   xdpha freeze on             nothing moves by itself, whatever fails: for work on the network
+		Description: `   xdpha freeze on             this node takes nothing by itself and moves nothing: for work on the network
    xdpha freeze off            as before
 
-Orders (move, giveback) are still carried out. It is remembered across restarts and reboots.`,
+Orders (move, giveback) are refused until it ends. The other node may still take over what this one
+can no longer serve: freeze both to keep all where it is. It is remembered across restarts and reboots.`,
 		Flags:  []cli.Flag{waitFlag()},
 		Action: onOff(env, "frozen: nothing moves by itself", "no longer frozen", (*control.Client).Freeze),
 	}

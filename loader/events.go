@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/xdpha/xdpha/bpf"
@@ -94,5 +93,3 @@ func parseEvent(b []byte) (Event, error) {
 		A: le.Uint64(b[16:]), B: le.Uint64(b[24:]),
 	}, nil
 }
-
-func asVerifier(err error, target **ebpf.VerifierError) bool { return errors.As(err, target) }

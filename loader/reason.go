@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/cilium/ebpf"
@@ -90,7 +91,7 @@ func loadError(err error) error {
 			return fmt.Errorf("load programs: %s: %s: %s: %w", c.Name, c.Detail, c.Remedy, err)
 		}
 	}
-	if asVerifier(err, &ve) {
+	if errors.As(err, &ve) {
 		return fmt.Errorf("load programs: the kernel's verifier refuses them: %w", ve)
 	}
 	return fmt.Errorf("load programs: %w", err)

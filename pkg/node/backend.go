@@ -219,7 +219,7 @@ func (src source) Snapshot() metrics.Snapshot {
 		PacerGapMaxNS: s.TickGapMaxNS, LeaseRemainingMinNS: v.leaseMin,
 		Ages: []metrics.Age{
 			{Node: n.self(), NS: s.AtNS - s.SupervisorAtNS},
-			{Node: cfg.Nodes[cfg.Peer()].Name, NS: int64(s.PeerAge)},
+			{Node: cfg.Nodes[cfg.Peer()].Name, NS: int64(s.PeerAge) + max(0, s.AtNS-s.PeerAgeAtNS)},
 		},
 		Build: build(n.Version),
 	}

@@ -82,13 +82,17 @@ func (n *node) noteTakeover(e loader.Event) {
 	t := &control.Takeover{Identity: id, Time: time.Now(), Generation: core.Word(e.A).Gen()}
 	if e.Kind == loader.TakenOver {
 		cause = "peer-dead"
-		s := n.dp.State(0).Takeover
-		t.DetectUS = (s.DeadNS - evidence) / 1000
-		n.metrics.ObserveDetection(time.Duration(e.AtNS - evidence))
-		n.metrics.ObserveStage(metrics.StageDetect, time.Duration(s.DeadNS-evidence))
+		dead := n.dp.State(0).Takeover.DeadNS
+		if e.AtNS-dead > int64(n.Config.Timing.DeadAfter) { // armed long after the death: that is no detection
+			cause, evidence = "peer-dead-before", e.AtNS
+		} else {
+			t.DetectUS = (dead - evidence) / 1000
+			n.metrics.ObserveDetection(time.Duration(e.AtNS - evidence))
+			n.metrics.ObserveStage(metrics.StageDetect, time.Duration(dead-evidence))
+			n.metrics.ObserveStage(metrics.StageFlip, time.Duration(e.AtNS-evidence))
+		}
 	}
 	t.FlipUS, t.Cause = (e.AtNS-evidence)/1000, cause
-	n.metrics.ObserveStage(metrics.StageFlip, time.Duration(e.AtNS-evidence))
 	n.metrics.ObserveTakeover(id, cause)
 	n.mu.Lock()
 	n.shared.takeover, n.shared.evidence = t, evidence
