@@ -161,8 +161,12 @@ func (m *Machine) moveByItself(id *identity) {
 
 func (m *Machine) mayMoveNow(id *identity) bool {
 	every := m.cfg.Limits.MoveEvery
+	arrived := id.arrived
+	if !carrier(m.obs.MyLan, id.cfg.Home == m.cfg.Self).Carrier {
+		arrived = 0 // a cable that is out serves nobody; lastAuto of both nodes ends a ping-pong
+	}
 	for _, last := range []struct{ at, wait int64 }{
-		{id.lastAuto, max(id.hold, every)}, {id.arrived, every}, {id.lastFailed, every},
+		{id.lastAuto, max(id.hold, every)}, {arrived, every}, {id.lastFailed, every},
 	} {
 		if last.at != 0 && m.now-last.at < last.wait {
 			return false
