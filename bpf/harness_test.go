@@ -379,6 +379,6 @@ var reasonNames = [...]string{
 	"not-ours", "hb-probe-answered", "hb-reply-accepted", "hb-truncated", "hb-oversized", "hb-bad-magic", "hb-bad-version",
 	"hb-bad-ttl", "hb-foreign-cluster", "hb-wrong-link", "hb-bad-sender", "hb-bad-shape", "hb-unknown-key", "hb-bad-tag",
 	"hb-unproven", "hb-replayed", "arp-answered", "arp-gate-closed", "arp-wrong-nic", "arp-own-on-spare", "arp-conflict",
-	"arp-reach", "in-open", "in-gate-closed", "in-wrong-nic", "out-open", "out-gate-closed", "out-wrong-nic", "out-wrong-mac",
+	"in-open", "in-gate-closed", "in-wrong-nic", "out-open", "out-gate-closed", "out-wrong-nic", "out-wrong-mac",
 	"out-foreign-source", "tick-sent", "tick-early", "tick-failed", "internal",
 }

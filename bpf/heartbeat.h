@@ -168,18 +168,27 @@ static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_li
 	return rise(&l->probe_seq, h->seq) ? 0 : REASON_HB_REPLAYED;
 }
 
-// hb_believe takes over what a fresh frame says.
+// A peer of another configuration is alive, but its words speak of other identities.
+static __always_inline void hb_words(const struct xd_config *cfg, struct hb_head *h, void *end, __u64 now)
+{
+	__u64 *word = (__u64 *)(h + 1);
+
+	if (h->digest != cfg->digest || h->n_identities != cfg->n_identities)
+		return;
+	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
+		if (i >= hb_count(h) || (void *)(word + i + 1) > end)
+			return;
+		peer_word(i, word[i], now);
+	}
+}
+
+// hb_believe takes over what a fresh frame says. The stamp comes last: who sees the peer
+// alive sees what it owns.
 static __always_inline void hb_believe(const struct xd_config *cfg, struct xd_state *st, struct xd_link_state *l,
 				       struct ethhdr *eth, struct hb_head *h, void *end, __u64 now)
 {
-	__u64 *word = (__u64 *)(h + 1);
 	__s64 gap = now - l->heard_ns;
 
-	if (l->heard_ns && gap > 0 && st->peer_state == PEER_UP) {
-		raise_max(&l->gap_max_ns, gap);
-		observe(l->gap_hist, gap);
-	}
-	*(volatile __u64 *)&l->heard_ns = now;
 	l->peer_mac = mac_u64(eth->h_source);
 	if (h->direction == HB_REPLY) {
 		__s64 rtt = now - h->sent_ns;
@@ -195,14 +204,12 @@ static __always_inline void hb_believe(const struct xd_config *cfg, struct xd_st
 	st->peer_age_at_ns = now;
 	st->peer_flags = h->flags;
 	st->peer_digest = h->digest;
-	// A peer of another configuration is alive, but its words speak of other identities.
-	if (h->digest != cfg->digest || h->n_identities != cfg->n_identities)
-		return;
-	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
-		if (i >= hb_count(h) || (void *)(word + i + 1) > end)
-			return;
-		peer_word(i, word[i], now);
+	hb_words(cfg, h, end, now);
+	if (l->heard_ns && gap > 0 && st->peer_state == PEER_UP) {
+		raise_max(&l->gap_max_ns, gap);
+		observe(l->gap_hist, gap);
 	}
+	*(volatile __u64 *)&l->heard_ns = now;
 }
 
 // hb_answer turns the probe into its reply, in place.

@@ -216,9 +216,8 @@ static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const s
 		return REASON_TICK_FAILED;
 	if (before)
 		raise_max(&st->tick_gap_max_ns, now - before);
-	seq = st->seq + 1;
+	seq = __sync_fetch_and_add(&st->seq, 1) + 1; // a pulse may come beside the pacer's own tick
 	st->ticks[seq % TICKS_KEPT] = now;
-	*(volatile __u64 *)&st->seq = seq;
 	for (__u32 link = 0; link < MAX_LINKS; link++) {
 		if (!cfg->links[link].ifindex || (!st->links[link].peer_mac && seq & UNLEARNED_MASK))
 			continue;

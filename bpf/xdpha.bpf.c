@@ -19,7 +19,6 @@ static __always_inline int xdp_verdict(enum xd_reason reason)
 	switch (reason) {
 	case REASON_NOT_OURS:
 	case REASON_IN_OPEN:
-	case REASON_ARP_REACH:
 		return XDP_PASS;
 	case REASON_HB_PROBE_ANSWERED:
 	case REASON_ARP_ANSWERED:

@@ -133,20 +133,19 @@ const (
 	XdphaXdReasonREASON_ARP_WRONG_NIC      XdphaXdReason = 18
 	XdphaXdReasonREASON_ARP_OWN_ON_SPARE   XdphaXdReason = 19
 	XdphaXdReasonREASON_ARP_CONFLICT       XdphaXdReason = 20
-	XdphaXdReasonREASON_ARP_REACH          XdphaXdReason = 21
-	XdphaXdReasonREASON_IN_OPEN            XdphaXdReason = 22
-	XdphaXdReasonREASON_IN_GATE_CLOSED     XdphaXdReason = 23
-	XdphaXdReasonREASON_IN_WRONG_NIC       XdphaXdReason = 24
-	XdphaXdReasonREASON_OUT_OPEN           XdphaXdReason = 25
-	XdphaXdReasonREASON_OUT_GATE_CLOSED    XdphaXdReason = 26
-	XdphaXdReasonREASON_OUT_WRONG_NIC      XdphaXdReason = 27
-	XdphaXdReasonREASON_OUT_WRONG_MAC      XdphaXdReason = 28
-	XdphaXdReasonREASON_OUT_FOREIGN_SOURCE XdphaXdReason = 29
-	XdphaXdReasonREASON_TICK_SENT          XdphaXdReason = 30
-	XdphaXdReasonREASON_TICK_EARLY         XdphaXdReason = 31
-	XdphaXdReasonREASON_TICK_FAILED        XdphaXdReason = 32
-	XdphaXdReasonREASON_INTERNAL           XdphaXdReason = 33
-	XdphaXdReasonREASON_COUNT              XdphaXdReason = 34
+	XdphaXdReasonREASON_IN_OPEN            XdphaXdReason = 21
+	XdphaXdReasonREASON_IN_GATE_CLOSED     XdphaXdReason = 22
+	XdphaXdReasonREASON_IN_WRONG_NIC       XdphaXdReason = 23
+	XdphaXdReasonREASON_OUT_OPEN           XdphaXdReason = 24
+	XdphaXdReasonREASON_OUT_GATE_CLOSED    XdphaXdReason = 25
+	XdphaXdReasonREASON_OUT_WRONG_NIC      XdphaXdReason = 26
+	XdphaXdReasonREASON_OUT_WRONG_MAC      XdphaXdReason = 27
+	XdphaXdReasonREASON_OUT_FOREIGN_SOURCE XdphaXdReason = 28
+	XdphaXdReasonREASON_TICK_SENT          XdphaXdReason = 29
+	XdphaXdReasonREASON_TICK_EARLY         XdphaXdReason = 30
+	XdphaXdReasonREASON_TICK_FAILED        XdphaXdReason = 31
+	XdphaXdReasonREASON_INTERNAL           XdphaXdReason = 32
+	XdphaXdReasonREASON_COUNT              XdphaXdReason = 33
 )
 
 type XdphaXdState struct {

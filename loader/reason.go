@@ -37,7 +37,6 @@ var reasons = [...]Reason{
 	{"arp", "dropped", "wrong_nic"},
 	{"arp", "dropped", "own_address_on_spare"},
 	{"arp", "dropped", "conflict"},
-	{"arp", "pass", "reach"},
 	{"in", "pass", "gate_open"},
 	{"in", "dropped", "gate_closed"},
 	{"in", "dropped", "wrong_nic"},
