@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package loader
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/xdpha/xdpha/pkg/core"
+)
+
+func TestFlagsSurviveTheirFrame(t *testing.T) {
+	for _, f := range []Flags{
+		{},
+		{Standby: true},
+		{Frozen: true, Reach: [Links]int{Lan: 3, Spare: 255}},
+		{Standby: true, Frozen: true, Reach: [Links]int{Lan: 255}, Carrier: [Links]bool{Lan: true, Spare: true}},
+	} {
+		if got := parseFlags(f.word()); got != f {
+			t.Errorf("%+v came back as %+v", f, got)
+		}
+	}
+}
+
+func TestEveryReasonHasALabelOfItsOwn(t *testing.T) {
+	seen := map[Reason]int{}
+	for i, r := range reasons {
+		if r.Kind == "" || r.Verdict == "" || r.Name == "" {
+			t.Errorf("reason %d lacks a label: %+v", i, r)
+		}
+		if j, ok := seen[r]; ok {
+			t.Errorf("reasons %d and %d are both %+v", j, i, r)
+		}
+		seen[r] = i
+	}
+}
+
+func TestConfigurationsThatDoNotFitAreRefused(t *testing.T) {
+	key := Key{ID: 1}
+	host := netip.MustParseAddr("192.0.2.1")
+	for name, c := range map[string]struct {
+		cfg  Config
+		says string
+	}{
+		"no key":               {Config{}, "keys"},
+		"three keys":           {Config{Keys: []Key{key, key, key}}, "keys"},
+		"seventeen identities": {Config{Keys: []Key{key}, Identities: make([]IdentityConfig, MaxIdentities+1)}, "identities"},
+		"nine hosts":           {Config{Keys: []Key{key}, Reach: []netip.Addr{host, host, host, host, host, host, host, host, host}}, "hosts"},
+	} {
+		if _, err := c.cfg.abi(); err == nil || !strings.Contains(err.Error(), c.says) {
+			t.Errorf("%s: %v, want an error about %s", name, err, c.says)
+		}
+	}
+}
+
+func TestTheFirstIPv4AddressIsTheOneAnnounced(t *testing.T) {
+	v4, v6 := netip.MustParseAddr("192.0.2.21"), netip.MustParseAddr("2001:db8::21")
+	cfg := Config{Keys: []Key{{}}, Identities: []IdentityConfig{{Addresses: []netip.Addr{v6, v4}}, {Addresses: []netip.Addr{v6}}}}
+	v, err := cfg.abi()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := v.Identities[0].AnnouncedBe; got != be(v4) {
+		t.Errorf("announces %08x, want %08x", got, be(v4))
+	}
+	if got := v.Identities[1].AnnouncedBe; got != 0 {
+		t.Errorf("without IPv4 it announces %08x, want nothing", got)
+	}
+}
+
+func TestEventsAreReadAsTheKernelWroteThem(t *testing.T) {
+	b := make([]byte, 32)
+	binary.LittleEndian.PutUint64(b, 42)
+	binary.LittleEndian.PutUint32(b[8:], uint32(TakenOver))
+	binary.LittleEndian.PutUint32(b[12:], 0xffffffff)
+	binary.LittleEndian.PutUint64(b[16:], 7)
+	binary.LittleEndian.PutUint64(b[24:], 9)
+	e, err := parseEvent(b)
+	if want := (Event{42, TakenOver, -1, 7, 9}); err != nil || e != want {
+		t.Errorf("%+v, %v; want %+v", e, err, want)
+	}
+	if _, err := parseEvent(b[:31]); err == nil {
+		t.Error("a short record is taken")
+	}
+	if s := Announced.String(); s != "kernel-announced" {
+		t.Errorf("the event is called %q", s)
+	}
+}
+
+func TestTheGateOfARunningSupervisor(t *testing.T) {
+	open := State{AtNS: 10, LeaseUntilNS: 11, Words: []core.Word{core.MakeWord(core.Owner, 1)}}
+	for name, c := range map[string]struct {
+		change func(*State)
+		open   bool
+	}{
+		"owner with a lease": {func(*State) {}, true},
+		"not the owner":      {func(s *State) { s.Words = []core.Word{core.MakeWord(core.Ready, 1)} }, false},
+		"cut off":            {func(s *State) { s.IsolatedWords = 1 }, false},
+		"another is cut off": {func(s *State) { s.IsolatedWords = 2 }, true},
+		"without a lease":    {func(s *State) { s.LeaseUntilNS = 10 }, false},
+	} {
+		s := open
+		c.change(&s)
+		got, reason := s.GateOpen(0)
+		if got != c.open || (reason == "") != c.open {
+			t.Errorf("%s: open %v, reason %q", name, got, reason)
+		}
+	}
+}
+
+func TestPinsMustBeOnABPFFS(t *testing.T) {
+	if err := onBPFFS(t.TempDir()); err == nil || !strings.Contains(err.Error(), "mount -t bpf") {
+		t.Errorf("%v, want the command that mounts one", err)
+	}
+}
