@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/xdpha/xdpha/loader"
 )
 
@@ -23,9 +21,6 @@ const (
 func (r *rig) costs(s size, all []*contender) ([]Cost, error) {
 	var still, live []Cost
 	err := r.inAnswering(func() (err error) {
-		if err = r.findPrograms(); err != nil {
-			return err
-		}
 		still, err = r.stillCosts(s)
 		return err
 	})
@@ -44,21 +39,21 @@ func (r *rig) stillCosts(s size) (costs []Cost, err error) {
 	forged[len(forged)-1] ^= 1
 	for _, c := range []struct {
 		name    string
-		program *ebpf.Program
+		program loader.Program
 		pair    string
 		frame   []byte
 		exit    loader.Reason
 	}{
-		{"not ours: passed", r.programs.in, "lan", udp(askMAC, nodeMAC, askIP, ownIP), exit("other", "pass", "not_ours")},
-		{"heartbeat with a bad tag: dropped", r.programs.in, "hb", forged, exit("heartbeat", "dropped", "bad_tag")},
-		{"gate open, in: passed", r.programs.in, "lan", udp(askMAC, vipMAC, askIP, vip), exit("in", "pass", "gate_open")},
-		{"gate open, out: passed", r.programs.out, "lan", udp(vipMAC, askMAC, vip, askIP), exit("out", "pass", "gate_open")},
+		{"not ours: passed", r.dp.In(), "lan", udp(askMAC, nodeMAC, askIP, ownIP), exit("other", "pass", "not_ours")},
+		{"heartbeat with a bad tag: dropped", r.dp.In(), "hb", forged, exit("heartbeat", "dropped", "bad_tag")},
+		{"gate open, in: passed", r.dp.In(), "lan", udp(askMAC, vipMAC, askIP, vip), exit("in", "pass", "gate_open")},
+		{"gate open, out: passed", r.dp.Out(), "lan", udp(vipMAC, askMAC, vip, askIP), exit("out", "pass", "gate_open")},
 	} {
 		before, err := r.exits(c.exit)
 		if err != nil {
 			return nil, err
 		}
-		ns, err := r.best(c.program, r.answer[c.pair], c.frame, s.repeat)
+		ns, err := best(c.program, r.answer[c.pair], c.frame, s.repeat)
 		if err != nil {
 			return nil, fmt.Errorf("measure %q: %w", c.name, err)
 		}
@@ -90,9 +85,9 @@ func (r *rig) exits(exit loader.Reason) (n uint64, err error) {
 }
 
 // best is the fastest of some tries: what else ran meanwhile only ever adds.
-func (r *rig) best(p *ebpf.Program, index int, frame []byte, times uint32) (ns float64, err error) {
+func best(p loader.Program, index int, frame []byte, times uint32) (ns float64, err error) {
 	for i := range tries {
-		d, err := r.repeat(p, index, frame, times/tries)
+		d, err := p.Repeat(index, frame, times/tries)
 		if err != nil {
 			return 0, err
 		}
@@ -104,18 +99,18 @@ func (r *rig) best(p *ebpf.Program, index int, frame []byte, times uint32) (ns f
 }
 
 func (r *rig) liveCosts(s size, all []*contender) (costs []Cost, err error) {
-	counting, err := countRuns()
+	counting, err := loader.CountRuns()
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, counting.Close()) }()
 	for _, c := range all {
-		p := r.programs.in
+		p := r.dp.In()
 		switch c.name {
 		case arpKernel:
 			continue
 		case heartbeatBare, arpBare:
-			p = r.programs.reflect
+			p = r.lab.Reflect()
 		}
 		ns, err := c.timed(p, max(s.batches*s.perBatch/5/tries, 1))
 		if err != nil {
@@ -127,25 +122,24 @@ func (r *rig) liveCosts(s size, all []*contender) (costs []Cost, err error) {
 }
 
 // timed asks and reads what the kernel says of the program's runs meanwhile: the fastest try.
-func (c *contender) timed(p *ebpf.Program, questions int) (ns float64, err error) {
-	before, err := p.Stats()
+func (c *contender) timed(p loader.Program, questions int) (ns float64, err error) {
+	count, total, err := p.Runs()
 	if err != nil {
-		return 0, fmt.Errorf("read run time statistics of %s: %w", p, err)
+		return 0, err
 	}
 	for i := range tries {
 		c.batch(questions)
-		after, err := p.Stats()
+		countNow, totalNow, err := p.Runs()
 		if err != nil {
-			return 0, fmt.Errorf("read run time statistics of %s: %w", p, err)
+			return 0, err
 		}
-		runs := after.RunCount - before.RunCount
-		if runs == 0 {
+		if countNow == count {
 			return 0, errors.New("the kernel counted no run")
 		}
-		if d := float64(after.Runtime-before.Runtime) / float64(runs); i == 0 || d < ns {
+		if d := float64(totalNow-total) / float64(countNow-count); i == 0 || d < ns {
 			ns = d
 		}
-		before = after
+		count, total = countNow, totalNow
 	}
 	return ns, nil
 }

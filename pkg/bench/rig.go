@@ -59,7 +59,6 @@ type rig struct {
 	tick              *socket
 	lab               *loader.Lab
 	dp                *loader.Datapath
-	programs          programs
 	mode              string
 	peer              wire.Frame // the next probe
 	dir               string
@@ -316,7 +315,6 @@ func (r *rig) close() {
 		s.close()
 	}
 	r.tick.close()
-	r.programs.close()
 	if r.dp != nil {
 		_ = r.dp.Remove() // all that it could leave is in namespaces that end now
 		_ = r.dp.Close()
