@@ -48,7 +48,7 @@ func (c *Collector) ObserveStage(stage string, d time.Duration) {
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		owner, generation, gateOpen, conflicts, leaseMin, rtt, rttMax, gap, gapMax, suspects, refuted, selfStalls, pacerGapMax,
+		owner, generation, gateOpen, conflicts, leaseMin, rtt, rttMax, gap, gapMax, linkUp, suspects, refuted, selfStalls, pacerGapMax,
 		frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, buildInfo,
 	} {
 		ch <- d
@@ -68,6 +68,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		e.gauge(rttMax, seconds(l.RTT.MaxNS), l.Name)
 		e.histogram(gap, l.Gap, l.Name)
 		e.gauge(gapMax, seconds(l.Gap.MaxNS), l.Name)
+		e.flag(linkUp, l.Up, l.Name)
 	}
 	for _, f := range s.Frames {
 		e.counter(frames, f.Count, f.Link, f.Kind, f.Verdict, f.Reason)

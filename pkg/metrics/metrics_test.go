@@ -42,7 +42,7 @@ func histogram(ns ...uint64) (h control.Histogram) {
 func sample() *Collector {
 	c := NewCollector(fixed{
 		Since:               time.Unix(1_700_000_000, 0),
-		Links:               []Link{{"crossover", histogram(1300, 1400, 90_000), histogram(1_000_000, 1_100_000)}, {"lan", histogram(), histogram()}},
+		Links:               []Link{{"crossover", true, histogram(1300, 1400, 90_000), histogram(1_000_000, 1_100_000)}, {"lan", false, histogram(), histogram()}},
 		Frames:              []Frames{{"lan", "reply", "tx", "answered", 10}, {"lan", "probe", "drop", "bad_tag", 2}},
 		Identities:          []Identity{{"files", true, true, 4, 1}, {"mail", false, false, 3, 0}},
 		Services:            []Service{{"samba", true, 2}},

@@ -18,6 +18,7 @@ var (
 	rtt            = desc("heartbeat_rtt_seconds", "Round trips of heartbeats, measured in the kernel.", "link")
 	rttMax         = desc("heartbeat_rtt_max_seconds", "Longest round trip of a heartbeat.", "link")
 	gap            = desc("heartbeat_gap_seconds", "Time between two accepted frames of the peer.", "link")
+	linkUp         = desc("link_up", "Whether the peer is heard on the link.", "link")
 	gapMax         = desc("heartbeat_gap_max_seconds", "Longest time between two accepted frames of the peer.", "link")
 	suspects       = desc("suspects_total", "Times that the peer was suspected dead.")
 	refuted        = desc("suspects_refuted_total", "Suspicions that a confirming probe's answer refuted.")

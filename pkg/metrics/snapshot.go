@@ -33,6 +33,7 @@ type Snapshot struct {
 // Link is one link's round trips and the gaps between frames from the peer.
 type Link struct {
 	Name     string
+	Up       bool // the peer is heard on it
 	RTT, Gap control.Histogram
 }
 

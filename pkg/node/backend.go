@@ -135,7 +135,7 @@ func (b backend) Status() control.Status {
 		h := histogram(l.RTT, l.RTTMaxNS)
 		link := control.Link{
 			Name: loader.LinkNames[role], Interface: nic(cfg.Nodes[cfg.Self], role), Mode: mode,
-			Up: l.HeardNS != 0 && s.AtNS-l.HeardNS < n.linkLost(), LastHeardUS: -1, GapMaxUS: int64(l.GapMaxNS / 1000),
+			Up: n.heard(l, s.AtNS), LastHeardUS: -1, GapMaxUS: int64(l.GapMaxNS / 1000),
 			RTTUS: control.RTT{P50: micros(h.Quantile(0.5)), P99: micros(h.Quantile(0.99)), Max: micros(float64(l.RTTMaxNS))},
 		}
 		if l.HeardNS != 0 {
@@ -228,7 +228,7 @@ func (src source) Snapshot() metrics.Snapshot {
 	}
 	for role, l := range s.Links {
 		if n.dp.Mode(role) != "" {
-			m.Links = append(m.Links, metrics.Link{Name: loader.LinkNames[role], RTT: histogram(l.RTT, l.RTTMaxNS), Gap: histogram(l.Gap, l.GapMaxNS)})
+			m.Links = append(m.Links, metrics.Link{Name: loader.LinkNames[role], Up: n.heard(l, s.AtNS), RTT: histogram(l.RTT, l.RTTMaxNS), Gap: histogram(l.Gap, l.GapMaxNS)})
 		}
 	}
 	counters, err := n.dp.Counters()

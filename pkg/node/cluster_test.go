@@ -127,6 +127,16 @@ func crossoverLossMovesNobody(t *testing.T, c *cluster) {
 		await(t, "link-lost is told", func() error { return c.hasEvent(n.Name, since[n.Name], "link-lost", "crossover") })
 		cut := frames(c.mustMetrics(t, n.Name), `link="crossover"`, `kind="reply"`)
 		lan := frames(c.mustMetrics(t, n.Name), `link="lan"`, `kind="reply"`)
+		await(t, "the metric says which link is lost", func() error {
+			m, err := c.metrics(n.Name)
+			if err != nil {
+				return err
+			}
+			if m[`xdpha_link_up{link="crossover"}`] != 0 || m[`xdpha_link_up{link="lan"}`] != 1 {
+				return fmt.Errorf("crossover %v, lan %v", m[`xdpha_link_up{link="crossover"}`], m[`xdpha_link_up{link="lan"}`])
+			}
+			return nil
+		})
 		await(t, "the metric shows which link is silent", func() error {
 			m, err := c.metrics(n.Name)
 			if err != nil {

@@ -203,13 +203,17 @@ func (n *node) peerView(f loader.Flags) core.LanView {
 // linkLost is the silence after which a link is reported as lost.
 func (n *node) linkLost() int64 { return int64(max(time.Second, 10*n.Config.Timing.DeadAfter)) }
 
+func (n *node) heard(l loader.LinkState, now int64) bool {
+	return l.HeardNS != 0 && now-l.HeardNS < n.linkLost()
+}
+
 // watchLinks tells of links that fell silent while another one hears the peer, or came back.
 func (n *node) watchLinks(s *loader.State) {
 	if s.Peer != core.PeerUp {
 		return
 	}
 	for role, l := range s.Links {
-		heard := l.HeardNS != 0 && s.AtNS-l.HeardNS < n.linkLost()
+		heard := n.heard(l, s.AtNS)
 		n.mu.Lock()
 		was, known := n.shared.linkHeard[role], n.shared.linkKnown[role]
 		n.shared.linkHeard[role], n.shared.linkKnown[role] = heard, known || heard
