@@ -6,11 +6,14 @@
 #include <linux/types.h>
 #include "limits.h"
 
-#define XDPHA_ABI 1 // raised whenever a struct below changes its shape or meaning
+#define XDPHA_ABI 2 // raised whenever a struct below changes its shape or meaning
 
 enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
 
 enum xd_arbiter { ARBITER_NONE, ARBITER_REACH };
+
+// How the token of the kernel pacer is paced; see pacer.h.
+enum xd_pace { PACE_THREAD, PACE_TBF, PACE_FQ };
 
 enum xd_peer { PEER_UNKNOWN, PEER_UP, PEER_SUSPECT, PEER_DEAD };
 
@@ -20,6 +23,7 @@ enum xd_peer { PEER_UNKNOWN, PEER_UP, PEER_SUSPECT, PEER_DEAD };
 #define WORD_READY (1ULL << 61)
 #define WORD_WANT (1ULL << 60)
 #define WORD_STAGED (1ULL << 59)
+#define WORD_DEMAND (1ULL << 58)
 #define WORD_GEN ((1ULL << 56) - 1)
 
 struct xd_key {
@@ -39,6 +43,7 @@ struct xd_link_config {
 struct xd_identity_config {
 	__u32 carrier; // ifindex of the NIC that carries it here
 	__u32 announced_be; // the IPv4 address that the kernel announces; 0: none
+	__u8 announced6[16]; // the IPv6 address that it announces; all 0: none
 	__u8 mac[6];
 	__u8 pad[2];
 };
@@ -62,6 +67,7 @@ struct xd_config {
 	__u64 suspect_ns;
 	__u64 dead_ns;
 	__u64 hold_ns;
+	__u64 serve_ns; // how long the right to serve lasts; 0: it is not asked for (arbiter none)
 	struct xd_key keys[MAX_KEYS];
 	struct xd_link_config links[MAX_LINKS];
 	struct xd_identity_config identities[MAX_IDENTITIES];
@@ -74,11 +80,15 @@ struct xd_control {
 	__u64 renewed_ns; // CLOCK_BOOTTIME of the supervisor's last renewal
 	__u64 lease_until_ns;
 	__u64 flags; // goes into every frame: FLAG_*
+	__u64 pace; // enum xd_pace
+	__u64 ring_ifindex; // where the token goes round
 };
 
-#define FLAG_STANDBY 1
-#define FLAG_FROZEN 2
-// Bits 8-15 and 16-23: hosts reached by the lan and by the spare NIC; 24, 25: their carrier.
+#define FLAG_STANDBY (1U << 0)
+#define FLAG_FROZEN (1U << 1)
+#define FLAG_SOLO (1U << 2) // set by the kernel: the sender serves by the arbiter's leave, for up to SOLO_NS
+// Bits 4-7 and 8-11: hosts reached by the lan and by the spare NIC; 12, 13: their carrier;
+// 16-31: a bit for each identity whose services are up on the sender.
 
 struct xd_link_state {
 	__u64 heard_ns; // last accepted frame
@@ -90,6 +100,13 @@ struct xd_link_state {
 	__u64 gap_max_ns;
 	__u64 rtt_hist[HIST_BUCKETS];
 	__u64 gap_hist[HIST_BUCKETS];
+};
+
+// The longest silences of a minute: how near they came to a takeover.
+struct xd_minute {
+	__u64 minute; // of CLOCK_BOOTTIME
+	__u64 gap_ns[MAX_LINKS + 1]; // by link; the last: on all links at once
+	__u64 stall_ns; // the detector's own lateness
 };
 
 // Written by the kernel; user space maps it and reads.
@@ -111,24 +128,44 @@ struct xd_state {
 	__u64 seq; // last own probe
 	__u64 ticks[TICKS_KEPT]; // send time of probe seq, at seq % TICKS_KEPT
 	__u64 tick_gap_max_ns;
-	__u64 reach_sent_ns;
+	__u64 token_ns; // when the pacer's token came by last
+	__u64 token_due_ns; // CLOCK_MONOTONIC: when it should come next, with PACE_FQ
 	__u64 hurry; // the next tick may come early: there is something to say
-	__u64 reach_ns[MAX_REACH][MAX_LINKS]; // last ARP answer of each host, by link
+	__u64 serve_until_ns; // the right to serve
+	__u64 peer_sent_ns; // on the peer's clock: the latest frame that I promised to count as life
+	__u64 peer_solo_ns; // last frame of the peer that said FLAG_SOLO
+	__u64 reach_sent_ns;
+	__u64 reach_ns[MAX_REACH][MAX_LINKS]; // last answer of each host, by link
+	__u64 reach_ok_ns; // when the last round was sent that a majority answered
 	__u64 majority_since_ns;
-	__u64 isolated_since_ns; // not 0: cut off
-	__u64 isolated; // a bit for each identity owned while cut off: its gate is closed
+	__u64 isolated_since_ns; // not 0: cut off, the right to serve has run out
 	__u64 knocked_ns; // last frame of somebody with the key who is not proven yet
 	__u64 suspects;
 	__u64 refuted;
 	__u64 self_stalls;
+	__u64 reverted; // deaths taken back, because a frame came while they were declared
 	__u64 conflict_event_ns;
 	__u64 to_announce; // a bit for each identity that came here: the next tick announces it
-	// The last takeover, by the kernel's clock.
-	__u64 evidence_ns;
+	__u64 suspect_ns;
+	__u64 dead_ns;
+	__u64 heard_ns; // last accepted frame on any link
+	__u64 gap_max_ns; // longest silence on all links that was no death
+	__u64 gap_hist[HIST_BUCKETS]; // silences on all links
+	struct xd_minute minutes[MINUTES_KEPT]; // at minute % MINUTES_KEPT
+	struct xd_link_state links[MAX_LINKS];
+};
+
+// The last change of owner to this node of one identity, by the kernel's clock; 0: not yet.
+struct xd_timeline {
+	__u64 word; // what it became
+	__u64 evidence_ns; // last sign of the former owner's life; 0: it was no death
 	__u64 suspect_ns;
 	__u64 dead_ns;
 	__u64 flip_ns;
-	struct xd_link_state links[MAX_LINKS];
+	__u64 announced_ns; // the first gratuitous ARP or unsolicited NA left
+	__u64 answered_ns; // the first ARP or ND question was answered
+	__u64 in_ns; // the first packet came in by the open gate
+	__u64 out_ns; // and the first went out
 };
 
 enum xd_event_kind {
@@ -147,6 +184,7 @@ enum xd_event_kind {
 	EVENT_ADDRESS_CONFLICT, // a: MAC of the offender, b: IPv4 address in network order
 	EVENT_SELF_STALL, // a: lateness in ns
 	EVENT_ANNOUNCED, // a: the word; by the kernel
+	EVENT_STOOD_DOWN, // a: new word; the peer demanded it
 };
 
 struct xd_event {
@@ -180,6 +218,11 @@ enum xd_reason {
 	REASON_ARP_WRONG_NIC,
 	REASON_ARP_OWN_ON_SPARE,
 	REASON_ARP_CONFLICT,
+	REASON_ND_ANSWERED,
+	REASON_ND_GATE_CLOSED,
+	REASON_ND_WRONG_NIC,
+	REASON_ND_CONFLICT,
+	REASON_ND_BAD,
 	REASON_IN_OPEN,
 	REASON_IN_GATE_CLOSED,
 	REASON_IN_WRONG_NIC,
@@ -190,6 +233,7 @@ enum xd_reason {
 	REASON_OUT_FOREIGN_SOURCE,
 	REASON_TICK_SENT,
 	REASON_TICK_EARLY,
+	REASON_TOKEN_EARLY,
 	REASON_TICK_FAILED,
 	REASON_INTERNAL,
 	REASON_COUNT,
@@ -198,7 +242,7 @@ enum xd_reason {
 // Heartbeat frame behind Ethernet, IPv4 (no options, TTL 255) and UDP (no checksum:
 // RFC 768; the tag covers more). Little endian. n_identities words and the tag follow.
 #define HB_MAGIC 0x4458 // "XD"
-#define HB_VERSION 1
+#define HB_VERSION 2
 #define HB_REPLY 1 // direction: a reply is never answered
 
 struct hb_head {
@@ -215,7 +259,8 @@ struct hb_head {
 	__u64 nonce; // the sender's: to be echoed to it
 	__u64 echo; // the receiver's nonce, as the sender heard it
 	__u64 seq; // of the probe
-	__u64 sent_ns; // of the probe, on its sender's clock
+	__u64 sent_ns; // of this frame, on its sender's clock
+	__u64 grant_ns; // when the receiver's frame left, on its clock, that the sender counts as life; 0: none
 	__u32 flags;
 	__u32 digest;
 };
@@ -224,11 +269,13 @@ struct hb_head {
 #define HB_BYTES(n) (8 * (HB_WORDS(n) + 1))
 #define HB_OFFSET 42 // Ethernet 14, IPv4 20, UDP 8
 
-_Static_assert(sizeof(struct hb_head) == 64, "heartbeat head");
+_Static_assert(sizeof(struct hb_head) == 72, "heartbeat head");
 _Static_assert(sizeof(struct xd_event) == 32, "event");
 _Static_assert(sizeof(struct xd_key) == 24, "key");
 _Static_assert(sizeof(struct xd_link_config) == 20, "link config");
-_Static_assert(sizeof(struct xd_identity_config) == 16, "identity config");
+_Static_assert(sizeof(struct xd_identity_config) == 32, "identity config");
+_Static_assert(sizeof(struct xd_timeline) == 72, "timeline");
+_Static_assert(sizeof(struct xd_minute) == 48, "minute");
 _Static_assert(sizeof(struct xd_config) % 8 == 0, "config has no tail padding");
 _Static_assert(sizeof(struct xd_link_state) == 8 * (7 + 2 * HIST_BUCKETS), "link state");
 

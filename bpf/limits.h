@@ -9,6 +9,7 @@
 #define MAX_REACH 8        // more hosts than that add latency, not judgement
 #define MAX_ADDRESSES 16384 // looked up by hash: the number costs memory only
 #define TICKS_KEPT 8       // send times of the last own probes; a power of two above any confirm_probes
+#define MINUTES_KEPT 64    // an hour of near misses, a power of two
 #define SEQ_WINDOW 64 // a frame this many probes behind is old: somebody may have held it back
 #define HIST_BUCKETS 32    // powers of two of nanoseconds: 1 ns to 2 s and beyond
 #define EVENT_BYTES 65536  // ring buffer: 1,600 events, hints only

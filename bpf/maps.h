@@ -36,6 +36,14 @@ struct {
 	__type(value, __u64);
 } words SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_IDENTITIES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct xd_timeline);
+} timelines SEC(".maps");
+
 // IPv4 as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2), so that one lookup serves both families.
 struct xd_address {
 	__u8 bytes[16];
@@ -102,6 +110,11 @@ static __always_inline struct xd_state *the_state(void)
 static __always_inline __u64 *the_word(__u32 identity)
 {
 	return bpf_map_lookup_elem(&words, &identity);
+}
+
+static __always_inline struct xd_timeline *the_timeline(__u32 identity)
+{
+	return bpf_map_lookup_elem(&timelines, &identity);
 }
 
 #endif
