@@ -80,8 +80,8 @@ struct xd_control {
 	__u64 renewed_ns; // CLOCK_BOOTTIME of the supervisor's last renewal
 	__u64 lease_until_ns;
 	__u64 flags; // goes into every frame: FLAG_*
-	__u64 pace; // enum xd_pace
-	__u64 ring_ifindex; // where the token goes round
+	enum xd_pace pace;
+	__u32 ring_ifindex; // where the token goes round
 };
 
 #define FLAG_STANDBY (1U << 0)

@@ -30,10 +30,11 @@ func TestTypesOfKernelAndUserSpaceAreOfOneSize(t *testing.T) {
 		size uintptr
 	}{
 		{"xd_address", reflect.TypeFor[bpf.XdphaXdAddress](), 16},
-		{"xd_config", reflect.TypeFor[bpf.XdphaXdConfig](), 464},
-		{"xd_control", reflect.TypeFor[bpf.XdphaXdControl](), 24},
+		{"xd_config", reflect.TypeFor[bpf.XdphaXdConfig](), 464 + 16*16 + 8},
+		{"xd_control", reflect.TypeFor[bpf.XdphaXdControl](), 32},
 		{"xd_event", reflect.TypeFor[bpf.XdphaXdEvent](), 32},
-		{"xd_state", reflect.TypeFor[bpf.XdphaXdState](), 8 * (12 + 16 + 2 + 8 + 2 + 24 + 14 + 3*(7+2*32))},
+		{"xd_state", reflect.TypeFor[bpf.XdphaXdState](), 8 * (12 + 16 + 2 + 8 + 8 + 24 + 14 + 32 + 64*6 + 3*(7+2*32))},
+		{"xd_timeline", reflect.TypeFor[bpf.XdphaXdTimeline](), 72},
 		{"detector", reflect.TypeFor[bpf.XdphaDetector](), 32},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -78,6 +79,7 @@ func TestMapsHoldTheTypesOfTheABI(t *testing.T) {
 		bpf.XdphaMapState:     {4, reflect.TypeFor[bpf.XdphaXdState]().Size()},
 		bpf.XdphaMapWords:     {4, 8},
 		bpf.XdphaMapAddresses: {16, 4},
+		bpf.XdphaMapTimelines: {4, reflect.TypeFor[bpf.XdphaXdTimeline]().Size()},
 		bpf.XdphaMapMacs:      {8, 4},
 		bpf.XdphaMapCounters:  {4, 8},
 	} {

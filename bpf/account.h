@@ -38,6 +38,20 @@ static __always_inline void raise_max(__u64 *max, __u64 value)
 		*max = value;
 }
 
+// raise_time moves a time forward, never back, whoever else does the same.
+static __always_inline void raise_time(__u64 *at, __u64 to)
+{
+	__u64 old = *(volatile __u64 *)at;
+
+	for (int i = 0; i < 4 && (__s64)(to - old) > 0; i++) { // lost four times: others moved it on
+		__u64 seen = __sync_val_compare_and_swap(at, old, to);
+
+		if (seen == old)
+			return;
+		old = seen;
+	}
+}
+
 static __always_inline void observe(__u64 *hist, __u64 value)
 {
 	__u32 bucket = 0;

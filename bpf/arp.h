@@ -5,13 +5,47 @@
 
 #include "gate.h"
 
-static __always_inline void reach_stamp(struct xd_state *st, const struct xd_config *cfg, __u32 link, __u32 ip_be)
+// How many of the listed hosts answered since a time, by any NIC.
+static __always_inline __u32 reached(const struct xd_config *cfg, struct xd_state *st, __u64 since)
 {
+	__u32 n = 0;
+
+	for (__u32 i = 0; i < MAX_REACH; i++) {
+		if (i >= cfg->n_reach)
+			break;
+		if ((__s64)(st->reach_ns[i][LINK_LAN] - since) > 0 || (__s64)(st->reach_ns[i][LINK_SPARE] - since) > 0)
+			n++;
+	}
+	return n;
+}
+
+// An answer counts for the round of questions before it. Once a majority has answered a round,
+// this node may serve for as long after the round as after a frame that the peer counts; not
+// if its right has run out meanwhile, for the peer may have taken over: see serve_alone.
+static __always_inline void reach_heard(const struct xd_config *cfg, struct xd_state *st, __u64 now)
+{
+	__u64 sent = *(volatile __u64 *)&st->reach_sent_ns;
+
+	if (!sent || reached(cfg, st, sent) * 2 <= cfg->n_reach)
+		return;
+	raise_time(&st->reach_ok_ns, sent);
+	if (cfg->serve_ns && may_serve(cfg, st, now))
+		raise_time(&st->serve_until_ns, sent + cfg->serve_ns);
+}
+
+static __always_inline void reach_stamp(const struct xd_config *cfg, struct xd_state *st, __u32 link, __u32 ip_be)
+{
+	__u64 now;
+
 	for (__u32 i = 0; i < MAX_REACH; i++) {
 		if (i >= cfg->n_reach)
 			return;
-		if (cfg->reach_be[i] == ip_be && link < MAX_LINKS)
-			st->reach_ns[i][link] = bpf_ktime_get_boot_ns();
+		if (cfg->reach_be[i] != ip_be || link >= MAX_LINKS)
+			continue;
+		now = bpf_ktime_get_boot_ns();
+		st->reach_ns[i][link] = now;
+		reach_heard(cfg, st, now);
+		return;
 	}
 }
 
@@ -42,6 +76,7 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 {
 	struct arp_ipv4 *arp = TAKE(c, struct arp_ipv4, REASON_NOT_OURS);
 	struct xd_state *st = the_state();
+	struct xd_timeline *timeline;
 	__u32 sender_be, target_be, *claimed, *wanted, id;
 
 	if (!st || arp->hardware_be != bpf_htons(1) || arp->protocol_be != bpf_htons(ETH_P_IP) ||
@@ -50,7 +85,7 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 	sender_be = ip4_be(arp->sender_ip);
 	target_be = ip4_be(arp->target_ip);
 
-	reach_stamp(st, cfg, link, sender_be);
+	reach_stamp(cfg, st, link, sender_be);
 	claimed = identity_of_ip4(sender_be);
 	if (claimed && is_conflict(cfg, *claimed, arp)) {
 		__u64 now = bpf_ktime_get_boot_ns();
@@ -80,6 +115,9 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 	if (id >= MAX_IDENTITIES)
 		return REASON_INTERNAL;
 	arp_answer(eth, arp, cfg->identities[id].mac);
+	timeline = the_timeline(id);
+	if (timeline && !timeline->answered_ns)
+		timeline->answered_ns = bpf_ktime_get_boot_ns();
 	return REASON_ARP_ANSWERED;
 }
 

@@ -4,8 +4,11 @@
 #define XDPHA_DETECTOR_H
 
 #include "ownership.h"
+#include "arp.h"
+#include "heartbeat.h"
 
-#define REACH_FRESH_NS 500000000ULL // an answer older than this counts no longer
+#define SOLO_NS 500000000ULL // how long the arbiter's leave lasts while the peer is dead
+#define LATE_VERDICT_NS 50000000ULL // so long after its time a verdict must wait for one who was quicker
 #define DETECTOR_MIN_NS 50000ULL // no faster than timers are exact
 #define DETECTOR_MAX_NS 10000000ULL // leases and returning peers are looked after this often
 #define LATE_MIN_NS 200000ULL // timers are this late on an idle machine at p99
@@ -44,104 +47,108 @@ static __always_inline __u32 unanswered(const struct xd_config *cfg, struct xd_s
 	return n;
 }
 
-// How many of the listed hosts answered since a time, by any NIC.
-static __always_inline __u32 reached(const struct xd_config *cfg, struct xd_state *st, __u64 since)
+// May this node take over while the peer is silent? With 'reach': only while a majority of
+// the listed hosts answers.
+static __always_inline int arbiter_allows(const struct xd_config *cfg, struct xd_state *st, __u64 since)
 {
-	__u32 n = 0;
-
-	for (__u32 i = 0; i < MAX_REACH; i++) {
-		if (i >= cfg->n_reach)
-			break;
-		if ((__s64)(st->reach_ns[i][LINK_LAN] - since) > 0 || (__s64)(st->reach_ns[i][LINK_SPARE] - since) > 0)
-			n++;
-	}
-	return n;
+	return cfg->arbiter == ARBITER_NONE || reached(cfg, st, since) * 2 > cfg->n_reach;
 }
 
-// May this node take or keep while the peer is silent? With 'reach': only while a majority
-// of the listed hosts answers.
-static __always_inline int arbiter_allows(const struct xd_config *cfg, struct xd_state *st, __u64 since, __u64 now)
+// With the peer dead the arbiter's leave is the right to serve, and lasts for SOLO_NS after the
+// round of questions that a majority answered. Who has lost it gets it back only after a
+// majority has answered for so long that another who had it meanwhile has stopped.
+static __always_inline int serve_alone(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
-	if (cfg->arbiter == ARBITER_NONE)
+	__u64 ok = *(volatile __u64 *)&st->reach_ok_ns;
+
+	if (!cfg->serve_ns)
 		return 1;
-	if (reached(cfg, st, since) * 2 <= cfg->n_reach) {
+	if (!ok || (__s64)(now - ok) >= (__s64)SOLO_NS) {
 		st->majority_since_ns = 0;
-		return 0;
+		return may_serve(cfg, st, now);
 	}
 	if (!st->majority_since_ns)
 		st->majority_since_ns = now;
+	if (may_serve(cfg, st, now) || (__s64)(now - st->majority_since_ns) >= (__s64)(SOLO_NS + cfg->dead_ns))
+		raise_time(&st->serve_until_ns, ok + SOLO_NS);
+	return may_serve(cfg, st, now);
+}
+
+// A peer that lately served by the arbiter's leave may do so for a while without hearing from
+// anybody.
+static __always_inline int peer_may_serve_alone(const struct xd_config *cfg, struct xd_state *st, __u64 now)
+{
+	return cfg->serve_ns && st->peer_solo_ns &&
+	       (__s64)(now - st->peer_solo_ns) < (__s64)(SOLO_NS + cfg->dead_ns);
+}
+
+// die declares the peer dead, unless a frame came while it did so: see hb_promise. Both
+// exchanges are full barriers.
+static __always_inline int die(struct xd_state *st, __u64 last, __u64 now)
+{
+	__u64 before = st->peer_state;
+
+	__sync_lock_test_and_set(&st->peer_state, PEER_DEAD);
+	if ((__s64)(last_evidence(st) - last) > 0) {
+		__sync_lock_test_and_set(&st->peer_state, before);
+		st->reverted++;
+		return 0;
+	}
+	st->peer_since_ns = now;
+	st->dead_ns = now;
 	return 1;
 }
 
-// Cut off: the gates of what is owned now close.
-static __always_inline void isolate(const struct xd_config *cfg, struct xd_state *st, __u64 now)
-{
-	__u64 owned = 0;
-
-	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++) {
-		__u64 *word = the_word(i);
-
-		if (word && *(volatile __u64 *)word & WORD_OWNER)
-			owned |= 1ULL << i;
-	}
-	__sync_fetch_and_or(&st->isolated, owned);
-	if (st->isolated_since_ns)
-		return;
-	*(volatile __u64 *)&st->isolated_since_ns = now;
-	tell(now, EVENT_ISOLATED, NO_IDENTITY, 0, 0);
-}
-
-static __always_inline void rejoin(struct xd_state *st, __u64 now)
-{
-	if (!st->isolated_since_ns)
-		return;
-	__sync_fetch_and_and(&st->isolated, 0);
-	*(volatile __u64 *)&st->isolated_since_ns = 0;
-	tell(now, EVENT_REJOINED, NO_IDENTITY, 0, 0);
-}
-
-// A node that was cut off serves again what it owned once it has reached the majority, and
-// the peer stayed silent, for as long as would make it dead: it may have served meanwhile.
-static __always_inline void rejoin_alone(const struct xd_config *cfg, struct xd_state *st, __u64 now)
-{
-	if (cfg->arbiter == ARBITER_NONE || (__s64)(now - st->majority_since_ns) >= (__s64)cfg->dead_ns)
-		rejoin(st, now);
-}
-
-// Have the listed hosts been asked since a time, and had time to answer? A pacer that
-// stalled has asked nobody, and their silence says nothing.
-static __always_inline int asked(const struct xd_config *cfg, struct xd_state *st, __u64 since, __u64 now)
-{
-	__u64 sent = *(volatile __u64 *)&st->reach_sent_ns;
-
-	return (__s64)(sent - since) > 0 && (__s64)(now - sent) >= (__s64)(cfg->probe_ns / 2);
-}
-
 // silence is evaluated in SUSPECT, and in UNKNOWN with the hold after boot for dead_ns. A node
-// that is cut off closes at once, for the peer may take over by now; if it has not even
-// asked the listed hosts, it waits as long again before it blames the network.
+// that is cut off need not be told: its right to serve runs out by itself.
 static __always_inline void judge(const struct xd_config *cfg, struct xd_state *st, __u64 last, __u64 limit,
 				  __u64 not_before, __u64 now)
 {
-	__u64 since = now - REACH_FRESH_NS;
+	__u64 since = now - SOLO_NS;
 
-	if ((__s64)(now - last) < (__s64)limit)
+	if ((__s64)(now - last) < (__s64)limit || peer_may_serve_alone(cfg, st, now))
+		return;
+	if (st->peer_state == PEER_SUSPECT && (__s64)(now - last - limit) >= (__s64)LATE_VERDICT_NS &&
+	    !serve_alone(cfg, st, now))
 		return;
 	if (st->peer_state == PEER_SUSPECT && (__s64)(st->suspect_ns - since) > 0)
 		since = st->suspect_ns; // what answered before may have gone with the peer
-	if (!arbiter_allows(cfg, st, since, now)) {
-		if (asked(cfg, st, since, now) || (__s64)(now - last) >= (__s64)(2 * limit))
-			isolate(cfg, st, now);
+	if (!arbiter_allows(cfg, st, since) || (__s64)(now - not_before) < 0 ||
+	    unanswered(cfg, st, last, now) < cfg->confirm_probes)
 		return;
+	if (!die(st, last, now))
+		return;
+	if (cfg->serve_ns) {
+		raise_time(&st->serve_until_ns, since + SOLO_NS);
+		raise_time(&st->serve_until_ns, st->reach_ok_ns + SOLO_NS);
 	}
-	if ((__s64)(now - not_before) < 0 || unanswered(cfg, st, last, now) < cfg->confirm_probes)
-		return;
-	if ((__s64)(last_evidence(st) - last) > 0)
-		return; // it spoke while we judged
-	st->dead_ns = now;
-	become(st, PEER_DEAD, now);
 	tell(now, EVENT_PEER_DEAD, NO_IDENTITY, last, 0);
 	take_over(cfg, last);
+}
+
+// watch_right tells when this node is cut off: it owns something, and may not serve it.
+static __always_inline void watch_right(const struct xd_config *cfg, struct xd_state *st, __u64 now)
+{
+	int owns = 0;
+
+	if (may_serve(cfg, st, now)) {
+		if (st->isolated_since_ns) {
+			*(volatile __u64 *)&st->isolated_since_ns = 0;
+			tell(now, EVENT_REJOINED, NO_IDENTITY, 0, 0);
+		}
+		return;
+	}
+	if (st->isolated_since_ns)
+		return;
+	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++) {
+		__u64 *word = the_word(i);
+
+		owns |= word && *(volatile __u64 *)word & WORD_OWNER;
+	}
+	if (!owns)
+		return;
+	*(volatile __u64 *)&st->isolated_since_ns = now;
+	tell(now, EVENT_ISOLATED, NO_IDENTITY, 0, 0);
 }
 
 static __always_inline void evaluate(const struct xd_config *cfg, struct xd_state *st, const struct xd_control *ctl,
@@ -153,7 +160,6 @@ static __always_inline void evaluate(const struct xd_config *cfg, struct xd_stat
 	case PEER_UNKNOWN:
 		if (last) {
 			become(st, PEER_UP, now);
-			rejoin(st, now);
 			tell(now, EVENT_PEER_UP, NO_IDENTITY, 0, 0);
 		} else {
 			judge(cfg, st, st->started_ns, cfg->hold_ns, not_before, now);
@@ -174,7 +180,6 @@ static __always_inline void evaluate(const struct xd_config *cfg, struct xd_stat
 		if ((__s64)(now - last) < (__s64)cfg->suspect_ns) {
 			st->refuted++;
 			become(st, PEER_UP, now);
-			rejoin(st, now);
 			tell(now, EVENT_PEER_REFUTED, NO_IDENTITY, 0, 0);
 		} else {
 			judge(cfg, st, last, cfg->dead_ns, not_before, now);
@@ -183,16 +188,13 @@ static __always_inline void evaluate(const struct xd_config *cfg, struct xd_stat
 	case PEER_DEAD:
 		if ((__s64)(last - st->peer_since_ns) > 0) {
 			become(st, PEER_UP, now);
-			rejoin(st, now);
 			tell(now, EVENT_PEER_UP, NO_IDENTITY, 0, 0);
-		} else if (arbiter_allows(cfg, st, now - REACH_FRESH_NS, now)) {
-			rejoin_alone(cfg, st, now);
+		} else if (serve_alone(cfg, st, now)) {
 			take_over(cfg, last ? last : st->started_ns);
-		} else if ((__s64)(now - st->peer_since_ns) >= (__s64)REACH_FRESH_NS) {
-			isolate(cfg, st, now);
 		}
 		break;
 	}
+	watch_right(cfg, st, now);
 }
 
 static __always_inline __u64 next_look(const struct xd_config *cfg, struct xd_state *st, const struct xd_control *ctl,
@@ -231,6 +233,7 @@ static int detector_callback(void *map, __u32 *key, struct detector *d)
 	slack = cfg->probe_ns / 2 > LATE_MIN_NS ? cfg->probe_ns / 2 : LATE_MIN_NS;
 	if (late > (__s64)slack) { // our own stall: frames may wait unread, so give them a probe's time
 		st->self_stalls++;
+		raise_max(&the_minute(st, now)->stall_ns, late);
 		d->not_before_ns = now + cfg->probe_ns;
 		tell(now, EVENT_SELF_STALL, NO_IDENTITY, late, 0);
 	}

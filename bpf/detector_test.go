@@ -20,6 +20,7 @@ const (
 	offsetPeerState = unsafe.Offsetof(bpf.XdphaXdState{}.PeerState)
 	offsetTicks     = unsafe.Offsetof(bpf.XdphaXdState{}.Ticks)
 	offsetReach     = unsafe.Offsetof(bpf.XdphaXdState{}.ReachNs)
+	offsetReachOK   = unsafe.Offsetof(bpf.XdphaXdState{}.ReachOkNs)
 	offsetLinks     = unsafe.Offsetof(bpf.XdphaXdState{}.Links)
 
 	eventUp        = bpf.XdphaXdEventKindEVENT_PEER_UP
@@ -129,8 +130,12 @@ func TestSilenceIsDeathAndArmedIdentitiesAreTaken(t *testing.T) {
 	if s.PeerState != dead || e[1].A != last || e[2].A != owner|6 || e[2].B != last || e[2].Identity != 1 {
 		t.Errorf("state %d, events %+v", s.PeerState, e)
 	}
-	if s.EvidenceNs != last || s.SuspectNs < last+3e6 || s.DeadNs < last+5e6 || s.DeadNs < s.SuspectNs || s.FlipNs < s.DeadNs || s.Suspects != 1 {
-		t.Errorf("evidence %d suspect %d dead %d flip %d", s.EvidenceNs, s.SuspectNs, s.DeadNs, s.FlipNs)
+	l := n.timeline(1)
+	if l.EvidenceNs != last || l.SuspectNs < last+3e6 || l.DeadNs < last+5e6 || l.DeadNs < l.SuspectNs || l.FlipNs < l.DeadNs || l.Word != owner|6 || s.Suspects != 1 {
+		t.Errorf("suspects %d, timeline %+v", s.Suspects, l)
+	}
+	if l := n.timeline(0); l != (bpf.XdphaXdTimeline{}) {
+		t.Errorf("nothing became of the identity that was owned before: %+v", l)
 	}
 	n.wantWords(owner|5, owner|6)
 }
@@ -235,10 +240,36 @@ func TestALostSupervisorKeepsWhatNobodyElseCouldServe(t *testing.T) {
 	n.wantWords(owner|5, 5)
 }
 
-func reachable(v *truth) { v.config.Arbiter, v.config.N_reach = 1, 3 }
+// timeline is an identity's.
+func (n *node) timeline(identity uint32) (l bpf.XdphaXdTimeline) {
+	n.t.Helper()
+	n.must(n.objs.Timelines.Lookup(identity, &l))
+	return l
+}
+
+const (
+	serveFor = 4e6
+	solo     = uint64(500 * time.Millisecond)
+)
+
+// reachable is a node that asks three hosts and serves by the peer's or their leave.
+func reachable(v *truth) {
+	v.config.Arbiter, v.config.N_reach, v.config.ServeNs = 1, 3, serveFor
+	v.state.ServeUntilNs = now() + serveFor
+}
+
+// majority is what XDP notes when a majority has answered a round of questions that left then.
+func (n *node) majority(sent uint64) {
+	n.answer(0, sent+1)
+	n.answer(2, sent+1)
+	n.poke(offsetReachOK, sent)
+}
 
 func TestWhoReachesTheMajorityTakes(t *testing.T) {
-	n := watched(t, func(v *truth) { reachable(v); v.state.Links[0].HeardNs = now() })
+	n := watched(t, func(v *truth) {
+		reachable(v)
+		v.state.Links[0].HeardNs, v.state.ServeUntilNs = now(), now()+hour
+	})
 	n.answer(0, now()+hour)
 	n.answer(2, now()+hour)
 	n.probed(8, now())
@@ -246,67 +277,73 @@ func TestWhoReachesTheMajorityTakes(t *testing.T) {
 	n.wantWords(owner|5, owner|6)
 }
 
-func TestWhoIsCutOffClosesAndTakesNothing(t *testing.T) {
+// A node that is cut off may not serve, and is told so; and it takes nothing, however late its
+// majority comes back, before whoever took over in its stead has surely stopped.
+func TestWhoIsCutOffTakesNothing(t *testing.T) {
 	n := watched(t, func(v *truth) { reachable(v); v.state.Links[0].HeardNs = now() })
 	n.answer(0, now()+hour) // one of three is no majority
 	n.answer(1, 1)          // and what answered long ago counts no longer
 	n.probed(8, now())
-	e := n.expect(eventSuspect, eventIsolated)
-	s := n.state()
-	if s.IsolatedSinceNs == 0 || e[1].AtNs-s.Links[0].HeardNs < 5e6 {
-		t.Errorf("isolated since %d, last heard %d", s.IsolatedSinceNs, s.Links[0].HeardNs)
-	}
+	n.expect(eventSuspect, eventIsolated)
 	n.quiet()
 	n.wantWords(owner|5, ready|5)
 
 	back := now()
-	n.answer(1, back+hour)
-	e = n.expect(eventDead, eventTakeover, eventRejoined)
-	if e[2].AtNs-back < 5e6 {
-		t.Errorf("served again %d ns after the majority came back: the peer may have served meanwhile", e[2].AtNs-back)
+	n.majority(back + hour)
+	e := n.expect(eventDead, eventTakeover, eventRejoined)
+	if e[0].AtNs-back < solo {
+		t.Errorf("took over %d ns after the majority came back: the peer may serve still", e[0].AtNs-back)
 	}
-	if s := n.state(); s.IsolatedSinceNs != 0 {
-		t.Error("still isolated")
+	if s := n.state(); s.IsolatedSinceNs != 0 || s.ServeUntilNs < now() {
+		t.Errorf("isolated since %d, may serve until %d", s.IsolatedSinceNs, s.ServeUntilNs)
 	}
 	n.wantWords(owner|5, owner|6)
 }
 
-func TestWhoIsCutOffRejoinsWithThePeer(t *testing.T) {
-	for name, given := range map[string]func(*truth){
-		"from suspicion": func(v *truth) { v.state.Links[0].HeardNs = now() },
-		"from boot":      func(v *truth) { v.state.PeerState, v.state.StartedNs = unknown, 0 },
-	} {
-		t.Run(name, func(t *testing.T) {
-			n := watched(t, func(v *truth) { reachable(v); given(v) })
-			n.probed(8, now())
-			events := []bpf.XdphaXdEventKind{eventSuspect, eventIsolated}
-			if n.state().StartedNs != 1 {
-				events = events[1:]
-			}
-			n.expect(events...)
-			n.hear(now() + hour)
-			if len(events) == 1 {
-				n.expect(eventRejoined, eventUp)
-			} else {
-				n.expect(eventRejoined, eventRefuted)
-			}
-			if s := n.state(); s.IsolatedSinceNs != 0 || s.PeerState != up {
-				t.Errorf("isolated since %d, state %d", s.IsolatedSinceNs, s.PeerState)
-			}
-		})
+func TestWhoIsCutOffRejoinsByThePeersGrant(t *testing.T) {
+	n := watched(t, func(v *truth) { reachable(v); v.state.Links[0].HeardNs = now() })
+	n.probed(8, now())
+	n.expect(eventSuspect, eventIsolated)
+	n.hear(now() + hour)
+	n.poke(unsafe.Offsetof(bpf.XdphaXdState{}.ServeUntilNs), now()+hour) // as XDP does for a frame that grants
+	n.expect(eventRefuted, eventRejoined)
+	if s := n.state(); s.IsolatedSinceNs != 0 || s.PeerState != up {
+		t.Errorf("isolated since %d, state %d", s.IsolatedSinceNs, s.PeerState)
 	}
 }
 
-func TestAloneAndCutOffCloses(t *testing.T) {
+func TestAloneTheArbitersLeaveRunsOut(t *testing.T) {
 	n := watched(t, func(v *truth) {
 		reachable(v)
-		v.state.PeerState, v.state.PeerSinceNs = dead, now()
+		v.state.PeerState, v.state.PeerSinceNs, v.state.ReachOkNs = dead, now(), now()
+		v.words[1] = 5
 	})
-	n.expect(eventIsolated)
-	n.wantWords(owner|5, ready|5)
-	n.answer(0, now()+hour)
-	n.answer(1, now()+hour)
-	n.expect(eventTakeover, eventRejoined)
+	e := n.expect(eventIsolated)
+	if since := n.state().ReachOkNs; e[0].AtNs-since < solo {
+		t.Errorf("closed %d ns after the last majority, its leave lasts longer", e[0].AtNs-since)
+	}
+	n.must(n.objs.Words.Put(uint32(1), ready|5))
+	back := now()
+	n.majority(back + hour)
+	e = n.expect(eventTakeover, eventRejoined)
+	if e[0].AtNs-back < solo {
+		t.Errorf("took over %d ns after the majority came back", e[0].AtNs-back)
+	}
+}
+
+// A peer that served by the arbiter's leave when it was last heard may do so still.
+func TestAPeerThatServedAloneIsDeadLater(t *testing.T) {
+	last := now()
+	n := watched(t, func(v *truth) {
+		reachable(v)
+		v.state.Links[0].HeardNs, v.state.PeerSoloNs, v.state.ServeUntilNs = last, last, last+hour
+	})
+	n.majority(now() + hour)
+	n.probed(8, now())
+	e := n.expect(eventSuspect, eventDead, eventTakeover)
+	if e[1].AtNs-last < solo {
+		t.Errorf("dead after %d ns", e[1].AtNs-last)
+	}
 }
 
 // An upgrade starts the detector again; it goes on where it was.

@@ -24,7 +24,7 @@ func probeOn(link int) wire.Frame {
 // replyOn is the peer's reply to node 0's probe 99 on a link.
 func replyOn(link int) wire.Frame {
 	f := probeOn(link)
-	f.Direction, f.Seq = wire.Reply, 99
+	f.Direction, f.Seq, f.SentNS, f.GrantNS = wire.Reply, 99, 66, 77
 	return f
 }
 

@@ -11,6 +11,13 @@ static __always_inline int lease_valid(const struct xd_control *ctl, __u64 now)
 	return (__s64)(*(volatile __u64 *)&ctl->lease_until_ns - now) > 0;
 }
 
+// The right to serve: the peer's word that it counted a frame of mine as life, or the
+// arbiter's leave. It ends by itself before the peer may take over: see detector.h.
+static __always_inline int may_serve(const struct xd_config *cfg, const struct xd_state *st, __u64 now)
+{
+	return !cfg->serve_ns || (__s64)(*(volatile __u64 *)&st->serve_until_ns - now) > 0;
+}
+
 // A lost supervisor closes the gate, unless the peer is known dead and the configuration
 // says that served is better than dark: nobody could take over then.
 static __always_inline int gate_open(const struct xd_config *cfg, __u32 identity)
@@ -21,13 +28,15 @@ static __always_inline int gate_open(const struct xd_config *cfg, __u32 identity
 
 	if (!ctl || !st || !word)
 		return 0;
+	if (!(*(volatile __u64 *)word & WORD_OWNER))
+		return 0;
 	now = bpf_ktime_get_boot_ns();
-	if (!(*(volatile __u64 *)word & WORD_OWNER) || *(volatile __u64 *)&st->isolated >> (identity & 63) & 1)
+	if (!may_serve(cfg, st, now))
 		return 0;
 	if (lease_valid(ctl, now))
 		return 1;
-	// Without a supervisor this node does not probe, and so cannot prove a peer that boots:
-	// the peer's knocking must do, for it will take over after its hold.
+	// Without a supervisor and its thread this node does not probe, and so cannot prove a peer
+	// that boots: the peer's knocking must do, for it will take over after its hold.
 	return cfg->solo_keep && *(volatile __u64 *)&st->peer_state == PEER_DEAD &&
 	       (!st->knocked_ns || (__s64)(now - st->knocked_ns) > (__s64)cfg->hold_ns);
 }
@@ -42,6 +51,7 @@ static __always_inline enum xd_reason gate_in(const struct xd_config *cfg, __u32
 					      struct cursor c)
 {
 	__u32 *identity = identity_of_mac(eth->h_dest);
+	struct xd_timeline *timeline;
 
 	if (identity && !carries(cfg, *identity, ifindex))
 		return REASON_IN_WRONG_NIC;
@@ -49,7 +59,12 @@ static __always_inline enum xd_reason gate_in(const struct xd_config *cfg, __u32
 		identity = identity_to(eth->h_proto, c);
 	if (!identity)
 		return REASON_NOT_OURS;
-	return gate_open(cfg, *identity) ? REASON_IN_OPEN : REASON_IN_GATE_CLOSED;
+	if (!gate_open(cfg, *identity))
+		return REASON_IN_GATE_CLOSED;
+	timeline = the_timeline(*identity);
+	if (timeline && !timeline->in_ns)
+		timeline->in_ns = bpf_ktime_get_boot_ns();
+	return REASON_IN_OPEN;
 }
 
 // Egress: frames from a virtual MAC or address. What leaves with the MAC must have an
@@ -59,6 +74,7 @@ static __always_inline enum xd_reason gate_out(const struct xd_config *cfg, __u3
 	struct ethhdr *eth = TAKE(c, struct ethhdr, REASON_INTERNAL);
 	__u32 *by_mac = identity_of_mac(eth->h_source);
 	__u32 *by_ip = identity_from(eth->h_proto, c);
+	struct xd_timeline *timeline;
 
 	if (!by_mac)
 		return by_ip ? REASON_OUT_WRONG_MAC : REASON_NOT_OURS;
@@ -66,7 +82,12 @@ static __always_inline enum xd_reason gate_out(const struct xd_config *cfg, __u3
 		return REASON_OUT_FOREIGN_SOURCE;
 	if (!carries(cfg, *by_mac, ifindex))
 		return REASON_OUT_WRONG_NIC;
-	return gate_open(cfg, *by_mac) ? REASON_OUT_OPEN : REASON_OUT_GATE_CLOSED;
+	if (!gate_open(cfg, *by_mac))
+		return REASON_OUT_GATE_CLOSED;
+	timeline = the_timeline(*by_mac);
+	if (timeline && !timeline->out_ns && eth->h_proto != bpf_htons(ETH_P_ARP))
+		timeline->out_ns = bpf_ktime_get_boot_ns();
+	return REASON_OUT_OPEN;
 }
 
 #endif

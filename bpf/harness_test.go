@@ -45,6 +45,7 @@ const (
 	yield      = uint64(1) << 62
 	ready      = uint64(1) << 61
 	staged     = uint64(1) << 59
+	demand     = uint64(1) << 58
 	cluster    = 0x1234abcd
 	digest     = 0xd1d2d3d4
 	selfBoot   = 0xb0
@@ -210,7 +211,7 @@ func (n *node) fresh() *truth {
 
 func (n *node) config() bpf.XdphaXdConfig {
 	c := bpf.XdphaXdConfig{
-		Abi: 1, ClusterId: cluster, Digest: digest, Self: uint8(n.self), N_identities: identities, N_keys: 2,
+		Abi: 2, ClusterId: cluster, Digest: digest, Self: uint8(n.self), N_identities: identities, N_keys: 2,
 		SoloKeep: 1, ConfirmProbes: 2, OwnBe: be(nodeIP[n.self][lan]),
 		ProbeNs: 1e6, SuspectNs: 3e6, DeadNs: 5e6, HoldNs: 20e6,
 	}
@@ -223,6 +224,7 @@ func (n *node) config() bpf.XdphaXdConfig {
 		l.LocalBe, l.RemoteBe = be(nodeIP[n.self][i]), be(nodeIP[1-n.self][i])
 	}
 	c.Identities[0].Carrier, c.Identities[0].Mac = uint32(n.nic[n.self][lan]), filesMAC
+	c.Identities[0].AnnouncedBe, c.Identities[0].Announced6 = be(filesIP), filesIP6.As16()
 	c.Identities[1].Carrier, c.Identities[1].Mac = uint32(n.nic[n.self][spare]), mailMAC
 	for i, h := range hosts {
 		c.ReachBe[i] = be(h)
@@ -379,6 +381,7 @@ var reasonNames = [...]string{
 	"not-ours", "hb-probe-answered", "hb-reply-accepted", "hb-truncated", "hb-oversized", "hb-bad-magic", "hb-bad-version",
 	"hb-bad-ttl", "hb-foreign-cluster", "hb-wrong-link", "hb-bad-sender", "hb-bad-shape", "hb-unknown-key", "hb-bad-tag",
 	"hb-unproven", "hb-replayed", "arp-answered", "arp-gate-closed", "arp-wrong-nic", "arp-own-on-spare", "arp-conflict",
+	"nd-answered", "nd-gate-closed", "nd-wrong-nic", "nd-conflict", "nd-bad",
 	"in-open", "in-gate-closed", "in-wrong-nic", "out-open", "out-gate-closed", "out-wrong-nic", "out-wrong-mac",
-	"out-foreign-source", "tick-sent", "tick-early", "tick-failed", "internal",
+	"out-foreign-source", "tick-sent", "tick-early", "token-early", "tick-failed", "internal",
 }

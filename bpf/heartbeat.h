@@ -18,7 +18,13 @@ static __always_inline __u32 supervisor_age_us(const struct xd_control *ctl, __u
 	return age > ~0U ? ~0U : age;
 }
 
-// What a sender says of itself, in probe and reply alike. seq and sent_ns are the probe's.
+// Serves by the arbiter's leave, which lasts longer than what a peer's frame grants.
+static __always_inline int is_solo(const struct xd_config *cfg, const struct xd_state *st, __u64 now)
+{
+	return cfg->serve_ns && (__s64)(*(volatile __u64 *)&st->serve_until_ns - now) > (__s64)cfg->serve_ns;
+}
+
+// What a sender says of itself, in probe and reply alike.
 static __always_inline void hb_say(struct hb_head *h, const struct xd_config *cfg, const struct xd_state *st,
 				   const struct xd_control *ctl, __u64 now)
 {
@@ -27,7 +33,8 @@ static __always_inline void hb_say(struct hb_head *h, const struct xd_config *cf
 	h->age_us = supervisor_age_us(ctl, now);
 	h->boot_id = st->boot_id;
 	h->nonce = *(volatile __u64 *)&st->nonce;
-	h->flags = ctl->flags;
+	h->sent_ns = now;
+	h->flags = ctl->flags | (is_solo(cfg, st, now) ? FLAG_SOLO : 0);
 	h->digest = cfg->digest;
 }
 
@@ -154,6 +161,7 @@ static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_li
 			l->probe_seq = h->seq;
 		for (__u32 i = 0; i < MAX_IDENTITIES; i++)
 			st->peer_words[i] = 0;
+		st->peer_sent_ns = 0; // of another clock
 		st->peer_boot = h->boot_id;
 		tell(now, EVENT_PEER_BOOT, NO_IDENTITY, h->boot_id, 0);
 		return 0;
@@ -182,18 +190,69 @@ static __always_inline void hb_words(const struct xd_config *cfg, struct hb_head
 	}
 }
 
-// hb_believe takes over what a fresh frame says. The stamp comes last: who sees the peer
-// alive sees what it owns.
-static __always_inline void hb_believe(const struct xd_config *cfg, struct xd_state *st, struct xd_link_state *l,
-				       struct ethhdr *eth, struct hb_head *h, void *end, __u64 now)
+static __always_inline struct xd_minute *the_minute(struct xd_state *st, __u64 now)
 {
-	__s64 gap = now - l->heard_ns;
+	__u64 minute = now / 60000000000ULL;
+	struct xd_minute *m = &st->minutes[minute & (MINUTES_KEPT - 1)];
 
+	if (m->minute != minute)
+		*m = (struct xd_minute){.minute = minute};
+	return m;
+}
+
+// hb_gap notes how long it was silent, on this link and on all: how near it came to a takeover.
+static __always_inline void hb_gap(struct xd_state *st, struct xd_link_state *l, __u32 link, __u64 now)
+{
+	__s64 gap = now - l->heard_ns, silence = now - st->heard_ns;
+	struct xd_minute *m = the_minute(st, now);
+
+	if (l->heard_ns && gap > 0) {
+		raise_max(&l->gap_max_ns, gap);
+		raise_max(&m->gap_ns[link & 3], gap);
+		observe(l->gap_hist, gap);
+	}
+	if (st->heard_ns && silence > 0) {
+		raise_max(&st->gap_max_ns, silence);
+		raise_max(&m->gap_ns[MAX_LINKS], silence);
+		observe(st->gap_hist, silence);
+	}
+}
+
+// hb_promise stamps the frame as a sign of life, and lets the peer count on it: not before
+// dead_ns after the stamp will this node take over, so the peer may serve for serve_ns after
+// the frame left it. The detector on another CPU may be about to declare death on older
+// evidence. It declares, then looks at the stamps again; here it is stamped, then looked
+// whether death is declared. One of the two sees the other: either the death is taken back,
+// or nothing is promised. The exchange is a full barrier.
+static __always_inline int hb_promise(struct xd_state *st, struct xd_link_state *l, struct hb_head *h, __u64 now)
+{
+	st->heard_ns = now;
+	__sync_lock_test_and_set(&l->heard_ns, now);
+	if (*(volatile __u64 *)&st->peer_state == PEER_DEAD)
+		return 0;
+	raise_time(&st->peer_sent_ns, h->sent_ns);
+	return 1;
+}
+
+// hb_granted: the peer counts my frame of that time as life, so I may serve for as long after
+// it as makes me stop before the peer takes over.
+static __always_inline void hb_granted(const struct xd_config *cfg, struct xd_state *st, __u64 mine, __u64 now)
+{
+	if (cfg->serve_ns && mine && (__s64)(now - mine) >= 0)
+		raise_time(&st->serve_until_ns, mine + cfg->serve_ns);
+}
+
+// hb_believe takes over what a fresh frame says. The stamp comes last: who sees the peer
+// alive sees what it owns, and nobody serves by its grant what its words have closed.
+// It returns whether the peer may count on it.
+static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_state *st, struct xd_link_state *l,
+				      __u32 link, struct ethhdr *eth, struct hb_head *h, void *end, __u64 now)
+{
 	l->peer_mac = mac_u64(eth->h_source);
 	if (h->direction == HB_REPLY) {
-		__s64 rtt = now - h->sent_ns;
+		__s64 rtt = now - h->grant_ns;
 
-		if (rtt > 0) {
+		if (h->grant_ns && rtt > 0) {
 			l->rtt_ns = rtt;
 			raise_max(&l->rtt_max_ns, rtt);
 			observe(l->rtt_hist, rtt);
@@ -204,17 +263,18 @@ static __always_inline void hb_believe(const struct xd_config *cfg, struct xd_st
 	st->peer_age_at_ns = now;
 	st->peer_flags = h->flags;
 	st->peer_digest = h->digest;
+	if (h->flags & FLAG_SOLO)
+		*(volatile __u64 *)&st->peer_solo_ns = now;
 	hb_words(cfg, h, end, now);
-	if (l->heard_ns && gap > 0 && st->peer_state == PEER_UP) {
-		raise_max(&l->gap_max_ns, gap);
-		observe(l->gap_hist, gap);
-	}
-	*(volatile __u64 *)&l->heard_ns = now;
+	hb_granted(cfg, st, h->grant_ns, now);
+	if (st->peer_state == PEER_UP || st->peer_state == PEER_SUSPECT)
+		hb_gap(st, l, link, now);
+	return hb_promise(st, l, h, now);
 }
 
-// hb_answer turns the probe into its reply, in place.
+// hb_answer turns the probe into its reply, in place. Only what was promised is granted.
 static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_state *st, struct ethhdr *eth,
-				     struct iphdr *ip, struct hb_head *h, void *end, __u64 now)
+				     struct iphdr *ip, struct hb_head *h, void *end, int promised, __u64 now)
 {
 	struct xd_control *ctl = the_control();
 	__u64 *word = (__u64 *)(h + 1), *carried, tag;
@@ -233,6 +293,7 @@ static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_stat
 	ip->daddr = address;
 	h->direction = HB_REPLY;
 	h->echo = h->nonce;
+	h->grant_ns = promised ? h->sent_ns : 0;
 	hb_say(h, cfg, st, ctl, now);
 	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
 		__u64 *mine = the_word(i);
@@ -260,6 +321,7 @@ static __always_inline enum xd_reason handle_heartbeat(const struct xd_config *c
 	struct xd_link_state *l;
 	struct hb_head *h = c.at;
 	enum xd_reason reason;
+	int promised;
 	__u64 now;
 
 	if (ip->protocol != IPPROTO_UDP || ip->version != 4 || ip->ihl != 5 ||
@@ -277,10 +339,10 @@ static __always_inline enum xd_reason handle_heartbeat(const struct xd_config *c
 	reason = hb_fresh(st, l, link, h, now);
 	if (reason)
 		return reason;
-	hb_believe(cfg, st, l, eth, h, c.end, now);
+	promised = hb_believe(cfg, st, l, link, eth, h, c.end, now);
 	if (h->direction == HB_REPLY)
 		return REASON_HB_REPLY_ACCEPTED;
-	return hb_answer(cfg, st, eth, ip, h, c.end, now) ? REASON_INTERNAL : REASON_HB_PROBE_ANSWERED;
+	return hb_answer(cfg, st, eth, ip, h, c.end, promised, now) ? REASON_INTERNAL : REASON_HB_PROBE_ANSWERED;
 }
 
 #endif

@@ -4,6 +4,7 @@
 //   READY|g   -> OWNER|g+1  take_over  (the peer is dead)
 //   READY|g   -> OWNER|g+1  peer_word  (the peer released it: YIELD|g)
 //   OWNER|g   -> YIELD|g    lapse      (the supervisor's lease ran out)
+//   OWNER|g   -> YIELD|g    peer_word  (stand-down: the peer demands it, READY|DEMAND|g)
 //   any|g     -> g'         peer_word  (the peer knows a higher generation g')
 //   OWNER|g   -> g          peer_word  (both own g: the second node gives way)
 //
@@ -21,13 +22,25 @@ static __always_inline int swap_word(__u64 *word, __u64 old, __u64 new)
 static __always_inline int take(struct xd_state *st, __u64 *word, __u64 old, enum xd_event_kind kind, __u32 i,
 				__u64 since)
 {
-	__u64 new = WORD_OWNER | ((old & WORD_GEN) + 1);
+	struct xd_timeline *timeline = the_timeline(i);
+	__u64 new = WORD_OWNER | ((old & WORD_GEN) + 1), now;
 
 	if (!swap_word(word, old, new))
 		return 0;
-	st->flip_ns = bpf_ktime_get_boot_ns();
+	now = bpf_ktime_get_boot_ns();
+	if (timeline) {
+		int death = kind == EVENT_TAKEOVER;
+
+		*timeline = (struct xd_timeline){
+			.word = new,
+			.evidence_ns = death ? since : 0,
+			.suspect_ns = death ? st->suspect_ns : 0,
+			.dead_ns = death ? st->dead_ns : 0,
+			.flip_ns = now,
+		};
+	}
 	__sync_fetch_and_or(&st->to_announce, 1ULL << (i & 63));
-	tell(st->flip_ns, kind, i, new, since);
+	tell(now, kind, i, new, since);
 	return 1;
 }
 
@@ -42,7 +55,6 @@ __noinline int take_one(__u32 i, __u64 evidence)
 	old = *(volatile __u64 *)word;
 	if (!(old & WORD_READY) || (old & WORD_OWNER))
 		return 0;
-	st->evidence_ns = evidence;
 	return take(st, word, old, EVENT_TAKEOVER, i, evidence);
 }
 
@@ -105,6 +117,8 @@ __noinline int peer_word(__u32 i, __u64 theirs, __u64 now)
 		return 0;
 	else if ((theirs & WORD_OWNER) && (old & WORD_OWNER) && cfg->self == 1)
 		change(word, old, gen, EVENT_CLOSED, i, old);
+	else if ((theirs & (WORD_READY | WORD_DEMAND)) == (WORD_READY | WORD_DEMAND) && old & WORD_OWNER)
+		change(word, old, WORD_YIELD | gen, EVENT_STOOD_DOWN, i, old);
 	else if ((theirs & (WORD_OWNER | WORD_YIELD)) == WORD_YIELD && (old & (WORD_READY | WORD_OWNER)) == WORD_READY &&
 		 lease_valid(ctl, now))
 		take(st, word, old, EVENT_TAKEN, i, now);

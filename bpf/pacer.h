@@ -1,13 +1,22 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // pacer.h: one tick becomes a probe on every link, and ARP probes to the listed hosts.
+//
+// Ticks come as frames into the private veth pair. A pulse, sent by user space, is one tick. A
+// token is a tick that comes back: it is sent into the pair's start again, where a queueing
+// discipline lets one frame pass in each interval, so it goes round without user space. Any
+// number of tokens makes one tick an interval; the queue holds two, and each restores the other.
 #ifndef XDPHA_PACER_H
 #define XDPHA_PACER_H
 
 #include "heartbeat.h"
 #include "arp.h"
+#include "nd.h"
 
 #define REACH_EVERY_NS 100000000ULL // while the peer is well
-#define REACH_HASTE_NS 1000000000ULL // each tick, for so long after its death
+#define REACH_HASTE_NS 1000000000ULL // each tick, for so long after it fell silent
+#define TOKEN_MARK 0x70 // in the last byte of a tick's destination MAC
+#define TOKEN_BYTES (HB_OFFSET + HB_BYTES(MAX_IDENTITIES)) // what the queue is told to expect
+#define TOKEN_COPY_MASK 15 // one tick in 16 leaves a second token behind it, if there is room
 #define UNLEARNED_MASK 15 // without the peer's MAC a probe is a broadcast: one tick in 16
 
 struct probe_head {
@@ -84,7 +93,7 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	h->cluster_id = cfg->cluster_id;
 	h->echo = echo_for_peer(st, seq);
 	h->seq = seq;
-	h->sent_ns = now;
+	h->grant_ns = *(volatile __u64 *)&st->peer_sent_ns;
 	hb_say(h, cfg, st, ctl, now);
 
 	s = sip_start(&cfg->keys[0]);
@@ -142,7 +151,9 @@ static __always_inline int send_arp_probe(struct __sk_buff *skb, const struct xd
 
 static __always_inline int reach_due(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
-	int haste = st->peer_state == PEER_SUSPECT ||
+	int lonely = st->peer_state == PEER_SUSPECT || // or what the peer says does not arrive
+		     (cfg->serve_ns && (__s64)(st->serve_until_ns - now) < (__s64)(cfg->serve_ns - cfg->suspect_ns));
+	int haste = (lonely && now - st->heard_ns < REACH_HASTE_NS) ||
 		    (st->peer_state == PEER_DEAD && now - st->peer_since_ns < REACH_HASTE_NS);
 
 	if (!cfg->n_reach || (!haste && now - st->reach_sent_ns < REACH_EVERY_NS))
@@ -180,33 +191,99 @@ static __always_inline int send_announcement(struct __sk_buff *skb, const struct
 	return bpf_clone_redirect(skb, id->carrier, 0);
 }
 
+static __always_inline int has_ip6(const struct xd_identity_config *id)
+{
+	return id->announced6[0] | id->announced6[15]; // a usable address has a first byte
+}
+
+// An unsolicited neighbour advertisement to all nodes (RFC 4861, 7.2.6).
+static __always_inline int send_unsolicited_na(struct __sk_buff *skb, const struct xd_identity_config *id)
+{
+	static const __u8 everybody[6] = {0x33, 0x33, 0, 0, 0, 1};
+	struct na_frame f;
+
+	na_build(&f, id->mac, everybody, id->announced6, all_nodes, ND_OVERRIDE);
+	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
+		return -1;
+	return bpf_clone_redirect(skb, id->carrier, 0);
+}
+
 static __always_inline void send_announcements(struct __sk_buff *skb, const struct xd_config *cfg,
 					       struct xd_state *st)
 {
 	__u64 pending = __sync_fetch_and_and(&st->to_announce, 0);
 
-	if (!pending || bpf_skb_change_tail(skb, ETH_ZLEN, 0))
+	if (!pending)
 		return;
 	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++) {
-		if (!(pending & 1ULL << i) || !cfg->identities[i].announced_be || !gate_open(cfg, i))
+		const struct xd_identity_config *id = &cfg->identities[i];
+		struct xd_timeline *timeline = the_timeline(i);
+		__u64 now;
+
+		if (!(pending & 1ULL << i) || !gate_open(cfg, i))
 			continue;
-		send_announcement(skb, &cfg->identities[i], 1);
-		send_announcement(skb, &cfg->identities[i], 2);
-		tell(bpf_ktime_get_boot_ns(), EVENT_ANNOUNCED, i, 0, 0);
+		if (id->announced_be && !bpf_skb_change_tail(skb, ETH_ZLEN, 0)) {
+			send_announcement(skb, id, 1);
+			send_announcement(skb, id, 2);
+		}
+		if (has_ip6(id) && !bpf_skb_change_tail(skb, sizeof(struct na_frame), 0))
+			send_unsolicited_na(skb, id);
+		now = bpf_ktime_get_boot_ns();
+		if (timeline && !timeline->announced_ns)
+			timeline->announced_ns = now;
+		tell(now, EVENT_ANNOUNCED, i, 0, 0);
 	}
 }
 
-static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const struct xd_config *cfg)
+// A token that comes early has nobody who holds it back: it ends here, and an unpaced loop
+// with it. Pulses come when they like.
+static __always_inline int token_early(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
-	struct xd_control *ctl = the_control();
-	struct xd_state *st = the_state();
-	__u64 now = bpf_ktime_get_boot_ns(), seq, before;
+	__u64 before = st->token_ns;
+
+	if (before && (__s64)(now - before) < (__s64)(cfg->probe_ns / 4))
+		return 1;
+	st->token_ns = now;
+	return 0;
+}
+
+static __always_inline int is_token(struct __sk_buff *skb)
+{
+	__u8 mark = 0;
+
+	return !bpf_skb_load_bytes(skb, 5, &mark, 1) && mark == TOKEN_MARK;
+}
+
+// token_return sends the token round again, as it was.
+static __always_inline int token_return(struct __sk_buff *skb, const struct xd_config *cfg, struct xd_state *st,
+					const struct xd_control *ctl)
+{
+	struct ethhdr eth = {.h_dest = {[5] = TOKEN_MARK}, .h_proto = bpf_htons(ETH_P_IP)};
+	__u32 ring = ctl->ring_ifindex;
+
+	if (ctl->pace == PACE_THREAD || !ring || bpf_skb_change_tail(skb, TOKEN_BYTES, 0) ||
+	    bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
+		return TC_ACT_SHOT;
+	if (ctl->pace == PACE_FQ) {
+		__u64 now = bpf_ktime_get_ns(), due = st->token_due_ns + cfg->probe_ns;
+
+		if ((__s64)(due - now) < (__s64)(cfg->probe_ns / 2)) // late: not made up for by a burst
+			due = now + cfg->probe_ns;
+		st->token_due_ns = due;
+		bpf_skb_set_tstamp(skb, due, BPF_SKB_TSTAMP_DELIVERY_MONO);
+	}
+	if (!(st->seq & TOKEN_COPY_MASK))
+		bpf_clone_redirect(skb, ring, 0);
+	return bpf_redirect(ring, 0);
+}
+
+static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const struct xd_config *cfg,
+						  struct xd_state *st, const struct xd_control *ctl, __u64 now)
+{
+	__u64 seq, before = st->ticks[st->seq % TICKS_KEPT];
 	int failed = 0;
 
-	if (!ctl || !st)
-		return REASON_INTERNAL;
-	before = st->ticks[st->seq % TICKS_KEPT];
-	// Whatever seeds us, an unpaced loop cannot run: hurry is good for one tick.
+	// Whatever seeds us: hurry is good for one tick.
 	if (before && (__s64)(now - before) < (__s64)(cfg->probe_ns / 4) && !st->to_announce && !st->hurry)
 		return REASON_TICK_EARLY;
 	*(volatile __u64 *)&st->hurry = 0;

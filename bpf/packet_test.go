@@ -4,6 +4,7 @@ package bpf_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
@@ -37,6 +38,7 @@ const (
 	eventTaken    = bpf.XdphaXdEventKindEVENT_TAKEN
 	eventClosed   = bpf.XdphaXdEventKindEVENT_CLOSED
 	eventConflict = bpf.XdphaXdEventKindEVENT_ADDRESS_CONFLICT
+	eventStood    = bpf.XdphaXdEventKindEVENT_STOOD_DOWN
 )
 
 func TestPackets(t *testing.T) {
@@ -63,6 +65,7 @@ func (p packet) check(t *testing.T, n *node) {
 	if p.out {
 		run = n.send
 	}
+	from := now()
 	verdict, out := run(p.nic, p.frame)
 
 	if verdict != p.verdict {
@@ -71,6 +74,12 @@ func (p packet) check(t *testing.T, n *node) {
 	want := p.frame
 	if p.reply != nil {
 		want = p.reply
+		if sent, ok := sentAt(out); ok {
+			want = sentThen(t, want, sent)
+			if sent < from || sent > now() {
+				t.Errorf("the reply says that it left at %d, not after %d", sent, from)
+			}
+		}
 	}
 	if diff := cmp.Diff(hex.Dump(want), hex.Dump(out)); diff != "" {
 		t.Errorf("the frame became (-want +got)\n%s", diff)
@@ -91,6 +100,28 @@ func (p packet) check(t *testing.T, n *node) {
 	if p.then != nil {
 		p.then(t, n.state())
 	}
+}
+
+// offsetSent is where a heartbeat says when it left.
+const offsetSent = wire.OffsetMagic + 48
+
+// sentAt reads when a heartbeat says that it left.
+func sentAt(b []byte) (uint64, bool) {
+	if len(b) < wire.OffsetWords || b[12] != 8 || b[13] != 0 || b[23] != 17 {
+		return 0, false
+	}
+	return binary.LittleEndian.Uint64(b[offsetSent:]), true
+}
+
+// sentThen is a heartbeat that left at that time.
+func sentThen(t *testing.T, b []byte, at uint64) []byte {
+	t.Helper()
+	b = slices.Clone(b)
+	binary.LittleEndian.PutUint64(b[offsetSent:], at)
+	if err := wire.Seal(b, signing); err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 func heartbeats(t *testing.T) []packet {
@@ -114,7 +145,7 @@ func heartbeats(t *testing.T) []packet {
 			verdict: xdpDrop, counted: name + " hb-reply-accepted",
 			then: func(t *testing.T, s bpf.XdphaXdState) {
 				l := s.Links[link]
-				if l.HeardNs == 0 || l.ReplySeq != 99 || l.RttNs != l.HeardNs-55 || l.RttMaxNs != l.RttNs || l.ProbeSeq != 0 {
+				if l.HeardNs == 0 || l.ReplySeq != 99 || l.RttNs != l.HeardNs-77 || l.RttMaxNs != l.RttNs || l.ProbeSeq != 0 {
 					t.Errorf("link: heard %d, seq %d, RTT %d", l.HeardNs, l.ReplySeq, l.RttNs)
 				}
 			},
@@ -155,7 +186,7 @@ func refusals(t *testing.T) []packet {
 	spoil := func(at int, v byte) []byte { return spoiled(t, p, at, v) }
 	rows := []packet{
 		{name: "bad magic", frame: spoil(wire.OffsetMagic, 0), counted: "lan hb-bad-magic"},
-		{name: "bad version", frame: spoil(wire.OffsetVersion, 2), counted: "lan hb-bad-version"},
+		{name: "bad version", frame: spoil(wire.OffsetVersion, 1), counted: "lan hb-bad-version"},
 		{name: "a direction that is none", frame: spoil(wire.OffsetDirection, 2), counted: "lan hb-bad-shape"},
 		{name: "more words than fit", frame: spoil(wire.OffsetIdentities, 17), counted: "lan hb-bad-shape"},
 		{name: "all words", frame: spoil(wire.OffsetIdentities, 255), counted: "lan hb-bad-shape"},
@@ -284,6 +315,10 @@ func ownership(t *testing.T) []packet {
 		row("released to us while armed and staged: taken", word(0, yield|5), ready|staged|5, owner|6, eventPeerWord, eventTaken),
 		row("released to us while unarmed: left", word(0, yield|5), 5, 5, eventPeerWord),
 		also(row("released to us without a supervisor: left", word(0, yield|5), ready|5, ready|5, eventPeerWord), lapsed),
+		row("demanded by an armed peer: released", word(0, ready|demand|5), owner|5, yield|5, eventPeerWord, eventStood),
+		row("demanded by a peer that is not armed: kept", word(0, demand|5), owner|5, owner|5, eventPeerWord),
+		row("demanded at a lower generation: kept", word(0, ready|demand|4), owner|5, owner|5),
+		row("demanded of who does not own it: left", word(0, ready|demand|5), ready|5, ready|5, eventPeerWord),
 		row("about to be released: left", word(0, owner|yield|5), ready|5, ready|5, eventPeerWord),
 		row("released at a lower generation: left", word(0, yield|4), ready|5, ready|5),
 		row("another configuration is life but moves nothing", elsewhere, owner|5, owner|5),
@@ -291,7 +326,7 @@ func ownership(t *testing.T) []packet {
 	}
 	rows[4] = also(rows[4], func(v *truth) { v.state.PeerState = 3; v.state.PeerWords[0] = 5 })
 	rows[4].told = []bpf.XdphaXdEventKind{eventPeerWord}
-	for _, i := range []int{13, 14} {
+	for i := len(rows) - 2; i < len(rows); i++ {
 		rows[i].then = func(t *testing.T, s bpf.XdphaXdState) {
 			if s.Links[lan].HeardNs == 0 || s.PeerWords[0] != 5 {
 				t.Errorf("heard %d, word %x", s.Links[lan].HeardNs, s.PeerWords[0])
@@ -309,14 +344,19 @@ var closed = map[string]func(*truth){
 	"the lease ran out":                  func(v *truth) { v.control.LeaseUntilNs = 1 },
 	"no lease yet":                       func(v *truth) { v.control.LeaseUntilNs = 0 },
 	"no lease, the peer suspected":       func(v *truth) { v.control.LeaseUntilNs = 1; v.state.PeerState = 2 },
-	"isolated":                           func(v *truth) { v.state.Isolated = 3 },
-	"isolated and the peer dead":         func(v *truth) { v.state.Isolated = 3; v.state.PeerState = 3 },
+	"no right to serve yet":              func(v *truth) { v.config.ServeNs = 4e6 },
+	"the right to serve ran out":         func(v *truth) { v.config.ServeNs = 4e6; v.state.ServeUntilNs = now() - 1 },
+	"the right ran out, the peer dead":   func(v *truth) { v.config.ServeNs = 4e6; v.state.ServeUntilNs = 1; v.state.PeerState = 3 },
 	"no lease, peer dead, not kept solo": func(v *truth) { v.control.LeaseUntilNs = 1; v.state.PeerState = 3; v.config.SoloKeep = 0 },
 }
 
 // States in which it is open.
 var open = map[string]func(*truth){
-	"the owner":                   nil,
+	"the owner":                nil,
+	"the right to serve lasts": func(v *truth) { v.config.ServeNs = 4e6; v.state.ServeUntilNs = now() + hour },
+	"supervisor lost, peer dead, the arbiter's leave lasts": func(v *truth) {
+		v.config.ServeNs, v.state.ServeUntilNs, v.state.PeerState, v.control.LeaseUntilNs = 4e6, now()+hour, 3, 1
+	},
 	"about to release":            func(v *truth) { v.words[0] = owner | yield | 5 },
 	"no lease, peer dead, solo":   func(v *truth) { v.control.LeaseUntilNs = 1; v.state.PeerState = 3 },
 	"the peer is suspected":       func(v *truth) { v.state.PeerState = 2 },

@@ -22,6 +22,7 @@ static __always_inline int xdp_verdict(enum xd_reason reason)
 		return XDP_PASS;
 	case REASON_HB_PROBE_ANSWERED:
 	case REASON_ARP_ANSWERED:
+	case REASON_ND_ANSWERED:
 		return XDP_TX;
 	case REASON_INTERNAL:
 		return XDP_ABORTED;
@@ -73,10 +74,20 @@ SEC("tc")
 int xdpha_tick(struct __sk_buff *skb)
 {
 	struct xd_config *cfg = the_config();
+	struct xd_control *ctl = the_control();
+	struct xd_state *st = the_state();
+	__u64 now = bpf_ktime_get_boot_ns();
+	int token;
 
-	if (cfg)
-		account(NO_LINK, handle_tick(skb, cfg));
-	return TC_ACT_SHOT; // the token ends here; its clones have left
+	if (!cfg || !ctl || !st)
+		return TC_ACT_SHOT;
+	token = is_token(skb);
+	if (token && token_early(cfg, st, now)) {
+		account(NO_LINK, REASON_TOKEN_EARLY);
+		return TC_ACT_SHOT;
+	}
+	account(NO_LINK, handle_tick(skb, cfg, st, ctl, now));
+	return token ? token_return(skb, cfg, st, ctl) : TC_ACT_SHOT;
 }
 
 // Starts the detector, or hands the running one to this program after an upgrade.

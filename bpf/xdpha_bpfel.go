@@ -47,6 +47,7 @@ type XdphaXdConfig struct {
 	SuspectNs     uint64
 	DeadNs        uint64
 	HoldNs        uint64
+	ServeNs       uint64
 	Keys          [2]struct {
 		_   structs.HostLayout
 		K0  uint64
@@ -66,6 +67,7 @@ type XdphaXdConfig struct {
 		_           structs.HostLayout
 		Carrier     uint32
 		AnnouncedBe uint32
+		Announced6  [16]uint8
 		Mac         [6]uint8
 		Pad         [2]uint8
 	}
@@ -78,6 +80,8 @@ type XdphaXdControl struct {
 	RenewedNs    uint64
 	LeaseUntilNs uint64
 	Flags        uint64
+	Pace         XdphaXdPace
+	RingIfindex  uint32
 }
 
 type XdphaXdEvent struct {
@@ -107,6 +111,15 @@ const (
 	XdphaXdEventKindEVENT_ADDRESS_CONFLICT XdphaXdEventKind = 13
 	XdphaXdEventKindEVENT_SELF_STALL       XdphaXdEventKind = 14
 	XdphaXdEventKindEVENT_ANNOUNCED        XdphaXdEventKind = 15
+	XdphaXdEventKindEVENT_STOOD_DOWN       XdphaXdEventKind = 16
+)
+
+type XdphaXdPace uint32
+
+const (
+	XdphaXdPacePACE_THREAD XdphaXdPace = 0
+	XdphaXdPacePACE_TBF    XdphaXdPace = 1
+	XdphaXdPacePACE_FQ     XdphaXdPace = 2
 )
 
 type XdphaXdReason uint32
@@ -133,19 +146,25 @@ const (
 	XdphaXdReasonREASON_ARP_WRONG_NIC      XdphaXdReason = 18
 	XdphaXdReasonREASON_ARP_OWN_ON_SPARE   XdphaXdReason = 19
 	XdphaXdReasonREASON_ARP_CONFLICT       XdphaXdReason = 20
-	XdphaXdReasonREASON_IN_OPEN            XdphaXdReason = 21
-	XdphaXdReasonREASON_IN_GATE_CLOSED     XdphaXdReason = 22
-	XdphaXdReasonREASON_IN_WRONG_NIC       XdphaXdReason = 23
-	XdphaXdReasonREASON_OUT_OPEN           XdphaXdReason = 24
-	XdphaXdReasonREASON_OUT_GATE_CLOSED    XdphaXdReason = 25
-	XdphaXdReasonREASON_OUT_WRONG_NIC      XdphaXdReason = 26
-	XdphaXdReasonREASON_OUT_WRONG_MAC      XdphaXdReason = 27
-	XdphaXdReasonREASON_OUT_FOREIGN_SOURCE XdphaXdReason = 28
-	XdphaXdReasonREASON_TICK_SENT          XdphaXdReason = 29
-	XdphaXdReasonREASON_TICK_EARLY         XdphaXdReason = 30
-	XdphaXdReasonREASON_TICK_FAILED        XdphaXdReason = 31
-	XdphaXdReasonREASON_INTERNAL           XdphaXdReason = 32
-	XdphaXdReasonREASON_COUNT              XdphaXdReason = 33
+	XdphaXdReasonREASON_ND_ANSWERED        XdphaXdReason = 21
+	XdphaXdReasonREASON_ND_GATE_CLOSED     XdphaXdReason = 22
+	XdphaXdReasonREASON_ND_WRONG_NIC       XdphaXdReason = 23
+	XdphaXdReasonREASON_ND_CONFLICT        XdphaXdReason = 24
+	XdphaXdReasonREASON_ND_BAD             XdphaXdReason = 25
+	XdphaXdReasonREASON_IN_OPEN            XdphaXdReason = 26
+	XdphaXdReasonREASON_IN_GATE_CLOSED     XdphaXdReason = 27
+	XdphaXdReasonREASON_IN_WRONG_NIC       XdphaXdReason = 28
+	XdphaXdReasonREASON_OUT_OPEN           XdphaXdReason = 29
+	XdphaXdReasonREASON_OUT_GATE_CLOSED    XdphaXdReason = 30
+	XdphaXdReasonREASON_OUT_WRONG_NIC      XdphaXdReason = 31
+	XdphaXdReasonREASON_OUT_WRONG_MAC      XdphaXdReason = 32
+	XdphaXdReasonREASON_OUT_FOREIGN_SOURCE XdphaXdReason = 33
+	XdphaXdReasonREASON_TICK_SENT          XdphaXdReason = 34
+	XdphaXdReasonREASON_TICK_EARLY         XdphaXdReason = 35
+	XdphaXdReasonREASON_TOKEN_EARLY        XdphaXdReason = 36
+	XdphaXdReasonREASON_TICK_FAILED        XdphaXdReason = 37
+	XdphaXdReasonREASON_INTERNAL           XdphaXdReason = 38
+	XdphaXdReasonREASON_COUNT              XdphaXdReason = 39
 )
 
 type XdphaXdState struct {
@@ -167,23 +186,36 @@ type XdphaXdState struct {
 	Seq             uint64
 	Ticks           [8]uint64
 	TickGapMaxNs    uint64
-	ReachSentNs     uint64
+	TokenNs         uint64
+	TokenDueNs      uint64
 	Hurry           uint64
+	ServeUntilNs    uint64
+	PeerSentNs      uint64
+	PeerSoloNs      uint64
+	ReachSentNs     uint64
 	ReachNs         [8][3]uint64
+	ReachOkNs       uint64
 	MajoritySinceNs uint64
 	IsolatedSinceNs uint64
-	Isolated        uint64
 	KnockedNs       uint64
 	Suspects        uint64
 	Refuted         uint64
 	SelfStalls      uint64
+	Reverted        uint64
 	ConflictEventNs uint64
 	ToAnnounce      uint64
-	EvidenceNs      uint64
 	SuspectNs       uint64
 	DeadNs          uint64
-	FlipNs          uint64
-	Links           [3]struct {
+	HeardNs         uint64
+	GapMaxNs        uint64
+	GapHist         [32]uint64
+	Minutes         [64]struct {
+		_       structs.HostLayout
+		Minute  uint64
+		GapNs   [4]uint64
+		StallNs uint64
+	}
+	Links [3]struct {
 		_        structs.HostLayout
 		HeardNs  uint64
 		ProbeSeq uint64
@@ -195,6 +227,19 @@ type XdphaXdState struct {
 		RttHist  [32]uint64
 		GapHist  [32]uint64
 	}
+}
+
+type XdphaXdTimeline struct {
+	_           structs.HostLayout
+	Word        uint64
+	EvidenceNs  uint64
+	SuspectNs   uint64
+	DeadNs      uint64
+	FlipNs      uint64
+	AnnouncedNs uint64
+	AnsweredNs  uint64
+	InNs        uint64
+	OutNs       uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -209,6 +254,7 @@ const (
 	XdphaMapEvents      = "events"
 	XdphaMapMacs        = "macs"
 	XdphaMapState       = "state"
+	XdphaMapTimelines   = "timelines"
 	XdphaMapWords       = "words"
 	XdphaProgXdphaIn    = "xdpha_in"
 	XdphaProgXdphaOut   = "xdpha_out"
@@ -276,6 +322,7 @@ type XdphaMapSpecs struct {
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Macs      *ebpf.MapSpec `ebpf:"macs"`
 	State     *ebpf.MapSpec `ebpf:"state"`
+	Timelines *ebpf.MapSpec `ebpf:"timelines"`
 	Words     *ebpf.MapSpec `ebpf:"words"`
 }
 
@@ -313,6 +360,7 @@ type XdphaMaps struct {
 	Events    *ebpf.Map `ebpf:"events"`
 	Macs      *ebpf.Map `ebpf:"macs"`
 	State     *ebpf.Map `ebpf:"state"`
+	Timelines *ebpf.Map `ebpf:"timelines"`
 	Words     *ebpf.Map `ebpf:"words"`
 }
 
@@ -326,6 +374,7 @@ func (m *XdphaMaps) Close() error {
 		m.Events,
 		m.Macs,
 		m.State,
+		m.Timelines,
 		m.Words,
 	)
 }

@@ -6,13 +6,14 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/xdpha/xdpha/bpf"
 )
 
 // ABI is the version of what kernel and user space share (bpf/abi.h).
-const ABI = 1
+const ABI = 2
 
 // The links, as numbered in bpf/abi.h.
 const (
@@ -41,6 +42,7 @@ type Config struct {
 	BootHold          time.Duration
 	ConfirmProbes     int
 	SoloKeep          bool
+	ServeFor          time.Duration // how long the right to serve lasts; 0: not asked for
 	Keys              []Key // the signing one first; one or two
 	Links             [Links]LinkConfig
 	OwnAddress        netip.Addr // the node's own IPv4 address on lan
@@ -97,7 +99,7 @@ func (c *Config) abi() (v bpf.XdphaXdConfig, err error) {
 	v.N_reach, v.Arbiter, v.SoloKeep = uint8(len(c.Reach)), b2u(len(c.Reach) > 0), b2u(c.SoloKeep)
 	v.ConfirmProbes, v.OwnBe = uint32(c.ConfirmProbes), be(c.OwnAddress)
 	v.ProbeNs, v.SuspectNs = uint64(c.Probe), uint64(c.SuspectAfter)
-	v.DeadNs, v.HoldNs = uint64(c.DeadAfter), uint64(c.BootHold)
+	v.DeadNs, v.HoldNs, v.ServeNs = uint64(c.DeadAfter), uint64(c.BootHold), uint64(c.ServeFor)
 	for i, k := range c.Keys {
 		v.Keys[i].K0, v.Keys[i].K1, v.Keys[i].Id = k.K0, k.K1, k.ID
 	}
@@ -107,10 +109,11 @@ func (c *Config) abi() (v bpf.XdphaXdConfig, err error) {
 	}
 	for i, id := range c.Identities {
 		v.Identities[i].Carrier, v.Identities[i].Mac = uint32(id.Carrier), id.MAC
-		for _, a := range id.Addresses {
+		for _, a := range slices.Backward(id.Addresses) { // the first of each family is left
 			if a.Is4() {
 				v.Identities[i].AnnouncedBe = be(a)
-				break
+			} else {
+				v.Identities[i].Announced6 = a.As16()
 			}
 		}
 	}

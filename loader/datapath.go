@@ -44,10 +44,12 @@ type Datapath struct {
 	egress  map[string]*clsact
 	adopted bool
 
-	control *bpf.XdphaXdControl
-	state   *bpf.XdphaXdState
-	words   *[MaxIdentities]uint64
-	mapped  [][]byte
+	control   *bpf.XdphaXdControl
+	state     *bpf.XdphaXdState
+	words     *[MaxIdentities]uint64
+	timelines *[MaxIdentities]bpf.XdphaXdTimeline
+	serves    bool // the gate asks for the right to serve
+	mapped    [][]byte
 }
 
 // Open loads the programs. If an earlier process left the same configuration
@@ -61,7 +63,7 @@ func Open(cfg Config, opts Options) (_ *Datapath, err error) {
 	if err := onBPFFS(filepath.Dir(opts.PinDir)); err != nil {
 		return nil, err
 	}
-	d := &Datapath{opts: opts, links: map[string]link.Link{}, egress: map[string]*clsact{}}
+	d := &Datapath{opts: opts, links: map[string]link.Link{}, egress: map[string]*clsact{}, serves: cfg.ServeFor > 0}
 	defer func() {
 		if err != nil {
 			d.Close()
@@ -154,7 +156,7 @@ func (d *Datapath) maps() map[string]*ebpf.Map {
 	o := &d.objs
 	return map[string]*ebpf.Map{
 		"config": o.Config, "control": o.Control, "state": o.State, "words": o.Words, "addresses": o.Addresses,
-		"macs": o.Macs, "counters": o.Counters, "events": o.Events, "detectors": o.Detectors,
+		"macs": o.Macs, "counters": o.Counters, "events": o.Events, "detectors": o.Detectors, "timelines": o.Timelines,
 	}
 }
 
@@ -180,7 +182,12 @@ func (d *Datapath) mapMemory() error {
 	if err != nil {
 		return err
 	}
+	timelines, err := get(d.objs.Timelines)
+	if err != nil {
+		return err
+	}
 	d.control, d.state, d.words = (*bpf.XdphaXdControl)(control), (*bpf.XdphaXdState)(state), (*[MaxIdentities]uint64)(words)
+	d.timelines = (*[MaxIdentities]bpf.XdphaXdTimeline)(timelines)
 	return nil
 }
 
@@ -257,7 +264,7 @@ func (d *Datapath) Close() error {
 	for _, b := range d.mapped {
 		errs = append(errs, unix.Munmap(b))
 	}
-	d.mapped, d.control, d.state, d.words = nil, nil, nil, nil
+	d.mapped, d.control, d.state, d.words, d.timelines = nil, nil, nil, nil, nil
 	if d.objs.Config != nil {
 		errs = append(errs, d.objs.Close())
 	}

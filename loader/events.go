@@ -33,12 +33,14 @@ const (
 	AddressConflict = EventKind(bpf.XdphaXdEventKindEVENT_ADDRESS_CONFLICT)
 	SelfStall       = EventKind(bpf.XdphaXdEventKindEVENT_SELF_STALL)
 	Announced       = EventKind(bpf.XdphaXdEventKindEVENT_ANNOUNCED)
+	StoodDown       = EventKind(bpf.XdphaXdEventKindEVENT_STOOD_DOWN)
 )
 
 var eventNames = map[EventKind]string{
 	PeerUp: "kernel-peer-up", PeerSuspect: "suspect", PeerRefuted: "refuted", PeerDead: "dead", PeerBoot: "peer-boot",
 	PeerWord: "peer-word", TakenOver: "flip", Taken: "taken", Lapsed: "lapsed", Closed: "closed", Isolated: "cut-off",
 	Rejoined: "rejoined", AddressConflict: "address-conflict", SelfStall: "self-stall", Announced: "kernel-announced",
+	StoodDown: "stood-down",
 }
 
 func (k EventKind) String() string {

@@ -3,6 +3,8 @@
 package loader
 
 import (
+	"cmp"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -47,25 +49,36 @@ func (d *Datapath) LeaseUntil() int64 { return int64(atomic.LoadUint64(&d.contro
 // Flags is what a frame says of its sender's node.
 type Flags struct {
 	Standby, Frozen bool
+	Solo            bool       // serves by the arbiter's leave; the kernel's to say
 	Reach           [Links]int // listed hosts that answer, by NIC; crossover unused
 	Carrier         [Links]bool
+	Services        uint16 // a bit for each identity whose services are up there
 }
 
+// Bits of the flags, as in bpf/abi.h.
 const (
 	flagStandby = 1 << iota
 	flagFrozen
+	flagSolo
+	reachLanAt     = 4
+	reachSpareAt   = 8
+	carrierLanAt   = 12
+	carrierSpareAt = 13
+	servicesAt     = 16
 )
 
 func (f Flags) word() uint64 {
 	v := uint64(b2u(f.Standby))*flagStandby | uint64(b2u(f.Frozen))*flagFrozen
-	v |= uint64(f.Reach[Lan]&0xff)<<8 | uint64(f.Reach[Spare]&0xff)<<16
-	return v | uint64(b2u(f.Carrier[Lan]))<<24 | uint64(b2u(f.Carrier[Spare]))<<25
+	v |= uint64(f.Reach[Lan]&0xf)<<reachLanAt | uint64(f.Reach[Spare]&0xf)<<reachSpareAt
+	v |= uint64(b2u(f.Carrier[Lan]))<<carrierLanAt | uint64(b2u(f.Carrier[Spare]))<<carrierSpareAt
+	return v | uint64(f.Services)<<servicesAt
 }
 
 func parseFlags(v uint64) (f Flags) {
-	f.Standby, f.Frozen = v&flagStandby != 0, v&flagFrozen != 0
-	f.Reach[Lan], f.Reach[Spare] = int(v>>8&0xff), int(v>>16&0xff)
-	f.Carrier[Lan], f.Carrier[Spare] = v>>24&1 != 0, v>>25&1 != 0
+	f.Standby, f.Frozen, f.Solo = v&flagStandby != 0, v&flagFrozen != 0, v&flagSolo != 0
+	f.Reach[Lan], f.Reach[Spare] = int(v>>reachLanAt&0xf), int(v>>reachSpareAt&0xf)
+	f.Carrier[Lan], f.Carrier[Spare] = v>>carrierLanAt&1 != 0, v>>carrierSpareAt&1 != 0
+	f.Services = uint16(v >> servicesAt)
 	return f
 }
 
@@ -89,19 +102,97 @@ type State struct {
 	Seq            uint64
 	TickGapMaxNS   uint64
 	ReachNS        [MaxReach][Links]int64
+	TokenNS        int64 // when the pacer's token came by last
+	ServeUntilNS   int64 // the right to serve
+	ServeNeeded    bool  // false: arbiter none
 	Isolated       bool
-	IsolatedWords  uint64 // a bit for each identity that is closed by it
 	Suspects       uint64
 	Refuted        uint64
 	SelfStalls     uint64
-	Takeover       Takeover
+	Reverted       uint64
+	Silence        Histogram // on all links at once
 	Links          [Links]LinkState
 	LeaseUntilNS   int64
 	SupervisorAtNS int64
 }
 
-// Takeover is the last one by this kernel, on its clock; zero: none.
-type Takeover struct{ EvidenceNS, SuspectNS, DeadNS, FlipNS int64 }
+// Histogram counts by powers of two of ns.
+type Histogram struct {
+	Buckets [32]uint64
+	MaxNS   uint64
+}
+
+// Timeline is the last change of owner of one identity to this node, on CLOCK_BOOTTIME; 0: not
+// yet, or no death went before it.
+type Timeline struct {
+	Word                                  core.Word
+	EvidenceNS, SuspectNS, DeadNS, FlipNS int64
+	AnnouncedNS                           int64 // the kernel's first announcement
+	AnsweredNS                            int64 // the first ARP or ND question answered
+	InNS, OutNS                           int64 // the first packet through the open gate
+}
+
+// Timeline reads an identity's.
+func (d *Datapath) Timeline(identity int) Timeline {
+	p := &d.timelines[identity]
+	l := func(v *uint64) int64 { return int64(atomic.LoadUint64(v)) }
+	return Timeline{
+		Word: core.Word(atomic.LoadUint64(&p.Word)), EvidenceNS: l(&p.EvidenceNs), SuspectNS: l(&p.SuspectNs), DeadNS: l(&p.DeadNs),
+		FlipNS: l(&p.FlipNs), AnnouncedNS: l(&p.AnnouncedNs), AnsweredNS: l(&p.AnsweredNs), InNS: l(&p.InNs), OutNS: l(&p.OutNs),
+	}
+}
+
+// Minute is the longest silences of one minute of CLOCK_BOOTTIME.
+type Minute struct {
+	Minute  int64
+	Gap     [Links]time.Duration
+	Silence time.Duration // on all links at once
+	Stall   time.Duration // the detector's own lateness
+}
+
+// Minutes reads what is kept of the last hour, oldest first; minutes in which nothing was heard
+// are missing.
+func (d *Datapath) Minutes() (list []Minute) {
+	first := Now()/int64(time.Minute) - int64(len(d.state.Minutes)) + 1
+	for i := range d.state.Minutes {
+		k := &d.state.Minutes[i]
+		u := func(v *uint64) time.Duration { return time.Duration(atomic.LoadUint64(v)) }
+		m := Minute{Minute: int64(atomic.LoadUint64(&k.Minute)), Silence: u(&k.GapNs[Links]), Stall: u(&k.StallNs)}
+		for link := range Links {
+			m.Gap[link] = u(&k.GapNs[link])
+		}
+		if m.Minute > 0 && m.Minute >= first {
+			list = append(list, m)
+		}
+	}
+	slices.SortFunc(list, func(a, b Minute) int { return cmp.Compare(a.Minute, b.Minute) })
+	return list
+}
+
+// Pace says who paces the probes.
+type Pace uint32
+
+// As numbered in bpf/abi.h.
+const (
+	PaceThread = Pace(bpf.XdphaXdPacePACE_THREAD) // user space sends a pulse for each
+	PaceTBF    = Pace(bpf.XdphaXdPacePACE_TBF)    // a token goes round, held back by tbf
+	PaceFQ     = Pace(bpf.XdphaXdPacePACE_FQ)     // the same by fq
+)
+
+// TokenBytes is the length of the pacer's token, and TokenMark the last byte of its destination.
+const (
+	TokenBytes = 42 + 72 + 8*MaxIdentities + 8
+	TokenMark  = 0x70
+)
+
+// SetPace says how the token is held back, and where it is sent round.
+func (d *Datapath) SetPace(p Pace, ring int) {
+	atomic.StoreUint32(&d.control.RingIfindex, uint32(ring))
+	atomic.StoreUint32((*uint32)(&d.control.Pace), uint32(p))
+}
+
+// TokenNS is when the pacer's token came by last; 0: never.
+func (d *Datapath) TokenNS() int64 { return int64(atomic.LoadUint64(&d.state.TokenNs)) }
 
 // LinkState is what the kernel knows of one link.
 type LinkState struct {
@@ -121,14 +212,18 @@ func (d *Datapath) State(n int) State {
 		AtNS: Now(), Peer: core.PeerState(u(&p.PeerState)), PeerSinceNS: l(&p.PeerSinceNs), BootID: u(&p.BootId), PeerBoot: u(&p.PeerBoot),
 		PeerAge: time.Duration(u(&p.PeerAgeUs)) * time.Microsecond, PeerAgeAtNS: l(&p.PeerAgeAtNs),
 		PeerFlags: parseFlags(u(&p.PeerFlags)), PeerDigest: uint32(u(&p.PeerDigest)),
-		Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs), Isolated: u(&p.IsolatedSinceNs) != 0, IsolatedWords: u(&p.Isolated),
-		Suspects: u(&p.Suspects), Refuted: u(&p.Refuted), SelfStalls: u(&p.SelfStalls),
-		Takeover:     Takeover{l(&p.EvidenceNs), l(&p.SuspectNs), l(&p.DeadNs), l(&p.FlipNs)},
+		Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs), Isolated: u(&p.IsolatedSinceNs) != 0,
+		TokenNS: l(&p.TokenNs), ServeUntilNS: l(&p.ServeUntilNs), ServeNeeded: d.serves,
+		Suspects: u(&p.Suspects), Refuted: u(&p.Refuted), SelfStalls: u(&p.SelfStalls), Reverted: u(&p.Reverted),
+		Silence:      Histogram{MaxNS: u(&p.GapMaxNs)},
 		LeaseUntilNS: d.LeaseUntil(), SupervisorAtNS: l(&d.control.RenewedNs),
 	}
 	for i := range n {
 		s.PeerWords = append(s.PeerWords, core.Word(u(&p.PeerWords[i])))
 		s.Words = append(s.Words, d.Word(i))
+	}
+	for b := range p.GapHist {
+		s.Silence.Buckets[b] = u(&p.GapHist[b])
 	}
 	for i := range s.ReachNS {
 		for j := range s.ReachNS[i] {
@@ -154,8 +249,8 @@ func (s *State) GateOpen(identity int) (open bool, reason string) {
 	switch {
 	case !s.Words[identity].Has(core.Owner):
 		return false, "not the owner"
-	case s.IsolatedWords>>identity&1 != 0:
-		return false, "this node is cut off"
+	case s.ServeNeeded && s.ServeUntilNS <= s.AtNS:
+		return false, "this node is cut off: neither the peer nor the arbiter lets it serve"
 	case s.LeaseUntilNS <= s.AtNS:
 		return false, "the supervisor's lease ran out"
 	}

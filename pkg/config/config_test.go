@@ -111,14 +111,24 @@ func TestTimingsAreDerived(t *testing.T) {
 		timing string
 		want   Timing
 	}{
-		{"{}", Timing{"balanced", ms, 5 * ms, 3 * ms, 3, time.Second, 3 * time.Second, true}},
-		{"{profile: fast}", Timing{"fast", 250 * us, ms, 500 * us, 3, time.Second, 3 * time.Second, true}},
-		{"{profile: cautious}", Timing{"cautious", 10 * ms, 100 * ms, 80 * ms, 3, time.Second, 3 * time.Second, true}},
-		{"{probe: 1ms, dead_after: 3ms}", Timing{"custom", ms, 3 * ms, ms, 2, time.Second, 3 * time.Second, true}},
-		{"{probe: 1ms, dead_after: 3500us}", Timing{"custom", ms, 3500 * us, 1500 * us, 2, time.Second, 3 * time.Second, true}},
-		{"{probe: 1s, dead_after: 4s}", Timing{"custom", time.Second, 4 * time.Second, 2 * time.Second, 3, 40 * time.Second, 80 * time.Second, true}},
-		{"{supervisor_lease: 5s, solo_without_supervisor: close}", Timing{"balanced", ms, 5 * ms, 3 * ms, 3, 5 * time.Second, 10 * time.Second, false}},
-		{"{profile: balanced, probe: 1000us, boot_hold: 100ms}", Timing{"balanced", ms, 5 * ms, 3 * ms, 3, time.Second, 100 * ms, true}},
+		{"{}", timing("balanced", ms, 5*ms, 3*ms, 3, 4489*us, 500*us)},
+		{"{profile: fast}", timing("fast", 250*us, ms, 500*us, 3, 897*us, 100*us)},
+		{"{profile: cautious}", timing("cautious", 10*ms, 100*ms, 80*ms, 3, 98800*us, ms)},
+		{"{probe: 1ms, dead_after: 3ms}", timing("custom", ms, 3*ms, ms, 2, 2693*us, 300*us)},
+		{"{probe: 1ms, dead_after: 3500us}", timing("custom", ms, 3500*us, 1500*us, 2, 3142*us, 350*us)},
+		// The listed hosts must have answered before the right to serve ends: suspect earlier than dead_after less two probes.
+		{"{probe: 1ms, dead_after: 50ms}", timing("custom", ms, 50*ms, 47650*us, 3, 48900*us, ms)},
+		{"{linger: 1ms}", timing("balanced", ms, 5*ms, 2740*us, 3, 3990*us, ms)},
+		{"{probe: 1s, dead_after: 4s}", changed(timing("custom", time.Second, 4*time.Second, 2*time.Second, 3, 3991007*us, ms), func(t *Timing) {
+			t.SupervisorLease, t.SupervisorLost, t.BootHold = 40*time.Second, 30*time.Second, 80*time.Second
+		})},
+		{"{supervisor_lease: 5s, solo_without_supervisor: close, peer_supervisor_lost: wait, pacer: thread}",
+			changed(timing("balanced", ms, 5*ms, 3*ms, 3, 4489*us, 500*us), func(t *Timing) {
+				t.SupervisorLease, t.SupervisorLost, t.BootHold = 5*time.Second, 3750*ms, 10*time.Second
+				t.SoloKeep, t.DemandIfLost, t.Pacer = false, false, PacerThread
+			})},
+		{"{profile: balanced, probe: 1000us, boot_hold: 600ms}",
+			changed(timing("balanced", ms, 5*ms, 3*ms, 3, 4489*us, 500*us), func(t *Timing) { t.BootHold = 600 * ms })},
 	} {
 		t.Run(tt.timing, func(t *testing.T) {
 			src := string(readFile(t, filepath.Join(testdata, "good", "least.yaml"))) + "timing: " + tt.timing + "\n"
@@ -129,8 +139,30 @@ func TestTimingsAreDerived(t *testing.T) {
 			if diff := cmp.Diff(tt.want, c.Timing); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
+			if !c.Timing.RightEnds() {
+				t.Errorf("the right to serve, %s, may outlast dead_after", c.Timing.ServeFor)
+			}
+			longer := c.Timing
+			longer.ServeFor += 3 * us
+			if longer.RightEnds() {
+				t.Errorf("the right to serve, %s, could be longer", c.Timing.ServeFor)
+			}
 		})
 	}
+}
+
+// timing is what a file gives that says nothing of the rest.
+func timing(profile string, probe, dead, suspect time.Duration, confirm int, serve, linger time.Duration) Timing {
+	return Timing{
+		Profile: profile, Probe: probe, DeadAfter: dead, SuspectAfter: suspect, ConfirmProbes: confirm,
+		SupervisorLease: time.Second, BootHold: 3 * time.Second, SoloKeep: true, ServeFor: serve, Linger: linger,
+		Pacer: PacerAuto, SupervisorLost: 750 * time.Millisecond, DemandIfLost: true,
+	}
+}
+
+func changed(t Timing, change func(*Timing)) Timing {
+	change(&t)
+	return t
 }
 
 func TestTheContractsExampleMeansWhatItSays(t *testing.T) {

@@ -6,10 +6,10 @@ import "time"
 
 // Limits of a configuration; the kernel's maps are sized for them.
 const (
-	MaxIdentities = 16   // words in a heartbeat frame
-	MaxAddresses  = 8192 // of all identities together
-	MaxReach      = 8    // arbiter hosts
-	MaxServices   = 64   // ready bits in a heartbeat frame
+	MaxIdentities = 16    // words in a heartbeat frame
+	MaxAddresses  = 16384 // of all identities together
+	MaxReach      = 8     // arbiter hosts
+	MaxServices   = 64    // ready bits in a heartbeat frame
 )
 
 // Bounds of the timings. Relations between them are checked in timing.go.
@@ -24,8 +24,13 @@ const (
 	minBootHold   = 10 * time.Millisecond
 	maxBootHold   = time.Hour
 	minBootDeads  = 2 // boot_hold ≥ 2 × dead_after: a peer booting at the same time is heard first
-	minTimeout    = 10 * time.Millisecond
-	maxTimeout    = time.Hour
+	// soloHold is how long a node may serve by the arbiter's leave without hearing anybody
+	// (SOLO_NS of bpf/detector.h): a booting peer must wait longer.
+	soloHold   = 500 * time.Millisecond
+	minLinger  = 50 * time.Microsecond
+	maxLinger  = time.Millisecond // of the default; written out it may be more
+	minTimeout = 10 * time.Millisecond
+	maxTimeout = time.Hour
 )
 
 // Defaults of what the file leaves out.
@@ -45,6 +50,14 @@ const (
 	defaultRestartWithin = time.Minute
 	maxConfirmProbes     = 3
 )
+
+// ClockError is ρ: how much faster or slower than true time a node's clock may run. NTP slews
+// by up to 500 parts per million, on top of the crystal's error, which is some 100 at worst.
+const ClockError = 0.001
+
+// lostShare of the supervisor's lease is how long the peer's daemon may be silent before it
+// counts as lost: later than any hiccup, earlier than its kernel gives up by itself.
+const lostShare = 0.75
 
 // profiles are the named pairs of probe and dead_after.
 var profiles = map[string]struct{ probe, deadAfter time.Duration }{

@@ -24,8 +24,9 @@ type rawFile struct {
 
 type rawTiming struct {
 	at                                          pos
-	profile, solo                               value[string]
+	profile, solo, pacer, supervisorLost        value[string]
 	probe, deadAfter, supervisorLease, bootHold value[time.Duration]
+	linger                                      value[time.Duration]
 }
 
 type rawArbiter struct {
@@ -102,7 +103,10 @@ func (d decoder) timing(t *rawTiming) field {
 			d.duration("dead_after", &t.deadAfter, minDeadProbes*minProbe, maxDeadAfter, "5ms"),
 			d.duration("supervisor_lease", &t.supervisorLease, minLease, maxLease, "1s"),
 			d.duration("boot_hold", &t.bootHold, minBootHold, maxBootHold, "3s"),
+			d.duration("linger", &t.linger, time.Microsecond, maxDeadAfter, "500us"),
 			d.choice("solo_without_supervisor", &t.solo, "keep", "close"),
+			d.choice("peer_supervisor_lost", &t.supervisorLost, "takeover", "wait"),
+			d.choice("pacer", &t.pacer, PacerAuto, PacerKernel, PacerThread),
 		)
 	}}
 }

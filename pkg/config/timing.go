@@ -22,13 +22,51 @@ func (c *checker) timing() {
 			short(out.SupervisorLease), minLeaseDeads, short(out.DeadAfter), short(least))
 	}
 	out.BootHold = or(t.bootHold, max(defaultBootHold, 2*out.SupervisorLease))
-	if least := minBootDeads * out.DeadAfter; out.BootHold < least {
-		c.add(t.bootHold.at, "boot_hold %s is less than %d × dead_after (%s); write at least %s",
+	if least := minBootDeads * out.DeadAfter; c.raw.arbiter.none.v && out.BootHold < least {
+		c.add(place(t.bootHold, t.at), "boot_hold %s is less than %d × dead_after (%s); write at least %s",
 			short(out.BootHold), minBootDeads, short(out.DeadAfter), short(least))
+	} else if least += soloHold; !c.raw.arbiter.none.v && out.BootHold < least {
+		c.add(place(t.bootHold, t.at), "boot_hold %s is less than %s, for which a node may serve alone, and %d × dead_after (%s); write at least %s",
+			short(out.BootHold), short(soloHold), minBootDeads, short(out.DeadAfter), short(least))
 	}
-	out.SuspectAfter = max(out.DeadAfter-2*out.Probe, out.Probe)
+	c.right()
+	// In time for the arbiter's leave to come before the peer's last grant ends.
+	out.SuspectAfter = max(out.Probe, min(out.DeadAfter-2*out.Probe, out.ServeFor-out.Probe-max(out.Probe/4, leastAsk)))
 	out.ConfirmProbes = min(maxConfirmProbes, int(out.DeadAfter/out.Probe)-1)
 	out.SoloKeep = or(t.solo, "keep") == "keep"
+	out.Pacer = or(t.pacer, PacerAuto)
+	out.SupervisorLost = time.Duration(float64(out.SupervisorLease) * lostShare)
+	out.DemandIfLost = or(t.supervisorLost, "takeover") == "takeover"
+}
+
+// The pacers.
+const (
+	PacerAuto   = "auto"
+	PacerKernel = "kernel"
+	PacerThread = "thread"
+)
+
+// leastAsk is the time that a question to the listed hosts surely has.
+const leastAsk = 100 * time.Microsecond
+
+// right derives L, the longest right to serve for which L(1+ρ)+ε < Δ(1−ρ): measured by the
+// slower clock, with a frame that lingers, it ends before dead_after has passed on the faster one.
+func (c *checker) right() {
+	t, out := &c.raw.timing, &c.cfg.Timing
+	out.Linger = or(t.linger, min(max(out.DeadAfter/10, minLinger), maxLinger))
+	const step = time.Microsecond
+	longest := (float64(out.DeadAfter)*(1-ClockError) - float64(out.Linger)) / (1 + ClockError)
+	out.ServeFor = (time.Duration(longest) - step).Truncate(step)
+	if least := 2 * out.Probe; out.ServeFor < least {
+		c.add(place(t.linger, t.at), "linger %s leaves a right to serve of %s, less than two probes (%s), of dead_after %s; write a shorter linger or a longer dead_after",
+			short(out.Linger), short(max(out.ServeFor, 0)), short(least), short(out.DeadAfter))
+	}
+}
+
+// RightEnds reports whether the right to serve, measured by the slower clock and with a frame
+// that lingers, ends before the peer may take over.
+func (t Timing) RightEnds() bool {
+	return float64(t.ServeFor)*(1+ClockError)+float64(t.Linger) < float64(t.DeadAfter)*(1-ClockError)
 }
 
 // profile settles probe and dead_after: by name, or both written out.

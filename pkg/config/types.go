@@ -52,6 +52,14 @@ type Timing struct {
 	SupervisorLease time.Duration
 	BootHold        time.Duration // silence since the start after which a peer never heard is dead
 	SoloKeep        bool          // solo_without_supervisor: keep
+	// ServeFor is the right to serve, L: how long after a frame that the peer counts as life, or
+	// a question that a majority of the listed hosts answered, the gates stay open.
+	ServeFor time.Duration
+	Linger   time.Duration // ε: how long a frame may stay under way behind the gate
+	Pacer    string        // kernel | thread | auto
+	// SupervisorLost is the silence of the peer's daemon after which it counts as lost.
+	SupervisorLost time.Duration
+	DemandIfLost   bool // peer_supervisor_lost: takeover
 }
 
 // Arbiter is what decides while the peer is silent.

@@ -15,7 +15,7 @@ import (
 // Numbers of the frame, as in bpf/abi.h and bpf/limits.h.
 const (
 	Port          = 7364
-	Version       = 1
+	Version       = 2
 	TTL           = 255 // has crossed no router: RFC 5082
 	MaxIdentities = 16
 
@@ -24,7 +24,7 @@ const (
 	ipBytes    = 20
 	udpBytes   = 8
 	headOffset = ethBytes + ipBytes + udpBytes
-	headBytes  = 64
+	headBytes  = 72
 	tagBytes   = 8
 	classCS6   = 0xc0 // DSCP of network control: RFC 4594
 	dontSplit  = 0x4000
@@ -99,7 +99,8 @@ type Frame struct {
 	Nonce     uint64 // the sender's
 	Echo      uint64 // the receiver's nonce, as the sender heard it
 	Seq       uint64 // of the probe
-	SentNS    uint64 // of the probe, on its sender's clock
+	SentNS    uint64 // of this frame, on its sender's clock
+	GrantNS   uint64 // when the receiver's frame left, on its clock, that the sender counts as life; 0: none
 	Flags     uint32
 	Digest    uint32
 	Words     []uint64
@@ -149,7 +150,7 @@ func (f Frame) appendHead(b []byte, keyID uint8) []byte {
 	b = append(b, Version, byte(f.Direction), f.Sender, f.Link, keyID, byte(len(f.Words)))
 	b = le.AppendUint32(b, f.ClusterID)
 	b = le.AppendUint32(b, f.AgeUS)
-	for _, v := range [...]uint64{f.BootID, f.Nonce, f.Echo, f.Seq, f.SentNS} {
+	for _, v := range [...]uint64{f.BootID, f.Nonce, f.Echo, f.Seq, f.SentNS, f.GrantNS} {
 		b = le.AppendUint64(b, v)
 	}
 	b = le.AppendUint32(b, f.Flags)
@@ -232,8 +233,8 @@ func decode(b []byte) Frame {
 		Direction: Direction(h[3]), Sender: h[4], Link: h[5], KeyID: h[6],
 		ClusterID: le.Uint32(h[8:]), AgeUS: le.Uint32(h[12:]),
 		BootID: le.Uint64(h[16:]), Nonce: le.Uint64(h[24:]), Echo: le.Uint64(h[32:]),
-		Seq: le.Uint64(h[40:]), SentNS: le.Uint64(h[48:]),
-		Flags: le.Uint32(h[56:]), Digest: le.Uint32(h[60:]),
+		Seq: le.Uint64(h[40:]), SentNS: le.Uint64(h[48:]), GrantNS: le.Uint64(h[56:]),
+		Flags: le.Uint32(h[64:]), Digest: le.Uint32(h[68:]),
 	}
 	for i := range int(h[7]) {
 		f.Words = append(f.Words, le.Uint64(h[headBytes+8*i:]))
@@ -259,7 +260,7 @@ func tagged(b []byte, key Key) bool {
 }
 
 // Answer returns the reply to a probe with self as its sender: addresses and
-// MACs exchanged, the probe's sequence and send time kept, its nonce echoed.
+// MACs exchanged, the probe's sequence kept, its send time granted, its nonce echoed.
 // What self says of itself is taken from there.
 func (f Frame) Answer(self Frame) Frame {
 	r := f
@@ -268,7 +269,7 @@ func (f Frame) Answer(self Frame) Frame {
 		r.SrcMAC = self.SrcMAC
 	}
 	r.SrcIP, r.DstIP = f.DstIP, f.SrcIP
-	r.Direction, r.Echo = Reply, f.Nonce
+	r.Direction, r.Echo, r.GrantNS, r.SentNS = Reply, f.Nonce, f.SentNS, self.SentNS
 	r.Sender, r.KeyID, r.AgeUS, r.BootID, r.Nonce = self.Sender, self.KeyID, self.AgeUS, self.BootID, self.Nonce
 	r.Flags, r.Digest = self.Flags, self.Digest
 	r.Words = slices.Clone(self.Words)

@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package bpf_test
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpha/xdpha/bpf"
+	"github.com/xdpha/xdpha/pkg/wire"
+)
+
+// grants is how a frame moves the right to serve.
+func TestAFrameGrantsTheRightToServe(t *testing.T) {
+	n := newBench(t).newNode(t, 0)
+	for name, c := range map[string]struct {
+		frame wire.Frame
+		had   uint64
+		want  func(had, sent uint64) uint64
+	}{
+		"a reply, from the time at which the probe left":   {frame: replyOn(lan), want: func(_, sent uint64) uint64 { return sent + serveFor }},
+		"a probe, from the frame that the peer heard last": {frame: probeOn(lan), want: func(_, sent uint64) uint64 { return sent + serveFor }},
+		"never back": {frame: replyOn(lan), had: now() + hour, want: func(had, _ uint64) uint64 { return had }},
+		"not if nothing is granted": {
+			frame: with(replyOn(lan), func(f *wire.Frame) { f.GrantNS = 0 }), had: 5, want: func(had, _ uint64) uint64 { return had },
+		},
+		"not by a time that has not come": {
+			frame: with(replyOn(lan), func(f *wire.Frame) { f.GrantNS = now() + hour }), had: 5, want: func(had, _ uint64) uint64 { return had },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := n.atWork()
+			v.config.ServeNs, v.state.ServeUntilNs = serveFor, c.had
+			n.put(v)
+			sent := now()
+			if c.frame.GrantNS != 0 && c.frame.GrantNS < sent || c.frame.Direction == wire.Probe {
+				c.frame.GrantNS = sent
+			}
+			n.receive(lan, signed(t, c.frame, signing))
+			if got := n.state().ServeUntilNs; got != c.want(c.had, sent) {
+				t.Errorf("may serve until %d, want %d", got, c.want(c.had, sent))
+			}
+		})
+	}
+}
+
+// What a frame closes, its grant does not open; and who has declared the peer dead grants nothing.
+func TestWhoDeclaredThePeerDeadGrantsNothing(t *testing.T) {
+	n := newBench(t).newNode(t, 0)
+	for state, granted := range map[uint64]bool{unknown: true, up: true, suspect: true, dead: false} {
+		v := n.atWork()
+		v.state.PeerState, v.state.PeerSentNs = state, 5
+		n.put(v)
+		_, out := n.receive(lan, signed(t, probeOn(lan), signing))
+		reply, err := wire.Parse(out, signing)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, sent := uint64(0), uint64(5)
+		if granted {
+			want, sent = probeOn(lan).SentNS, probeOn(lan).SentNS
+		}
+		if got := n.state().PeerSentNs; reply.GrantNS != want || got != sent {
+			t.Errorf("peer state %d: the reply grants %d, want %d; the next probe %d, want %d", state, reply.GrantNS, want, got, sent)
+		}
+	}
+}
+
+// Serving by the arbiter's leave is said in every frame: it lasts longer than a grant.
+func TestSoloIsSaid(t *testing.T) {
+	n := newBench(t).newNode(t, 0)
+	for left, solo := range map[uint64]bool{0: false, serveFor: false, hour: true} {
+		v := n.atWork()
+		v.config.ServeNs, v.state.ServeUntilNs = serveFor, now()+left
+		n.put(v)
+		_, out := n.receive(lan, signed(t, probeOn(lan), signing))
+		reply, err := wire.Parse(out, signing)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := reply.Flags&4 != 0; got != solo {
+			t.Errorf("%d ns left: said %v", left, got)
+		}
+	}
+	v := n.atWork()
+	v.config.ServeNs = serveFor
+	n.put(v)
+	n.receive(lan, signed(t, with(probeOn(lan), func(f *wire.Frame) { f.Flags = 4 }), signing))
+	if n.state().PeerSoloNs == 0 {
+		t.Error("nobody listened")
+	}
+}
+
+// A round of questions that a majority answered lets a node serve on, but gives back nothing.
+func TestTheArbitersLeave(t *testing.T) {
+	n := newBench(t).newNode(t, 0)
+	for name, left := range map[string]uint64{"serving": 1e9, "no longer serving": 0} {
+		t.Run(name, func(t *testing.T) {
+			v := n.atWork()
+			v.config.N_reach, v.config.Arbiter, v.config.ServeNs = 3, 1, uint64(hour)
+			v.state.ReachSentNs, v.state.ServeUntilNs = now(), now()+left
+			n.put(v)
+			n.receive(lan, isAt(hosts[0], client, nodeMAC[0][lan], nodeIP[0][lan]))
+			if s := n.state(); s.ServeUntilNs != v.state.ServeUntilNs || s.ReachOkNs != 0 {
+				t.Fatalf("one of three let it serve until %d", s.ServeUntilNs)
+			}
+			n.receive(spare, isAt(hosts[2], client, nodeMAC[0][spare], nodeIP[0][spare]))
+			want := v.state.ReachSentNs + hour
+			if left == 0 {
+				want = v.state.ServeUntilNs
+			}
+			if s := n.state(); s.ServeUntilNs != want || s.ReachOkNs != v.state.ReachSentNs {
+				t.Errorf("may serve until %d, want %d; majority at %d", s.ServeUntilNs, want, s.ReachOkNs)
+			}
+		})
+	}
+}
+
+// The race of the design: on one CPU a probe comes and is answered, on another the detector
+// declares its sender dead. Whoever was granted the right to serve, by this frame, must not have been
+// taken over. Frames are aimed at the deadline, round after round, until deaths have been taken
+// back and replies have gone without a grant: until the race has been run both ways.
+func TestAReplyRacesATakeover(t *testing.T) {
+	n := newBench(t).newNode(t, 0)
+	v := n.atWork()
+	v.config.ProbeNs, v.config.SuspectNs, v.config.DeadNs = 100_000, 100_000, 300_000
+	v.words = [identities]uint64{5, ready | 5}
+	n.put(v)
+	pinned(t, n, 1)
+	n.start() // the timer stays on the CPU that starts it
+	pinned(t, n, 0)
+	r := rand.New(rand.NewPCG(3, 33))
+	var ran struct{ reverted, refused, granted, taken int }
+	aim := int64(v.config.DeadNs)
+	end := time.Now().Add(patience)
+	for round := 0; ran.reverted < 3 || ran.refused < 20 || ran.taken < 20; round++ {
+		if time.Now().After(end) {
+			t.Fatalf("the race was not run in %v: %+v after %d rounds", patience, ran, round)
+		}
+		n.told()
+		n.must(n.objs.Words.Put(uint32(1), ready|5))
+		probe := with(probeOn(lan), func(f *wire.Frame) { f.Seq, f.SentNS = uint64(round+2)*2, 1 })
+		frame := signed(t, probe, signing)
+		base := now()
+		n.poke(offsetLinks+lan*unsafe.Sizeof(bpf.XdphaXdState{}.Links)/3, base)
+		n.probed(8, base+1)
+		n.poke(offsetPeerState, suspect)
+		at := base + uint64(aim+r.Int64N(60_000))
+		for now() < at {
+		}
+		before := n.state().Reverted
+		_, out := n.receive(lan, frame)
+		reply, err := wire.Parse(out, signing)
+		if err != nil {
+			t.Fatalf("round %d: %v", round, err)
+		}
+		stamp := reply.SentNS
+		s, w := n.state(), n.words()[1]
+		for now() < stamp+50_000 { // the callback may be at it still
+			s, w = n.state(), n.words()[1]
+		}
+		ran.reverted += int(s.Reverted - before)
+		flipped := w&owner != 0
+		switch {
+		case reply.GrantNS == 0:
+			ran.refused++
+			aim -= 500 // later than the death: aim earlier
+		default:
+			ran.granted++
+			aim += 500
+		}
+		if flipped {
+			ran.taken++
+			if l := n.timeline(1); reply.GrantNS != 0 && l.FlipNs < stamp+v.config.DeadNs {
+				t.Fatalf("round %d: the reply at %d let the peer serve, and it was taken over at %d, %d ns later", round, stamp, l.FlipNs, int64(l.FlipNs-stamp))
+			}
+		}
+	}
+	t.Logf("the race was run: %+v", ran)
+}
+
+// pinned keeps the bench's thread on one CPU.
+func pinned(t *testing.T, n *node, cpu int) {
+	t.Helper()
+	if runtime.NumCPU() < 2 {
+		t.Skip("one CPU: nothing races")
+	}
+	n.in(func() {
+		var set unix.CPUSet
+		set.Set(cpu)
+		if err := unix.SchedSetaffinity(0, &set); err != nil {
+			t.Error(err)
+		}
+	})
+}
