@@ -193,7 +193,7 @@ func (n *node) atWork() *truth {
 	v := &truth{config: n.config(), words: [identities]uint64{owner | 5, 5}}
 	v.control.LeaseUntilNs = now() + hour
 	v.control.RenewedNs = now() + hour // in the future: its age is 0 whenever it is asked for
-	v.control.Flags = 0x5f
+	v.control.Flags = 0x5b
 	s := &v.state
 	s.BootId, s.Nonce, s.PeerBoot, s.PeerNonce, s.Seq = selfBoot, selfNonce, peerBoot, peerNonce, 100
 	s.PeerState, s.StartedNs = 1, 1

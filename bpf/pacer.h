@@ -220,7 +220,7 @@ static __always_inline void send_announcements(struct __sk_buff *skb, const stru
 		struct xd_timeline *timeline = the_timeline(i);
 		__u64 now;
 
-		if (!(pending & 1ULL << i) || !gate_open(cfg, i))
+		if (!(pending & 1ULL << i) || (!id->announced_be && !has_ip6(id)) || !gate_open(cfg, i))
 			continue;
 		if (id->announced_be && !bpf_skb_change_tail(skb, ETH_ZLEN, 0)) {
 			send_announcement(skb, id, 1);
