@@ -176,7 +176,7 @@ enum xd_event_kind {
 	EVENT_PEER_BOOT, // a: new boot id
 	EVENT_PEER_WORD, // a: the peer's word, as it changed
 	EVENT_TAKEOVER, // a: new word, b: last evidence
-	EVENT_TAKEN, // a: new word; the peer had released it
+	EVENT_TAKEN, // a: new word, b: the word before; the peer had released it
 	EVENT_LAPSED, // a: new word; the supervisor's lease ran out
 	EVENT_CLOSED, // a: new word; the peer had a higher generation
 	EVENT_ISOLATED,

@@ -40,7 +40,7 @@ static __always_inline int take(struct xd_state *st, __u64 *word, __u64 old, enu
 		};
 	}
 	__sync_fetch_and_or(&st->to_announce, 1ULL << (i & 63));
-	tell(now, kind, i, new, since);
+	tell(now, kind, i, new, kind == EVENT_TAKEOVER ? since : old);
 	return 1;
 }
 

@@ -106,6 +106,7 @@ const (
 	KindSupervisorBack = "supervisor-back"
 	KindTakeover       = "takeover"         // unplanned
 	KindHandoverIn     = "hand-over-in"     // planned, to this node
+	KindStandDown      = "stand-down"       // demanded of the peer's kernel
 	KindClaim          = "claim"            // nobody owned it
 	KindResume         = "resume"           // found owned at the start
 	KindReclaim        = "reclaim"          // released or lapsed, and not taken
@@ -113,7 +114,8 @@ const (
 	KindHandoverDone   = "hand-over-done"   // the peer owns it
 	KindHandoverFailed = "hand-over-failed" // with the reason
 	KindLost           = "lost"             // unplanned
-	KindLapsed         = "lapsed"           // this node's supervisor was late
+	KindDemand         = "demand"           // of the peer's kernel
+	KindLapsed         = "lapsed"           // the kernel released it, past this node's supervisor
 	KindTwoOwners      = "two-owners"
 	KindAddressFailed  = "address-failed"
 	KindServiceFailed  = "service-failed"

@@ -16,6 +16,7 @@ type command struct {
 	saving   bool         // standby, freeze: waits for the disk
 	waiting  map[int]bool // identities that it waits for
 	asking   map[int]bool // those of them that the peer is asked for with Want
+	forcing  map[int]bool // those of them that are demanded of its kernel
 	begun    map[int]bool // those of them that the peer has begun to hand over
 	force    bool
 	asked    int64
@@ -38,6 +39,7 @@ const frozenText = "this node is frozen: end that first with `xdpha freeze off`"
 func (c *command) resolve(id *identity, err string) {
 	delete(c.waiting, id.index)
 	delete(c.asking, id.index)
+	delete(c.forcing, id.index)
 	if err != "" {
 		c.errs = append(c.errs, id.cfg.Name+": "+err)
 	}
@@ -46,7 +48,7 @@ func (c *command) resolve(id *identity, err string) {
 func (m *Machine) newCommand(op uint64, kind cmdKind) *command {
 	l := m.cfg.Limits
 	c := &command{
-		op: op, kind: kind, waiting: map[int]bool{}, asking: map[int]bool{}, begun: map[int]bool{},
+		op: op, kind: kind, waiting: map[int]bool{}, asking: map[int]bool{}, forcing: map[int]bool{}, begun: map[int]bool{},
 		asked: m.now, deadline: m.now + l.Stage + l.Service + l.Release,
 	}
 	m.commands = append(m.commands, c)
@@ -75,13 +77,23 @@ func (m *Machine) ask(c *command, id *identity) {
 	switch {
 	case m.durable.Standby:
 		c.errs = append(c.errs, id.cfg.Name+": this node is in standby: end that first with `xdpha standby off`")
-	case !m.obs.PeerSupervisorOK:
-		c.errs = append(c.errs, id.cfg.Name+": "+m.peerName()+"'s supervisor does not run")
-	case m.obs.PeerFrozen:
+	case !m.obs.PeerSupervisorOK && !c.force:
+		c.errs = append(c.errs, id.cfg.Name+": "+m.peerName()+"'s supervisor does not run; --force demands it of its kernel")
+	case m.obs.PeerFrozen && !c.force:
 		c.errs = append(c.errs, id.cfg.Name+": "+m.peerName()+" is frozen")
 	default:
 		c.waiting[id.index], c.asking[id.index] = true, true
+		if !m.obs.PeerSupervisorOK || m.obs.PeerFrozen {
+			m.force(c, id)
+		}
 	}
+}
+
+// force asks the peer's kernel: its supervisor cannot or does not.
+func (m *Machine) force(c *command, id *identity) {
+	c.forcing[id.index] = true
+	c.asked = m.now
+	m.notify(KindDemand, id, "%s is demanded of %s's kernel", id.cfg.Name, m.peerName())
 }
 
 func (m *Machine) handOver(c *command, id *identity, cause string) {
@@ -94,6 +106,10 @@ func (m *Machine) handOver(c *command, id *identity, cause string) {
 
 func (m *Machine) requested(id *identity) bool {
 	return slices.ContainsFunc(m.commands, func(c *command) bool { return c.asking[id.index] })
+}
+
+func (m *Machine) forced(id *identity) bool {
+	return slices.ContainsFunc(m.commands, func(c *command) bool { return c.forcing[id.index] })
 }
 
 func (m *Machine) cmdMove(e CmdMove) {
@@ -130,7 +146,9 @@ func (m *Machine) cmdMove(e CmdMove) {
 		c.force = e.Force
 		m.handOver(c, id, "ordered")
 	case theirs:
-		m.ask(m.newCommand(e.Op, cmdMove), id)
+		c := m.newCommand(e.Op, cmdMove)
+		c.force = e.Force
+		m.ask(c, id)
 	default:
 		m.refuse(e.Op, "%s: nobody owns it now", id.cfg.Name)
 	}
@@ -231,6 +249,7 @@ func (m *Machine) cmdLeave(e CmdLeave) {
 	m.notify(KindLeaving, nil, "%s leaves", m.cfg.Nodes[m.cfg.Self])
 	for _, other := range m.commands {
 		clear(other.asking)
+		clear(other.forcing)
 	}
 	for _, id := range m.ids {
 		switch {
@@ -255,6 +274,11 @@ func (m *Machine) driveCommands() {
 			switch {
 			case id.word.Has(Owner):
 				c.resolve(id, "")
+			case c.forcing[id.index] && m.now >= c.asked+m.cfg.Limits.Stage:
+				c.resolve(id, m.peerName()+"'s kernel did not release it in time: is this node armed for it?")
+			case c.forcing[id.index]:
+			case c.force && (m.now >= c.asked+m.cfg.Limits.Stage || id.peer.Has(Owner) && !intent && c.begun[id.index]):
+				m.force(c, id)
 			case id.peer.Has(Owner) && !intent && c.begun[id.index]:
 				c.resolve(id, m.peerName()+" began to hand it over and took that back: see its events")
 			case !c.begun[id.index] && m.now >= c.asked+m.cfg.Limits.Stage:

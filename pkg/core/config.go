@@ -8,7 +8,9 @@ type Config struct {
 	Nodes      [2]string
 	Identities []IdentityConfig
 	Concurrent []string // services that run on both nodes
-	Limits     Limits
+	// DemandIfLost: what a peer owns whose supervisor is lost is demanded of its kernel.
+	DemandIfLost bool
+	Limits       Limits
 }
 
 // IdentityConfig is one identity.

@@ -131,6 +131,8 @@ func (m *Machine) causeOf(id *identity, old Word, first bool) string {
 		return KindReclaim
 	case id.lastClaim != 0 && id.word == id.lastClaim:
 		return KindClaim
+	case old.Has(Demand) && !m.dead():
+		return KindStandDown
 	case old.Has(Staged) && !m.dead():
 		return KindHandoverIn
 	}
@@ -157,7 +159,10 @@ func (m *Machine) becomeOwner(id *identity, cause string) {
 		id.arrived = m.now
 	}
 	why := ""
-	if cause == KindTakeover {
+	switch cause {
+	case KindStandDown:
+		why = fmt.Sprintf(": %s's kernel released it", m.peerName())
+	case KindTakeover:
 		why = fmt.Sprintf(": %s is %v", m.peerName(), m.obs.Peer)
 	}
 	m.notify(cause, id, "%s owns %s at generation %d%s", m.cfg.Nodes[m.cfg.Self], id.cfg.Name, id.word.Gen(), why)
@@ -183,8 +188,8 @@ func (m *Machine) becomeReleased(id *identity) {
 		m.notify(KindLeaving, id, "%s is stopped: nobody could take it", id.cfg.Name)
 		return
 	}
-	id.ho = m.endHandover(id, "this node's supervisor was late and the kernel released it")
-	m.notify(KindLapsed, id, "this node's supervisor was late: %s released at generation %d", id.cfg.Name, id.word.Gen())
+	id.ho = m.endHandover(id, "the kernel released it: this node's supervisor was late, or "+m.peerName()+" demanded it")
+	m.notify(KindLapsed, id, "the kernel released %s at generation %d: this node's supervisor was late, or %s demanded it", id.cfg.Name, id.word.Gen(), m.peerName())
 }
 
 func (m *Machine) becomeArmed(id *identity) {

@@ -170,7 +170,7 @@ func (m *Machine) swapped(e Swapped) {
 	if id.word == done.old { // else a reading has shown it already, and perhaps more
 		m.follow(id, done.new)
 	}
-	if done.new == MakeWord(Yield, done.new.Gen()) {
+	if done.new == MakeWord(Yield, done.new.Gen()) || done.new.Has(Demand) {
 		m.emit(Pulse{}) // the peer's kernel waits for just this
 	}
 	m.watch(id)

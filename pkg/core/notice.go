@@ -76,7 +76,7 @@ func (m *Machine) peerChanged(before PeerState) {
 		if m.peerSupOK {
 			m.notify(KindSupervisorBack, nil, "%s's supervisor is back", m.peerName())
 		} else {
-			m.notify(KindSupervisorLost, nil, "%s's kernel answers, but its supervisor does not run", m.peerName())
+			m.notify(KindSupervisorLost, nil, "%s's kernel answers, but its supervisor does not run: %s", m.peerName(), m.lostPolicy())
 		}
 	}
 	if o.Isolated != m.isolated {
@@ -87,6 +87,17 @@ func (m *Machine) peerChanged(before PeerState) {
 			m.notify(KindIsolatedEnd, nil, "this node is no longer cut off")
 		}
 	}
+}
+
+// lostPolicy says what follows from a lost supervisor.
+func (m *Machine) lostPolicy() string {
+	switch {
+	case m.durable.Standby || m.durable.Frozen || m.obs.PeerFrozen:
+		return "nothing is done, for a node is frozen or in standby"
+	case m.cfg.DemandIfLost:
+		return "what it owns is demanded of its kernel"
+	}
+	return "its kernel releases what it owns when the lease ends"
 }
 
 func (m *Machine) linkChanged(e LinkChanged) {

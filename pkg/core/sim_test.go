@@ -115,7 +115,7 @@ func newSim(t *testing.T, seed uint64, lossy, lapses bool) *sim {
 	}
 	for i := range 2 {
 		s.cfg[i] = Config{
-			Self: i, Nodes: [2]string{"serv1", "serv2"}, Identities: ids, Concurrent: []string{"dns"},
+			Self: i, Nodes: [2]string{"serv1", "serv2"}, Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: seed%2 == 0,
 			Limits: Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms},
 		}
 		s.nodes[i] = &simNode{s: s, self: i, disk: Saved{}.clone(), replies: map[uint64]string{}, svc: make([]int, len(ids))}
@@ -307,7 +307,7 @@ func (n *simNode) send() {
 	if !n.powered || s.lossy && (s.cut[n.self] || s.r.Float64() < s.loss) {
 		return
 	}
-	f := simFrame{n.boot, append([]Word(nil), n.words...), n.leaseOK(), n.flags.Standby, n.flags.Frozen, n.lan}
+	f := simFrame{n.boot, append([]Word(nil), n.words...), n.s.now < n.leaseTo-lease/4, n.flags.Standby, n.flags.Frozen, n.lan}
 	d := s.rnd(0, 1)
 	if s.lossy && !s.calm {
 		d = s.rnd(0, 8)
@@ -341,6 +341,8 @@ func (n *simNode) receive(f simFrame) {
 		case p.Gen() < w.Gen():
 		case p.Has(Owner) && w.Has(Owner) && n.self == 1:
 			n.set(i, MakeWord(0, w.Gen()), "two owners")
+		case p.Has(Ready|Demand) && w.Has(Owner):
+			n.set(i, MakeWord(Yield, w.Gen()), "demanded")
 		case p.Has(Yield) && !p.Has(Owner) && w.Has(Ready) && n.leaseOK():
 			n.set(i, MakeWord(Owner, w.Gen()+1), "released by peer")
 		}

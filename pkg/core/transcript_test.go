@@ -23,6 +23,7 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	node serv1 serv2 self=serv1
 //	identity files home=serv1 samba failback=auto after=5s staging=ahead
 //	saved files=6 standby
+//	demand-if-lost
 //	start
 //	+100ms see peer=up files=ready@5/owner@5   only what changes; own/peer word
 //	ok|fail persist|swap|add|remove|start|stop IDENTITY
@@ -113,6 +114,8 @@ func (x *transcript) do(f []string) []Action {
 		x.identity(f[1:])
 	case "concurrent":
 		x.cfg.Concurrent = f[1:]
+	case "demand-if-lost":
+		x.cfg.DemandIfLost = true
 	case "saved":
 		x.save(f[1:])
 	case "start":

@@ -16,6 +16,7 @@ const (
 	Ready  Word = 1 << 61 // not owner: armed, the kernel may take it at generation+1
 	Want   Word = 1 << 60 // not owner: asks the owner for a hand-over
 	Staged Word = 1 << 59 // not owner: addresses are in place behind the closed gate
+	Demand Word = 1 << 58 // not owner, with Ready: asks the owner's kernel to release it at once
 
 	genMask Word = 1<<56 - 1
 )
@@ -37,7 +38,7 @@ func (w Word) String() string {
 	for _, f := range []struct {
 		b Word
 		n string
-	}{{Owner, "owner"}, {Yield, "yield"}, {Ready, "ready"}, {Want, "want"}, {Staged, "staged"}} {
+	}{{Owner, "owner"}, {Yield, "yield"}, {Ready, "ready"}, {Want, "want"}, {Staged, "staged"}, {Demand, "demand"}} {
 		if w.Has(f.b) {
 			s += f.n + " "
 		}

@@ -130,7 +130,19 @@ func (m *Machine) standbyWord(id *identity) Word {
 	case m.requested(id) && id.peer.Gen() == g:
 		f |= Want
 	}
+	if f.Has(Ready) && m.demands(id) {
+		f |= Demand
+	}
 	return MakeWord(f, g)
+}
+
+// demands reports whether the peer's kernel shall be asked to release an identity, past its
+// supervisor: it is lost and the policy says so, or this is ordered and nothing else helped.
+func (m *Machine) demands(id *identity) bool {
+	if !m.up() || !m.peerOwns(id) || id.peer.Gen() != id.word.Gen() {
+		return false
+	}
+	return m.forced(id) || m.cfg.DemandIfLost && !m.obs.PeerSupervisorOK && !m.obs.PeerFrozen
 }
 
 // raise brings a word that a reboot has cleared up to what this node promised
