@@ -264,6 +264,7 @@ static __always_inline int token_return(struct __sk_buff *skb, const struct xd_c
 	if (ctl->pace == PACE_THREAD || !ring || bpf_skb_change_tail(skb, TOKEN_BYTES, 0) ||
 	    bpf_skb_store_bytes(skb, 0, &eth, sizeof(eth), 0))
 		return TC_ACT_SHOT;
+	skb->priority = 0; // fq sends TC_PRIO_CONTROL at once, before Linux 6.7
 	if (ctl->pace == PACE_FQ) {
 		__u64 now = bpf_ktime_get_ns(), due = st->token_due_ns + cfg->probe_ns;
 

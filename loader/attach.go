@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -45,6 +46,25 @@ func (d *Datapath) AttachNIC(role, index int) error {
 func (d *Datapath) AttachTick(index int) error {
 	if err := d.attachTC(linkPinPrefix+"tick", index, ebpf.AttachTCXIngress, d.objs.XdphaTick); err != nil {
 		return fmt.Errorf("attach the pacer (index %d): %w", index, err)
+	}
+	return nil
+}
+
+// MoveTick does the same after the pair was made anew: what was attached to the old one is gone with it.
+func (d *Datapath) MoveTick(index int) error {
+	const name = linkPinPrefix + "tick"
+	if l := d.links[name]; l != nil {
+		delete(d.links, name)
+		if err := l.Close(); err != nil {
+			return fmt.Errorf("attach the pacer anew: %w", err)
+		}
+	}
+	delete(d.egress, name)
+	if err := os.Remove(filepath.Join(d.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("attach the pacer anew: %w", err)
+	}
+	if err := d.attachTC(name, index, ebpf.AttachTCXIngress, d.objs.XdphaTick); err != nil {
+		return fmt.Errorf("attach the pacer anew (index %d): %w", index, err)
 	}
 	return nil
 }
@@ -101,11 +121,17 @@ func (d *Datapath) attachTC(name string, index int, at ebpf.AttachType, prog *eb
 	case err != nil:
 		return err
 	case l != nil:
-		d.links[name] = l
-		if err := l.Update(prog); err != nil {
-			return fmt.Errorf("upgrade link: %w", err)
+		err := l.Update(prog)
+		if err == nil {
+			d.links[name] = l
+			return nil
 		}
-		return nil
+		if !errors.Is(err, unix.ENOLINK) { // its device is gone: this is another one
+			return errors.Join(fmt.Errorf("upgrade link: %w", err), l.Close())
+		}
+		if err := errors.Join(os.Remove(filepath.Join(d.dir, name)), l.Close()); err != nil {
+			return fmt.Errorf("remove link of a device that is gone: %w", err)
+		}
 	}
 	if !d.opts.NoTCX {
 		l, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: prog, Attach: at, Anchor: link.Head()})
@@ -139,10 +165,9 @@ func (d *Datapath) pinnedLink(name string) (link.Link, error) {
 	return l, nil
 }
 
-// pinLate pins a link that an earlier process had not come to; the others are
-// pinned and published together.
+// pinLate pins a link that comes after the others were published together.
 func (d *Datapath) pinLate(name string, l link.Link) error {
-	if !d.adopted {
+	if d.dir != d.opts.PinDir {
 		return nil
 	}
 	if err := l.Pin(filepath.Join(d.dir, name)); err != nil {

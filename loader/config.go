@@ -43,7 +43,7 @@ type Config struct {
 	ConfirmProbes     int
 	SoloKeep          bool
 	ServeFor          time.Duration // how long the right to serve lasts; 0: not asked for
-	Keys              []Key // the signing one first; one or two
+	Keys              []Key         // the signing one first; one or two
 	Links             [Links]LinkConfig
 	OwnAddress        netip.Addr // the node's own IPv4 address on lan
 	Identities        []IdentityConfig

@@ -68,6 +68,11 @@ func TestTheFirstIPv4AddressIsTheOneAnnounced(t *testing.T) {
 	if got := v.Identities[1].AnnouncedBe; got != 0 {
 		t.Errorf("without IPv4 it announces %08x, want nothing", got)
 	}
+	for i := range 2 {
+		if got := netip.AddrFrom16(v.Identities[i].Announced6); got != v6 {
+			t.Errorf("identity %d announces %v, want %v", i, got, v6)
+		}
+	}
 }
 
 func TestEventsAreReadAsTheKernelWroteThem(t *testing.T) {
@@ -90,15 +95,15 @@ func TestEventsAreReadAsTheKernelWroteThem(t *testing.T) {
 }
 
 func TestTheGateOfARunningSupervisor(t *testing.T) {
-	open := State{AtNS: 10, LeaseUntilNS: 11, Words: []core.Word{core.MakeWord(core.Owner, 1)}}
+	open := State{AtNS: 10, LeaseUntilNS: 11, ServeNeeded: true, ServeUntilNS: 11, Words: []core.Word{core.MakeWord(core.Owner, 1)}}
 	for name, c := range map[string]struct {
 		change func(*State)
 		open   bool
 	}{
 		"owner with a lease": {func(*State) {}, true},
 		"not the owner":      {func(s *State) { s.Words = []core.Word{core.MakeWord(core.Ready, 1)} }, false},
-		"cut off":            {func(s *State) { s.IsolatedWords = 1 }, false},
-		"another is cut off": {func(s *State) { s.IsolatedWords = 2 }, true},
+		"cut off":            {func(s *State) { s.ServeUntilNS = 10 }, false},
+		"arbiter none":       {func(s *State) { s.ServeUntilNS, s.ServeNeeded = 0, false }, true},
 		"without a lease":    {func(s *State) { s.LeaseUntilNS = 10 }, false},
 	} {
 		s := open

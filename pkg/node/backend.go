@@ -122,7 +122,7 @@ func (b backend) Status() control.Status {
 		Node: n.self(), Time: time.Now(), Version: n.Version, Cluster: cfg.Cluster,
 		Standby: v.snapshot.Standby, Frozen: v.snapshot.Frozen, LastTakeover: v.takeover,
 		Peer: control.Peer{
-			Name: cfg.Nodes[cfg.Peer()].Name, State: peerState(&s, cfg.Timing.SupervisorLease),
+			Name: cfg.Nodes[cfg.Peer()].Name, State: peerState(&s, cfg.Timing.SupervisorLost),
 			BootID: fmt.Sprintf("%016x", s.PeerBoot), SupervisorAgeUS: s.PeerAge.Microseconds(),
 		},
 		Arbiter: n.arbiterStatus(&s),
@@ -152,13 +152,13 @@ func (b backend) Status() control.Status {
 	return st
 }
 
-func peerState(s *loader.State, lease time.Duration) string {
+func peerState(s *loader.State, lost time.Duration) string {
 	switch {
 	case s.Peer == core.PeerDead:
 		return control.PeerDead
 	case s.Peer == core.PeerUnknown:
 		return control.PeerUnknown
-	case s.PeerAge >= lease:
+	case s.PeerAge >= lost:
 		return control.PeerSupervisorLost
 	default:
 		return control.PeerUp
@@ -215,7 +215,7 @@ func (src source) Snapshot() metrics.Snapshot {
 	n, cfg := src.n, src.n.Config
 	s, v := n.dp.State(len(cfg.Identities)), n.view()
 	m := metrics.Snapshot{
-		PeerState: peerState(&s, cfg.Timing.SupervisorLease), Suspects: s.Suspects, SuspectsRefuted: s.Refuted, SelfStalls: s.SelfStalls,
+		PeerState: peerState(&s, cfg.Timing.SupervisorLost), Suspects: s.Suspects, SuspectsRefuted: s.Refuted, SelfStalls: s.SelfStalls,
 		PacerGapMaxNS: s.TickGapMaxNS, LeaseRemainingMinNS: v.leaseMin,
 		Ages: []metrics.Age{
 			{Node: n.self(), NS: s.AtNS - s.SupervisorAtNS},

@@ -60,7 +60,7 @@ func describe(e loader.Event) string {
 	switch e.Kind {
 	case loader.TakenOver:
 		return fmt.Sprintf("generation %d, %v after the last evidence of the peer", core.Word(e.A).Gen(), time.Duration(e.AtNS-int64(e.B)))
-	case loader.Taken, loader.Lapsed:
+	case loader.Taken, loader.Lapsed, loader.StoodDown:
 		return fmt.Sprintf("generation %d", core.Word(e.A).Gen())
 	case loader.Closed:
 		return fmt.Sprintf("generation %d, the peer knows %d", core.Word(e.B).Gen(), core.Word(e.A).Gen())
@@ -78,19 +78,23 @@ func describe(e loader.Event) string {
 
 // noteTakeover begins the timeline of a change of owner to this node.
 func (n *node) noteTakeover(e loader.Event) {
-	id, cause, evidence := n.Config.Identities[e.Identity].Name, "hand-over", int64(e.B)
+	id, cause, evidence := n.Config.Identities[e.Identity].Name, "hand-over", e.AtNS
 	t := &control.Takeover{Identity: id, Time: time.Now(), Generation: core.Word(e.A).Gen()}
-	if e.Kind == loader.TakenOver {
+	switch {
+	case e.Kind == loader.Taken && core.Word(e.B).Has(core.Demand):
+		cause = "stand-down"
+	case e.Kind == loader.TakenOver:
 		cause = "peer-dead"
-		dead := n.dp.State(0).Takeover.DeadNS
-		if e.AtNS-dead > int64(n.Config.Timing.DeadAfter) { // armed long after the death: that is no detection
-			cause, evidence = "peer-dead-before", e.AtNS
-		} else {
-			t.DetectUS = (dead - evidence) / 1000
-			n.metrics.ObserveDetection(time.Duration(e.AtNS - evidence))
-			n.metrics.ObserveStage(metrics.StageDetect, time.Duration(dead-evidence))
-			n.metrics.ObserveStage(metrics.StageFlip, time.Duration(e.AtNS-evidence))
+		k := n.dp.Timeline(e.Identity)
+		if e.AtNS-k.DeadNS > int64(n.Config.Timing.DeadAfter) { // armed long after the death: that is no detection
+			cause = "peer-dead-before"
+			break
 		}
+		evidence = int64(e.B)
+		t.DetectUS = (k.DeadNS - evidence) / 1000
+		n.metrics.ObserveDetection(time.Duration(e.AtNS - evidence))
+		n.metrics.ObserveStage(metrics.StageDetect, time.Duration(k.DeadNS-evidence))
+		n.metrics.ObserveStage(metrics.StageFlip, time.Duration(e.AtNS-evidence))
 	}
 	t.FlipUS, t.Cause = (e.AtNS-evidence)/1000, cause
 	n.metrics.ObserveTakeover(id, cause)

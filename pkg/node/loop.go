@@ -125,7 +125,7 @@ func (n *node) look() {
 	}
 	o := core.Observed{
 		At: s.AtNS, Peer: s.Peer, PeerBoot: s.PeerBoot,
-		PeerSupervisorOK: s.Peer == core.PeerUp && s.PeerAge < n.loop.lease,
+		PeerSupervisorOK: s.Peer == core.PeerUp && s.PeerAge < n.Config.Timing.SupervisorLost,
 		PeerStandby:      s.PeerFlags.Standby, PeerFrozen: s.PeerFlags.Frozen,
 		Local: s.Words, PeerWords: s.PeerWords, MyLan: mine, PeerLan: n.peerView(s.PeerFlags), Isolated: s.Isolated,
 	}

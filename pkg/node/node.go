@@ -166,7 +166,7 @@ func (n *node) prepare() (err error) {
 	n.services = service.New(cfg.Services, n.Log, n.serviceChanged)
 	n.metrics = metrics.NewCollector(source{n})
 	n.hooks = newHooks(cfg.Hooks.Events, n.Log)
-	n.pacer, err = newPacer(tick.start, cfg.Timing.Probe, n.dp)
+	n.pacer, err = newPacer(n, tick.start)
 	if err != nil {
 		return err
 	}

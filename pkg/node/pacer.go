@@ -4,58 +4,204 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/core"
+	"github.com/xdpha/xdpha/pkg/host"
 )
-
-// tokenBytes is a heartbeat of the most identities; the kernel cuts it to size.
-const tokenBytes = 42 + 64 + 8*loader.MaxIdentities + 8
 
 // pacerPriority is above ordinary threads of the host and below what its
 // administrator runs in real time on purpose.
 const pacerPriority = 10
 
-// pacer is the thread that sends the tick's frame into the private pair; the
-// program at its other end makes the probes (bpf/pacer.h). A late thread makes
-// detection late, never wrong.
+const (
+	// tokenLost is how many intervals without the token are enough to send another one; two of
+	// them make no more ticks than one.
+	tokenLost = 8
+	watchPace = 20 * time.Millisecond
+	// seedsInVain is after how many tokens that did not come back user space takes over.
+	seedsInVain = 25
+)
+
+// pacer has a tick sent in each interval; the program at the end of the private pair makes
+// the probes of it (bpf/pacer.h). In the kernel a token goes round, and the pacer only looks
+// after it. Otherwise its thread sends each tick: when that is late, so is detection, and
+// nothing is wrong.
 type pacer struct {
+	host   *host.Host
+	dp     *loader.Datapath
+	want   string // config.Pacer*
+	probe  time.Duration
+	tell   func(kind, text string)
+	seeds  atomic.Uint64
+	kernel atomic.Pointer[string] // by which qdisc; nil: the thread
+
+	mu    sync.Mutex // guards start and the socket's use: the pair may be made anew
 	fd    int
-	to    unix.SockaddrLinklayer
-	token [tokenBytes]byte
-	probe time.Duration
-	dp    *loader.Datapath
-	fails atomic.Uint64
+	start int
 }
 
-func newPacer(index int, probe time.Duration, dp *loader.Datapath) (*pacer, error) {
+var paces = map[string]loader.Pace{host.PaceTbf: loader.PaceTBF, host.PaceFq: loader.PaceFQ}
+
+func newPacer(n *node, start int) (*pacer, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the pacer's socket: %w", err)
 	}
-	p := &pacer{fd: fd, to: unix.SockaddrLinklayer{Ifindex: index, Protocol: 0x0008}, probe: probe, dp: dp} // IPv4, network order
-	for i := range 6 {
-		p.token[i] = 0xff
+	p := &pacer{
+		host: n.host, dp: n.dp, want: n.Config.Timing.Pacer, probe: n.Config.Timing.Probe, fd: fd, start: start,
+		tell: func(kind, text string) { n.tell(loader.Now(), kind, -1, text, nil) },
 	}
-	p.token[12] = 8 // EtherType IPv4: what the clones will be
+	// Past the delay line: a pulse is for now, and a token takes its place in it by itself.
+	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
+		return nil, errors.Join(fmt.Errorf("set the pacer's socket up: %w", err), p.close())
+	}
+	if err := p.begin(n.Log); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
 	return p, nil
 }
 
+func (p *pacer) begin(log *slog.Logger) error {
+	if p.want == config.PacerThread {
+		return p.useThread()
+	}
+	err := p.useKernel()
+	switch {
+	case err == nil:
+		return nil
+	case p.want == config.PacerKernel:
+		return fmt.Errorf("pace in the kernel: %w", err)
+	}
+	log.Warn("the kernel cannot pace: a thread does", "err", err)
+	return p.useThread()
+}
+
+// useKernel makes the ring and sends a token round.
+func (p *pacer) useKernel() error {
+	p.mu.Lock()
+	mode, err := p.host.SetPace(p.start, loader.TokenBytes, p.probe)
+	start := p.start
+	p.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	p.dp.SetPace(paces[mode], start)
+	p.kernel.Store(&mode)
+	p.seed()
+	return nil
+}
+
+// useThread ends the ring: its tokens end at their next lap.
+func (p *pacer) useThread() error {
+	p.kernel.Store(nil)
+	p.dp.SetPace(loader.PaceThread, 0)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.host.RemovePace(p.start)
+}
+
+// mode names what paces, for people.
+func (p *pacer) mode() string {
+	if q := p.kernel.Load(); q != nil {
+		return config.PacerKernel + " (" + *q + ")"
+	}
+	return config.PacerThread
+}
+
 // pulse sends one tick now.
-func (p *pacer) pulse() {
-	if err := unix.Sendto(p.fd, p.token[:], 0, &p.to); err != nil {
-		p.fails.Add(1)
+func (p *pacer) pulse() { p.send(0xff) }
+
+// seed sends a tick that comes back.
+func (p *pacer) seed() {
+	p.seeds.Add(1)
+	p.send(loader.TokenMark)
+}
+
+func (p *pacer) send(mark byte) {
+	var frame [loader.TokenBytes]byte
+	frame[5] = mark
+	frame[12] = 8 // EtherType IPv4: what the clones will be
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	to := unix.SockaddrLinklayer{Ifindex: p.start, Protocol: 0x0008}
+	_ = unix.Sendto(p.fd, frame[:], 0, &to) // what does not arrive is missed: see watch
+}
+
+// run paces, or looks after who does, until ctx ends.
+func (p *pacer) run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if p.kernel.Load() != nil {
+			p.watch(ctx)
+		} else {
+			p.tick(ctx)
+		}
+	}
+	return nil
+}
+
+// watch sends a token whenever none comes by, and makes the ring anew if that does not help. It
+// returns when ctx ends or the thread must do it.
+func (p *pacer) watch(ctx context.Context) {
+	lost := max(tokenLost*p.probe, watchPace)
+	look := time.NewTicker(max(watchPace, lost/2))
+	defer look.Stop()
+	for vain := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+		if at := p.dp.TokenNS(); at != 0 && loader.Now()-at < int64(lost) {
+			vain = 0
+			continue
+		}
+		if vain++; vain == seedsInVain && p.want == config.PacerAuto {
+			p.tell("pacer-fallback", fmt.Sprintf("%d tokens did not come back: a thread paces until the next start", vain))
+			if err := p.useThread(); err != nil {
+				p.tell("pacer-failed", err.Error())
+			}
+			return
+		}
+		if vain == 1 {
+			p.tell("pacer-token-lost", fmt.Sprintf("no tick for %v: another token is sent round", lost))
+		}
+		if err := p.mend(); err != nil && vain == 1 {
+			p.tell("pacer-failed", err.Error())
+		}
 	}
 }
 
-// run ticks until ctx ends: at the probe interval, at half of it while the peer is suspect.
-func (p *pacer) run(ctx context.Context) error {
+// mend makes the pair and its delay line anew where they are gone, and sends a token round.
+func (p *pacer) mend() error {
+	start, end, err := p.host.EnsureTickPair(tickPair)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	moved := start != p.start
+	p.start = start
+	p.mu.Unlock()
+	if moved {
+		if err := p.dp.MoveTick(end); err != nil {
+			return err
+		}
+	}
+	return p.useKernel()
+}
+
+// tick sends a pulse at the probe interval, at half of it while the peer is suspect.
+func (p *pacer) tick(ctx context.Context) {
 	runtime.LockOSThread() // never unlocked: the thread's scheduling ends with it
 	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: pacerPriority}
 	_ = unix.SchedSetAttr(0, &attr, 0) // without CAP_SYS_NICE: an ordinary thread, later under load
@@ -73,7 +219,6 @@ func (p *pacer) run(ctx context.Context) error {
 		ts := unix.NsecToTimespec(next)
 		_ = unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &ts, nil) // a signal's early tick is harmless
 	}
-	return nil
 }
 
 func (p *pacer) close() error { return unix.Close(p.fd) }

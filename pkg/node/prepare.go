@@ -99,8 +99,11 @@ func (n *node) datapathConfig() (loader.Config, error) {
 	lc := loader.Config{
 		ClusterID: cfg.ClusterID, Digest: cfg.Digest, Self: cfg.Self,
 		Probe: t.Probe, SuspectAfter: t.SuspectAfter, DeadAfter: t.DeadAfter, BootHold: t.BootHold,
-		ConfirmProbes: t.ConfirmProbes, SoloKeep: t.SoloKeep, OwnAddress: cfg.Nodes[cfg.Self].LanAddr.Addr(),
+		ServeFor: t.ServeFor, ConfirmProbes: t.ConfirmProbes, SoloKeep: t.SoloKeep, OwnAddress: cfg.Nodes[cfg.Self].LanAddr.Addr(),
 		Reach: cfg.Arbiter.Reach,
+	}
+	if cfg.Arbiter.None {
+		lc.ServeFor = 0 // it keeps always
 	}
 	for _, k := range cfg.Keys {
 		lc.Keys = append(lc.Keys, loader.Key{K0: k.K0, K1: k.K1, ID: k.ID})
@@ -150,7 +153,7 @@ func linkAddress(cfg *config.Config, role, node int) netip.Addr {
 }
 
 func coreConfig(cfg *config.Config) core.Config {
-	c := core.Config{Self: cfg.Self, Nodes: [2]string{cfg.Nodes[0].Name, cfg.Nodes[1].Name}}
+	c := core.Config{Self: cfg.Self, DemandIfLost: cfg.Timing.DemandIfLost, Nodes: [2]string{cfg.Nodes[0].Name, cfg.Nodes[1].Name}}
 	for _, id := range cfg.Identities {
 		c.Identities = append(c.Identities, core.IdentityConfig{
 			Name: id.Name, Home: id.Home, Failback: id.Failback, FailbackAfter: int64(id.FailbackAfter),

@@ -28,7 +28,7 @@ func probe() Frame {
 		SrcIP: netip.MustParseAddr("192.168.111.1"), DstIP: netip.MustParseAddr("192.168.111.2"),
 		SrcPort: Port, DstPort: Port, TTL: TTL,
 		Sender: 0, Link: 1, KeyID: signing.ID, ClusterID: 0xc1c2c3c4, AgeUS: 1234,
-		BootID: 11, Nonce: 22, Echo: 33, Seq: 44, SentNS: 55, Flags: 66, Digest: 77,
+		BootID: 11, Nonce: 22, Echo: 33, Seq: 44, SentNS: 55, GrantNS: 88, Flags: 66, Digest: 77,
 		Words: []uint64{1<<63 | 5, 1<<61 | 6},
 	}
 }
@@ -132,7 +132,7 @@ func TestParseNamesWhatIsWrong(t *testing.T) {
 		{"TCP", set(23, 6), true, ErrNotHeartbeat},
 		{"another port", set(37, 1), true, ErrNotHeartbeat},
 		{"magic", set(OffsetMagic, 0), true, ErrBadMagic},
-		{"version", set(OffsetVersion, 2), true, ErrBadVersion},
+		{"version", set(OffsetVersion, 1), true, ErrBadVersion},
 		{"direction", set(OffsetDirection, 2), true, ErrBadShape},
 		{"too many words", set(OffsetIdentities, MaxIdentities+1), true, ErrBadShape},
 		{"more words than are there", set(OffsetIdentities, 3), true, ErrTruncated},
@@ -187,12 +187,13 @@ func TestEveryBitUnderTheTagCounts(t *testing.T) {
 }
 
 func TestAnAnswerEchoesTheProbe(t *testing.T) {
-	self := Frame{SrcMAC: MAC{2, 9}, Sender: 1, KeyID: 6, AgeUS: 9, BootID: 8, Nonce: 7, Flags: 6, Digest: 5, Words: []uint64{4}}
+	self := Frame{SrcMAC: MAC{2, 9}, Sender: 1, KeyID: 6, AgeUS: 9, BootID: 8, Nonce: 7, SentNS: 99, Flags: 6, Digest: 5, Words: []uint64{4}}
 	p := probe()
 	p.DstMAC = Broadcast
 	want := p
 	want.SrcMAC, want.DstMAC, want.SrcIP, want.DstIP = MAC{2, 9}, p.SrcMAC, p.DstIP, p.SrcIP
 	want.Direction, want.Echo, want.Sender, want.KeyID = Reply, p.Nonce, 1, 6
+	want.GrantNS, want.SentNS = p.SentNS, 99
 	want.AgeUS, want.BootID, want.Nonce, want.Flags, want.Digest, want.Words = 9, 8, 7, 6, 5, []uint64{4}
 	if diff := cmp.Diff(want, p.Answer(self), cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 		t.Error(diff)
