@@ -199,7 +199,7 @@ static __always_inline int has_ip6(const struct xd_identity_config *id)
 // An unsolicited neighbour advertisement to all nodes (RFC 4861, 7.2.6).
 static __always_inline int send_unsolicited_na(struct __sk_buff *skb, const struct xd_identity_config *id)
 {
-	static const __u8 everybody[6] = {0x33, 0x33, 0, 0, 0, 1};
+	__u8 everybody[6] = {0x33, 0x33, 0, 0, 0, 1};
 	struct na_frame f;
 
 	na_build(&f, id->mac, everybody, id->announced6, all_nodes, ND_OVERRIDE);

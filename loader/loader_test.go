@@ -15,8 +15,8 @@ func TestFlagsSurviveTheirFrame(t *testing.T) {
 	for _, f := range []Flags{
 		{},
 		{Standby: true},
-		{Frozen: true, Reach: [Links]int{Lan: 3, Spare: 255}},
-		{Standby: true, Frozen: true, Reach: [Links]int{Lan: 255}, Carrier: [Links]bool{Lan: true, Spare: true}},
+		{Frozen: true, Reach: [Links]int{Lan: 3, Spare: 8}},
+		{Standby: true, Frozen: true, Reach: [Links]int{Lan: 8}, Carrier: [Links]bool{Lan: true, Spare: true}},
 	} {
 		if got := parseFlags(f.word()); got != f {
 			t.Errorf("%+v came back as %+v", f, got)
