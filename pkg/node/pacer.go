@@ -46,30 +46,35 @@ type pacer struct {
 	seeds  atomic.Uint64
 	kernel atomic.Pointer[string] // by which qdisc; nil: the thread
 
-	mu    sync.Mutex // guards start and the socket's use: the pair may be made anew
-	fd    int
+	mu    sync.Mutex // guards start and the sockets' use: the pair may be made anew
+	past  int        // the socket that goes past the delay line
+	into  int        // and the one that goes into it
 	start int
 }
 
 var paces = map[string]loader.Pace{host.PaceTbf: loader.PaceTBF, host.PaceFq: loader.PaceFQ}
 
 func newPacer(n *node, start int) (*pacer, error) {
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open the pacer's socket: %w", err)
-	}
 	p := &pacer{
-		host: n.host, dp: n.dp, want: n.Config.Timing.Pacer, probe: n.Config.Timing.Probe, fd: fd, start: start,
+		host: n.host, dp: n.dp, want: n.Config.Timing.Pacer, probe: n.Config.Timing.Probe, past: -1, into: -1, start: start,
 		tell: func(kind, text string) { n.tell(loader.Now(), kind, -1, text, nil) },
 	}
-	// Past the delay line: a pulse is for now, and a token takes its place in it by itself.
-	if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1); err != nil {
-		return nil, errors.Join(fmt.Errorf("set the pacer's socket up: %w", err), p.close())
+	if err := p.open(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the pacer's sockets: %w", err), p.close())
 	}
 	if err := p.begin(n.Log); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	return p, nil
+}
+
+func (p *pacer) open() (err error) {
+	for _, fd := range []*int{&p.past, &p.into} {
+		if *fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+	}
+	return unix.SetsockoptInt(p.past, unix.SOL_PACKET, unix.PACKET_QDISC_BYPASS, 1)
 }
 
 func (p *pacer) begin(log *slog.Logger) error {
@@ -120,22 +125,23 @@ func (p *pacer) mode() string {
 }
 
 // pulse sends one tick now.
-func (p *pacer) pulse() { p.send(0xff) }
+func (p *pacer) pulse() { p.send(p.past, 0xff) }
 
-// seed sends a tick that comes back.
+// seed sends a tick that comes back. It goes through the delay line first: what an idle one
+// has saved up is spent by this lap, or it would let the token come back at once, too early.
 func (p *pacer) seed() {
 	p.seeds.Add(1)
-	p.send(loader.TokenMark)
+	p.send(p.into, loader.TokenMark)
 }
 
-func (p *pacer) send(mark byte) {
+func (p *pacer) send(fd int, mark byte) {
 	var frame [loader.TokenBytes]byte
 	frame[5] = mark
 	frame[12] = 8 // EtherType IPv4: what the clones will be
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	to := unix.SockaddrLinklayer{Ifindex: p.start, Protocol: 0x0008}
-	_ = unix.Sendto(p.fd, frame[:], 0, &to) // what does not arrive is missed: see watch
+	_ = unix.Sendto(fd, frame[:], 0, &to) // what does not arrive is missed: see watch
 }
 
 // run paces, or looks after who does, until ctx ends.
@@ -221,7 +227,14 @@ func (p *pacer) tick(ctx context.Context) {
 	}
 }
 
-func (p *pacer) close() error { return unix.Close(p.fd) }
+func (p *pacer) close() (err error) {
+	for _, fd := range []int{p.past, p.into} {
+		if fd >= 0 {
+			err = errors.Join(err, unix.Close(fd))
+		}
+	}
+	return err
+}
 
 func monotonic() int64 {
 	var ts unix.Timespec
