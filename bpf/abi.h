@@ -129,6 +129,7 @@ struct xd_state {
 	__u64 ticks[TICKS_KEPT]; // send time of probe seq, at seq % TICKS_KEPT
 	__u64 tick_gap_max_ns;
 	__u64 token_ns; // when the pacer's token came by last
+	__u64 token_strikes; // how many tokens in a row came early
 	__u64 token_due_ns; // CLOCK_MONOTONIC: when it should come next, with PACE_FQ
 	__u64 hurry; // the next tick may come early: there is something to say
 	__u64 serve_until_ns; // the right to serve
@@ -233,7 +234,7 @@ enum xd_reason {
 	REASON_OUT_FOREIGN_SOURCE,
 	REASON_TICK_SENT,
 	REASON_TICK_EARLY,
-	REASON_TOKEN_EARLY,
+	REASON_TOKEN_UNPACED,
 	REASON_TICK_FAILED,
 	REASON_INTERNAL,
 	REASON_COUNT,

@@ -16,6 +16,7 @@
 #define REACH_HASTE_NS 1000000000ULL // each tick, for so long after it fell silent
 #define TOKEN_MARK 0x70 // in the last byte of a tick's destination MAC
 #define TOKEN_BYTES (HB_OFFSET + HB_BYTES(MAX_IDENTITIES)) // what the queue is told to expect
+#define TOKEN_STRIKES 4 // more than can be held up together, and be early in a row
 #define TOKEN_COPY_MASK 15 // one tick in 16 leaves a second token behind it, if there is room
 #define UNLEARNED_MASK 15 // without the peer's MAC a probe is a broadcast: one tick in 16
 
@@ -235,16 +236,19 @@ static __always_inline void send_announcements(struct __sk_buff *skb, const stru
 	}
 }
 
-// A token that comes early has nobody who holds it back: it ends here, and an unpaced loop
-// with it. Pulses come when they like.
-static __always_inline int token_early(const struct xd_config *cfg, struct xd_state *st, __u64 now)
+// A token that comes early may be one that was held up just before: the delay line counts from
+// its leaving, not from its arrival. But when one after the other comes early, nobody holds them
+// back: they end here, and an unpaced loop with them.
+static __always_inline int token_unpaced(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
 	__u64 before = st->token_ns;
 
-	if (before && (__s64)(now - before) < (__s64)(cfg->probe_ns / 4))
-		return 1;
 	st->token_ns = now;
-	return 0;
+	if (!before || (__s64)(now - before) >= (__s64)(cfg->probe_ns / 4)) {
+		st->token_strikes = 0;
+		return 0;
+	}
+	return __sync_fetch_and_add(&st->token_strikes, 1) >= TOKEN_STRIKES;
 }
 
 static __always_inline int is_token(struct __sk_buff *skb)

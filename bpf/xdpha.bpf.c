@@ -82,8 +82,8 @@ int xdpha_tick(struct __sk_buff *skb)
 	if (!cfg || !ctl || !st)
 		return TC_ACT_SHOT;
 	token = is_token(skb);
-	if (token && token_early(cfg, st, now)) {
-		account(NO_LINK, REASON_TOKEN_EARLY);
+	if (token && token_unpaced(cfg, st, now)) {
+		account(NO_LINK, REASON_TOKEN_UNPACED);
 		return TC_ACT_SHOT;
 	}
 	account(NO_LINK, handle_tick(skb, cfg, st, ctl, now));

@@ -161,7 +161,7 @@ const (
 	XdphaXdReasonREASON_OUT_FOREIGN_SOURCE XdphaXdReason = 33
 	XdphaXdReasonREASON_TICK_SENT          XdphaXdReason = 34
 	XdphaXdReasonREASON_TICK_EARLY         XdphaXdReason = 35
-	XdphaXdReasonREASON_TOKEN_EARLY        XdphaXdReason = 36
+	XdphaXdReasonREASON_TOKEN_UNPACED      XdphaXdReason = 36
 	XdphaXdReasonREASON_TICK_FAILED        XdphaXdReason = 37
 	XdphaXdReasonREASON_INTERNAL           XdphaXdReason = 38
 	XdphaXdReasonREASON_COUNT              XdphaXdReason = 39
@@ -187,6 +187,7 @@ type XdphaXdState struct {
 	Ticks           [8]uint64
 	TickGapMaxNs    uint64
 	TokenNs         uint64
+	TokenStrikes    uint64
 	TokenDueNs      uint64
 	Hurry           uint64
 	ServeUntilNs    uint64

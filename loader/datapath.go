@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -27,8 +28,9 @@ var ErrOtherVersion = errors.New("pinned by another version")
 
 // Options say where the datapath is kept.
 type Options struct {
-	PinDir string // a directory on a bpffs; its parent must exist
-	NoTCX  bool   // attach by clsact even where tcx exists
+	PinDir string        // a directory on a bpffs; its parent must exist
+	Lease  time.Duration // the supervisor's: taking over earns it, for loading takes a while
+	NoTCX  bool          // attach by clsact even where tcx exists
 	Log    *slog.Logger
 	Anew   func() error // called before anything of an earlier run is removed: its gates go
 }
@@ -142,7 +144,25 @@ func (d *Datapath) adopt(want bpf.XdphaXdConfig) (map[string]*ebpf.Map, error) {
 		replace[name] = m
 	}
 	d.adopted, d.dir = true, d.opts.PinDir
-	return replace, nil
+	return replace, d.renewAdopted(replace["control"])
+}
+
+// renewAdopted extends the lease by the successor's first sign of life: to load the programs may
+// take longer than what its predecessor left of it.
+func (d *Datapath) renewAdopted(control *ebpf.Map) error {
+	var c bpf.XdphaXdControl
+	if err := control.Lookup(uint32(0), &c); err != nil {
+		return fmt.Errorf("read control map: %w", err)
+	}
+	if c.LeaseUntilNs < uint64(Now()) {
+		return nil // it has run out: what follows is decided with the programs loaded
+	}
+	c.RenewedNs = uint64(Now())
+	c.LeaseUntilNs = c.RenewedNs + uint64(d.opts.Lease)
+	if err := control.Put(uint32(0), &c); err != nil {
+		return fmt.Errorf("renew lease: %w", err)
+	}
+	return nil
 }
 
 func (d *Datapath) anew() error {

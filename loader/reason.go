@@ -52,7 +52,7 @@ var reasons = [...]Reason{
 	{"out", "dropped", "foreign_source"},
 	{"tick", "sent", "ok"},
 	{"tick", "dropped", "early"},
-	{"token", "dropped", "early"},
+	{"token", "dropped", "unpaced"},
 	{"tick", "dropped", "failed"},
 	{"other", "aborted", "internal"},
 }

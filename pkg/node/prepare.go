@@ -64,7 +64,7 @@ func (n *node) prepareDatapath(tick int) error {
 	if err != nil {
 		return err
 	}
-	n.dp, err = loader.Open(lc, loader.Options{PinDir: n.PinDir, Log: n.Log, Anew: n.dropAddresses})
+	n.dp, err = loader.Open(lc, loader.Options{PinDir: n.PinDir, Lease: n.Config.Timing.SupervisorLease, Log: n.Log, Anew: n.dropAddresses})
 	if err != nil {
 		return err
 	}
