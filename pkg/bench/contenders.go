@@ -26,6 +26,7 @@ const (
 	offsetEcho   = wire.OffsetMagic + 32
 	offsetSeq    = wire.OffsetMagic + 40
 	offsetSent   = wire.OffsetMagic + 48
+	offsetGrant  = wire.OffsetMagic + 56
 	offsetARPOp  = 14 + 6
 	offsetARPMAC = 14 + 8
 	offsetARPIP  = 14 + 14
@@ -44,6 +45,7 @@ func (r *rig) contenders() ([]*contender, error) {
 		seq++
 		le.PutUint64(probe[offsetSeq:], seq)
 		le.PutUint64(probe[offsetSent:], uint64(loader.Now()))
+		le.PutUint64(probe[offsetGrant:], uint64(loader.Now()))
 		_ = wire.Seal(probe, key) // of a frame that wire made
 		return probe
 	}

@@ -173,7 +173,7 @@ func setUp(name string) (int, error) {
 func (r *rig) node() (err error) {
 	cfg := loader.Config{
 		ClusterID: clusterID, Digest: digest, Probe: time.Millisecond,
-		SuspectAfter: time.Minute, DeadAfter: time.Hour, BootHold: time.Hour, ConfirmProbes: 2,
+		SuspectAfter: time.Minute, DeadAfter: time.Hour, BootHold: time.Hour, ConfirmProbes: 2, ServeFor: time.Hour,
 		Keys: []loader.Key{{K0: key.K0, K1: key.K1, ID: key.ID}}, OwnAddress: ownIP,
 		Identities: []loader.IdentityConfig{
 			{Carrier: r.answer["lan"], MAC: vipMAC, Addresses: []netip.Addr{vip}},
@@ -306,6 +306,7 @@ func (r *rig) greet(ctx context.Context) error {
 func (r *rig) next() ([]byte, error) {
 	r.peer.Seq++
 	r.peer.SentNS = uint64(loader.Now())
+	r.peer.GrantNS = r.peer.SentNS // both are on one clock
 	return r.peer.Marshal(key)
 }
 
