@@ -40,6 +40,7 @@ if two nodes answered, or if the identity is not where it should be.`,
 			&cli.StringFlag{Name: "fault", Value: string(lab.FaultPower), Usage: "what to break: `KIND`"},
 			&cli.StringFlag{Name: "identity", Value: lab.Identities[0].Name, Usage: "whose home is broken and whose address the client asks: `NAME`"},
 			&cli.StringFlag{Name: "profile", Value: "balanced", Usage: "timing `PROFILE`: cautious, balanced or fast"},
+			&cli.StringFlag{Name: "staging", Value: "on-takeover", Usage: "when addresses are put on the NIC: on-takeover or ahead: `WHEN`"},
 			&cli.IntFlag{Name: "count", Value: 1, Usage: "how many runs, each with a new cluster"},
 			&cli.DurationFlag{Name: "restart-after", Usage: "mend it after that time: restart the daemon, plug the cable, boot the node"},
 			&cli.DurationFlag{Name: "hold", Usage: "break nothing, watch the cluster at rest for that time"},
@@ -80,6 +81,7 @@ type demoPlan struct {
 	fault        lab.Fault // empty: none, the cluster rests
 	identity     lab.Identity
 	profile      string
+	staging      string
 	count        int
 	restartAfter time.Duration // 0: never
 	hold         time.Duration
@@ -91,7 +93,7 @@ func parseDemo(c *cli.Context) (p demoPlan, err error) {
 	if err := needArgs(c, 0, 0); err != nil {
 		return p, err
 	}
-	p = demoPlan{profile: c.String("profile"), count: c.Int("count"), restartAfter: c.Duration("restart-after"), hold: c.Duration("hold"),
+	p = demoPlan{profile: c.String("profile"), staging: c.String("staging"), count: c.Int("count"), restartAfter: c.Duration("restart-after"), hold: c.Duration("hold"),
 		busy: c.Int("busy"), json: c.Bool("json"), plain: c.Bool("plain")}
 	switch {
 	case p.count < 1:
@@ -102,6 +104,8 @@ func parseDemo(c *cli.Context) (p demoPlan, err error) {
 		return p, usagef("demo: --hold breaks nothing, so it goes with neither --fault nor --restart-after")
 	case !slices.Contains([]string{"cautious", "balanced", "fast"}, p.profile):
 		return p, usagef("demo: no profile %q: cautious, balanced or fast", p.profile)
+	case !slices.Contains([]string{"on-takeover", "ahead"}, p.staging):
+		return p, usagef("demo: no staging %q: on-takeover or ahead", p.staging)
 	}
 	if p.hold == 0 {
 		if p.fault, err = lab.ParseFault(c.String("fault")); err != nil {

@@ -107,7 +107,7 @@ func (s *stage) run(outer context.Context) (_ demoResult, err error) {
 		err = errors.Join(err, l.Close())
 	}()
 	defer cancel() // the followers go before the lab does
-	if err := l.WriteConfig(lab.Scene{Profile: s.plan.profile}); err != nil {
+	if err := l.WriteConfig(lab.Scene{Profile: s.plan.profile, Staging: s.plan.staging}); err != nil {
 		return demoResult{}, err
 	}
 	cfg, err := config.Load(l.ConfigPath(), config.Options{Node: lab.Serv1})
