@@ -48,10 +48,11 @@ struct {
 	__type(value, struct lab_port);
 } lab_ports SEC(".maps");
 
-/* One word per node: a set bit is a cut cable, so one write cuts them all. */
+/* One word per node: a set bit is a cut cable, so one store into mapped memory cuts them all. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_NODES);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, __u64);
 } lab_cuts SEC(".maps");

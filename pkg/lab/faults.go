@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -105,9 +106,12 @@ func (l *Lab) Heal(ctx context.Context, kind Fault, id Identity) error {
 	return nil
 }
 
+// allCables are the three of a node.
+const allCables uint64 = 1<<Crossover | 1<<LAN | 1<<Spare
+
 // cutAll silences a node in one write; the rest of a power cut comes after it.
 func (l *Lab) cutAll(n *Node, power bool) error {
-	if err := l.setCuts(n.Name, 1<<Crossover|1<<LAN|1<<Spare); err != nil {
+	if err := l.setCuts(n.Name, allCables); err != nil {
 		return err
 	}
 	if !power {
@@ -125,9 +129,6 @@ func (l *Lab) cutAll(n *Node, power bool) error {
 
 // setCuts cuts exactly the cables in bits.
 func (l *Lab) setCuts(node string, bits uint64) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.cuts[node] = bits
 	return l.cables.SetCuts(cutIndex[node], bits)
 }
 
@@ -142,14 +143,13 @@ func (l *Lab) setCut(node string, r Role, cut bool) error {
 	if _, err := FindPort(node, r); err != nil {
 		return err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	bits := l.cuts[node] &^ (1 << r)
+	word := l.cables.CutWord(cutIndex[node])
 	if cut {
-		bits |= 1 << r
+		atomic.OrUint64(word, 1<<r) // a prober may cut the others at the same time
+	} else {
+		atomic.AndUint64(word, ^(uint64(1) << r))
 	}
-	l.cuts[node] = bits
-	return l.cables.SetCuts(cutIndex[node], bits)
+	return nil
 }
 
 // PullCable cuts a cable and takes the carrier; the crossover's at both ends.

@@ -46,9 +46,8 @@ type Lab struct {
 	lock   *os.File
 	cables *loader.Lab
 
-	mu     sync.Mutex // guards spaces, cables' links and cuts
+	mu     sync.Mutex // guards spaces and cables' links
 	spaces map[string]*namespace
-	cuts   map[string]uint64
 
 	closeOnce sync.Once
 	closeErr  error
@@ -72,7 +71,7 @@ func New(ctx context.Context, opt Options) (_ *Lab, err error) {
 		}
 	}
 	id := strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(int(labCount.Add(1)))
-	l := &Lab{opt: opt, log: opt.Log, spaces: map[string]*namespace{}, cuts: map[string]uint64{}}
+	l := &Lab{opt: opt, log: opt.Log, spaces: map[string]*namespace{}}
 	if l.Dir, l.lock, err = claim(opt.root, id, opt.Log); err != nil {
 		return nil, fmt.Errorf("make the lab's directory: %w", err)
 	}
