@@ -219,7 +219,7 @@ func ping(t *testing.T, l *Lab, from, to string) (ttl uint8) {
 		defer unix.Close(fd)
 		must(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200000}))
 		msg := []byte{8, 0, 0, 0, 7, 7, 0, 1}
-		sum := checksum(msg)
+		sum := checksum(msg, 0)
 		msg[2], msg[3] = byte(sum>>8), byte(sum)
 		dst := netip.MustParseAddr(to).As4()
 		if err := unix.Sendto(fd, msg, 0, &unix.SockaddrInet4{Addr: dst}); err != nil {
@@ -284,6 +284,13 @@ func send(t *testing.T, l *Lab, node, nic string, frame []byte) {
 		}
 		return err
 	}))
+}
+
+// request is an echo request from an address to itself.
+func request(dst, src [6]byte, a netip.Addr) []byte {
+	e := newEcho(dst, src, a, a)
+	e.number(0)
+	return e.frame[:e.size]
 }
 
 func TestACutCablePassesNothingEitherWayAndHealsAgain(t *testing.T) {
@@ -440,7 +447,7 @@ func TestTheJudgeSeesWhoUsesAMAC(t *testing.T) {
 	must(t, l.Judge(true))
 	for _, use := range []struct{ node, nic string }{{Serv1, "eth0"}, {Serv2, "eth2"}, {Serv1, "eth0"}, {Client, "eth0"}} {
 		vip := Identities[0]
-		send(t, l, use.node, use.nic, echoFrame([6]byte{255, 255, 255, 255, 255, 255}, vip.MAC[:], vip.Addr, vip.Addr))
+		send(t, l, use.node, use.nic, request([6]byte{255, 255, 255, 255, 255, 255}, vip.MAC, vip.Addr))
 	}
 	trail, err := l.JudgeTrail()
 	must(t, err)
@@ -477,7 +484,7 @@ func TestANodeTransmitsFromNativeXDP(t *testing.T) {
 	near, err := FindPort(Serv2, Crossover)
 	must(t, err)
 	there, here := [6]byte(nicMAC(far)), [6]byte(nicMAC(near))
-	send(t, l, Serv2, "eth1", echoFrame(there, here[:], Identities[0].Addr, Identities[0].Addr))
+	send(t, l, Serv2, "eth1", request(there, here, Identities[0].Addr))
 	deadline := time.After(5 * time.Second)
 	for back := false; !back; {
 		frames, more := c.Frames()

@@ -124,6 +124,18 @@ func portMAC(p Port) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0x1a, 0xb0, 0xff, 0, byte(p.Number)}
 }
 
+// clientAddr is the client's own address in the network of to.
+func clientAddr(to netip.Addr) netip.Addr {
+	for _, s := range spaces {
+		for _, a := range s.addrs["eth0"] {
+			if p := netip.MustParsePrefix(a); s.name == Client && p.Contains(to) {
+				return p.Addr()
+			}
+		}
+	}
+	return netip.IPv4Unspecified()
+}
+
 // nodeByTTL names who sent a packet with this TTL, or "".
 func nodeByTTL(ttl uint8) string {
 	switch ttl {
