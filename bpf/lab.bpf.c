@@ -4,7 +4,10 @@
 // The lab's cables: what passes a port, who was seen using an identity's MAC, and two bare programs for benchmarks.
 // Nothing here runs on a real node.
 #include <linux/bpf.h>
+#include <linux/icmpv6.h>
 #include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
@@ -14,7 +17,7 @@
 #define TC_PASS (-1)       /* TCX_NEXT, and TC_ACT_UNSPEC where there is only clsact */
 #define TC_DROP 2
 
-enum lab_kind { KIND_OTHER, KIND_ARP_REQUEST, KIND_ARP_REPLY, KIND_IPV4, KIND_IPV6 };
+enum lab_kind { KIND_OTHER, KIND_ARP_REQUEST, KIND_ARP_REPLY, KIND_IPV4, KIND_IPV6, KIND_ND };
 
 /* One end of a cable, on the side of the switch. */
 struct lab_port {
@@ -105,6 +108,16 @@ static __always_inline int is_cut(__u32 port)
 	return 1;
 }
 
+/* Neighbour solicitation and advertisement (RFC 4861); nothing stands between IPv6's header and them. */
+static __always_inline __u16 kind_of_ipv6(struct ipv6hdr *ip, void *data_end)
+{
+	struct icmp6hdr *icmp = (void *)(ip + 1);
+
+	if ((void *)(icmp + 1) > data_end || ip->nexthdr != IPPROTO_ICMPV6)
+		return KIND_IPV6;
+	return icmp->icmp6_type == 135 || icmp->icmp6_type == 136 ? KIND_ND : KIND_IPV6;
+}
+
 static __always_inline __u16 kind_of(void *data, void *data_end)
 {
 	struct ethhdr *eth = data;
@@ -116,7 +129,7 @@ static __always_inline __u16 kind_of(void *data, void *data_end)
 	case ETH_P_IP:
 		return KIND_IPV4;
 	case ETH_P_IPV6:
-		return KIND_IPV6;
+		return kind_of_ipv6((void *)(eth + 1), data_end);
 	case ETH_P_ARP:
 		return arp[7] == 2 ? KIND_ARP_REPLY : KIND_ARP_REQUEST;
 	}

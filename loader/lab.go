@@ -58,6 +58,7 @@ const (
 	LabARPReply
 	LabIPv4
 	LabIPv6
+	LabND // neighbour solicitation or advertisement
 )
 
 // LabRecord is one frame that used a watched MAC.

@@ -56,6 +56,7 @@ func (l *Lab) WriteConfig(s Scene) error {
 }
 
 var configTemplate = template.Must(template.New("config").Funcs(template.FuncMap{
+	"ipv6": HasIPv6,
 	"mac": func(m [6]byte) string {
 		return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
 	},
@@ -84,7 +85,7 @@ identities:
   {{.Name}}:
     home: {{.Home}}
     mac: "{{mac .MAC}}"
-    addresses: [{{.Addr}}/24]
+    addresses: [{{.Addr}}/24{{if ipv6}}, "{{.Addr6}}/64"{{end}}]
     services: [{{.Name}}d]
 {{- with $.Failback}}
     failback: {{.}}
