@@ -442,6 +442,23 @@ func TestTheClientMeasuresAScriptedCut(t *testing.T) {
 	}
 }
 
+func TestTheLastOfManyAddressesIsAsked(t *testing.T) {
+	l := newLab(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	last := RangeAddr(8000)
+	n := l.space(Serv1)
+	lan, err := n.nl.LinkByName("eth0")
+	must(t, err)
+	addr, err := netlink.ParseAddr(last.String() + "/16")
+	must(t, err)
+	must(t, n.nl.AddrAdd(lan, addr))
+	p, err := l.StartProber(ctx, last, ProbeOptions{})
+	must(t, err)
+	must(t, p.AwaitAnswer(ctx, Serv1, NowNs()))
+	p.Stop()
+}
+
 func TestTheJudgeSeesWhoUsesAMAC(t *testing.T) {
 	l := newLab(t)
 	must(t, l.Judge(true))

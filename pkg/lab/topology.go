@@ -112,7 +112,7 @@ var spaces = []space{
 		"eth0": {"192.0.2.11/24", "2001:db8::11/64", "fe80::11/64"}, "eth1": {"192.168.111.1/24"}}},
 	{name: Serv2, ttl: TTLServ2, gateway: "192.0.2.1", addrs: map[string][]string{
 		"eth0": {"192.0.2.12/24", "2001:db8::12/64", "fe80::12/64"}, "eth1": {"192.168.111.2/24"}}},
-	{name: Client, addrs: map[string][]string{"eth0": {"192.0.2.100/24", "2001:db8::100/64", "fe80::100/64"}}},
+	{name: Client, addrs: map[string][]string{"eth0": {"192.0.2.100/24", "10.21.255.254/16", "2001:db8::100/64", "fe80::100/64"}}},
 	{name: Hosts1, addrs: map[string][]string{"eth0": {"192.0.2.1/24", "2001:db8::1/64", "fe80::1/64"}}},
 	{name: Hosts2, addrs: map[string][]string{"eth0": {"192.0.2.53/24", "192.0.2.54/24", "2001:db8::53/64", "2001:db8::54/64", "fe80::53/64"}}},
 }
