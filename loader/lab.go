@@ -27,6 +27,9 @@ const (
 	LabIdentities = 16
 )
 
+// LabCutPeer is the bit among a node's cuts that keeps from it all that the other of nodes 0 and 1 sends.
+const LabCutPeer = 1 << 32
+
 // Lab is the lab's cables: programs for the switches' ends of them, and the
 // judge that notes who uses a watched MAC. Attach methods attach in the network
 // namespace of the calling thread. It is pinned nowhere and gone with the process.

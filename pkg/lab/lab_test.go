@@ -39,6 +39,9 @@ func crash() {
 	if err == nil {
 		err = l.Node(Serv1).StartProgram("/bin/sh", "-c", "setsid sleep 3600 & wait")
 	}
+	if err == nil {
+		_, err = l.Inject(context.Background(), FaultPause, Identities[0])
+	}
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)
@@ -110,6 +113,11 @@ func world(t *testing.T, root string) string {
 			fmt.Fprintln(&b, "file", f)
 		}
 	}
+	if own, err := ownCgroup(); err == nil {
+		dirs, err := filepath.Glob(filepath.Join(own, fmt.Sprintf("%s.%d-*", mark, os.Getpid())))
+		must(t, err)
+		fmt.Fprintln(&b, "cgroups", dirs)
+	}
 	fds, err := os.ReadDir("/proc/self/fd")
 	must(t, err)
 	for _, fd := range fds {
@@ -130,6 +138,8 @@ func TestALabComesQuicklyAndLeavesNothing(t *testing.T) {
 		must(t, err)
 		built := time.Since(began)
 		must(t, l.Node(Serv1).StartProgram("/bin/sh", "-c", "setsid sleep 3600 & wait"))
+		_, err = l.Inject(t.Context(), FaultPause, Identities[0])
+		must(t, err)
 		began = time.Now()
 		must(t, l.Close())
 		must(t, l.Close())
@@ -177,6 +187,10 @@ func TestACrashedLabIsRemovedByTheNext(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "ns", Serv1)); err != nil {
 		t.Fatalf("a second lab disturbed the first: %v", err)
 	}
+	cgroup, frozen := os.Readlink(filepath.Join(dir, cgroupLink))
+	if _, err := os.Stat(cgroup); frozen == nil && err != nil {
+		t.Fatal(err)
+	}
 	must(t, cmd.Process.Kill())
 	_, _ = io.Copy(io.Discard, out)
 	_ = cmd.Wait()
@@ -184,6 +198,9 @@ func TestACrashedLabIsRemovedByTheNext(t *testing.T) {
 	must(t, err)
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("the crashed lab's directory is still there: %v", err)
+	}
+	if _, err := os.Stat(cgroup); frozen == nil && !os.IsNotExist(err) {
+		t.Errorf("the crashed lab's cgroup is still there: %v", err)
 	}
 	must(t, next.Close())
 	must(t, alive.Close())
