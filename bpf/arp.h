@@ -76,7 +76,6 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 {
 	struct arp_ipv4 *arp = TAKE(c, struct arp_ipv4, REASON_NOT_OURS);
 	struct xd_state *st = the_state();
-	struct xd_timeline *timeline;
 	__u32 sender_be, target_be, *claimed, *wanted, id;
 
 	if (!st || arp->hardware_be != bpf_htons(1) || arp->protocol_be != bpf_htons(ETH_P_IP) ||
@@ -115,9 +114,7 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 	if (id >= MAX_IDENTITIES)
 		return REASON_INTERNAL;
 	arp_answer(eth, arp, cfg->identities[id].mac);
-	timeline = the_timeline(id);
-	if (timeline && !timeline->answered_ns)
-		timeline->answered_ns = bpf_ktime_get_boot_ns();
+	note_answer(id);
 	return REASON_ARP_ANSWERED;
 }
 

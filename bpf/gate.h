@@ -46,6 +46,15 @@ static __always_inline int carries(const struct xd_config *cfg, __u32 identity, 
 	return identity < MAX_IDENTITIES && cfg->identities[identity].carrier == ifindex;
 }
 
+// The first time that a question for an identity's address is answered here.
+static __always_inline void note_answer(__u32 identity)
+{
+	struct xd_timeline *timeline = the_timeline(identity);
+
+	if (timeline && !timeline->answered_ns)
+		timeline->answered_ns = bpf_ktime_get_boot_ns();
+}
+
 // Ingress: frames to a virtual MAC or address.
 static __always_inline enum xd_reason gate_in(const struct xd_config *cfg, __u32 ifindex, struct ethhdr *eth,
 					      struct cursor c)

@@ -200,10 +200,11 @@ static __always_inline int has_ip6(const struct xd_identity_config *id)
 // An unsolicited neighbour advertisement to all nodes (RFC 4861, 7.2.6).
 static __always_inline int send_unsolicited_na(struct __sk_buff *skb, const struct xd_identity_config *id)
 {
-	__u8 everybody[6] = {0x33, 0x33, 0, 0, 0, 1};
+	__u8 all_mac[6], all[16];
 	struct na_frame f;
 
-	na_build(&f, id->mac, everybody, id->announced6, all_nodes, ND_OVERRIDE);
+	to_all_nodes(all_mac, all);
+	na_build(&f, id->mac, all_mac, id->announced6, all, ND_OVERRIDE);
 	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
 		return -1;
 	return bpf_clone_redirect(skb, id->carrier, 0);
