@@ -47,11 +47,12 @@ type Host struct {
 	mark string
 	nl   *netlink.Handle
 	// rules is a socket for what the handle cannot say (see addRule).
-	rules map[int]*nl.SocketHandle
-	ctl   int    // a datagram socket, for ethtool's ioctl
-	ns    nsID   // the namespace that the sockets are in
-	rcv   int    // receive buffer of subscriptions, in bytes; 0 is the system's default
-	proc  string // where sysctls are
+	rules  map[int]*nl.SocketHandle
+	qdiscs qdiscs // the same handle; a fake in tests of what this kernel lacks
+	ctl    int    // a datagram socket, for ethtool's ioctl
+	ns     nsID   // the namespace that the sockets are in
+	rcv    int    // receive buffer of subscriptions, in bytes; 0 is the system's default
+	proc   string // where sysctls are
 
 	mu         sync.Mutex
 	identities map[string]prepared // by this process
@@ -88,7 +89,7 @@ func New(log *slog.Logger, mark string) (*Host, error) {
 		return nil, fmt.Errorf("open ethtool socket: %w", err)
 	}
 	return &Host{
-		log: log, mark: mark, nl: handle, rules: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}, ctl: ctl, ns: ns, proc: "/proc/sys/net",
+		log: log, mark: mark, nl: handle, qdiscs: handle, rules: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}, ctl: ctl, ns: ns, proc: "/proc/sys/net",
 		identities: make(map[string]prepared), devices: make(map[string]string),
 	}, nil
 }
