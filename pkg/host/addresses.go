@@ -9,13 +9,14 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
 // AddAddresses puts the prepared identity's addresses on its device, in the
 // configuration's order: IPv4 as /32, IPv6 as /128 without duplicate address
 // detection, neither with a prefix route. One that is there already is a success. All are
-// tried; the error names those that failed.
+// tried; the error names those that failed, the first few of many.
 func (h *Host) AddAddresses(name string) error {
 	h.mu.Lock()
 	p, known := h.identities[name]
@@ -23,19 +24,34 @@ func (h *Host) AddAddresses(name string) error {
 	if !known {
 		return fmt.Errorf("add addresses of identity %s: %w", name, ErrNotPrepared)
 	}
-	// By the index that Prepare found, without a look at the device: this is on
-	// the way of a takeover, and looking costs as much as several addresses.
-	var errs []error
-	for _, a := range addresses(p.Addresses) {
-		err := h.nl.AddrAdd(p.link, hostAddr(a))
-		if errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("add addresses of identity %s: device %s is gone: %w", name, p.link.Attrs().Name, ErrNotPrepared)
-		}
-		if err != nil && !errors.Is(err, unix.EEXIST) {
-			errs = append(errs, fmt.Errorf("add %s to %s: %w", a, p.link.Attrs().Name, err))
-		}
+	if err := h.addAddrs(p.link, addresses(p.Addresses)); err != nil {
+		return fmt.Errorf("add addresses of identity %s: %w", name, err)
 	}
-	return errors.Join(errs...)
+	return nil
+}
+
+// addAddrs goes by the index that Prepare found, without a look at the device: this is on
+// the way of a takeover, and looking costs as much as several addresses.
+func (h *Host) addAddrs(link netlink.Link, list []netip.Addr) error {
+	reqs := make([]*nl.NetlinkRequest, len(list))
+	for i, a := range list {
+		reqs[i] = addrRequest(unix.RTM_NEWADDR, link, netip.PrefixFrom(a, a.BitLen()))
+	}
+	var errs failures
+	gone := false
+	err := h.batch.do(reqs, func(i int, err unix.Errno) {
+		switch err {
+		case unix.EEXIST:
+		case unix.ENODEV:
+			gone = true
+		default:
+			errs.add(fmt.Errorf("add %s to %s: %w", list[i], link.Attrs().Name, err))
+		}
+	})
+	if gone {
+		return fmt.Errorf("device %s is gone: %w", link.Attrs().Name, ErrNotPrepared)
+	}
+	return errors.Join(err, errs.err())
 }
 
 // RemoveAddresses takes every address off the identity's device, those of an
@@ -48,22 +64,63 @@ func (h *Host) RemoveAddresses(name string) error {
 	if link == nil {
 		return nil
 	}
-	list, err := h.addrs(link)
-	if err != nil {
-		return err
+	if err := h.clearAddrs(link); err != nil {
+		return fmt.Errorf("remove addresses of identity %s: %w", name, err)
 	}
-	return h.deleteAddrs(link, list)
+	return nil
+}
+
+// clearAddrs takes off what it finds even where the reading was disturbed: for
+// seconds after thousands of IPv6 addresses were added the kernel's work queue
+// goes on changing them, and none of the readings would be whole.
+func (h *Host) clearAddrs(link netlink.Link) error {
+	for range dumpAttempts {
+		list, err := h.nl.AddrList(link, netlink.FAMILY_ALL)
+		whole := !errors.Is(err, netlink.ErrDumpInterrupted)
+		if err != nil && whole {
+			return fmt.Errorf("read addresses of %s: %w", link.Attrs().Name, err)
+		}
+		if err := h.deleteAddrs(link, list); err != nil {
+			return err
+		}
+		if whole {
+			return nil
+		}
+	}
+	return fmt.Errorf("read addresses of %s: they changed during each of %d readings", link.Attrs().Name, dumpAttempts)
 }
 
 func (h *Host) deleteAddrs(link netlink.Link, list []netlink.Addr) error {
-	var errs []error
-	for _, a := range list {
-		err := h.nl.AddrDel(link, &a)
-		if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.ENODEV) {
-			errs = append(errs, fmt.Errorf("remove %s from %s: %w", a.IPNet, link.Attrs().Name, err))
-		}
+	reqs := make([]*nl.NetlinkRequest, len(list))
+	for i, a := range list {
+		reqs[i] = addrRequest(unix.RTM_DELADDR, link, prefixOf(a.IPNet, a.IP.To4() == nil))
 	}
-	return errors.Join(errs...)
+	var errs failures
+	err := h.batch.do(reqs, func(i int, err unix.Errno) {
+		if err != unix.EADDRNOTAVAIL && err != unix.ENODEV {
+			errs.add(fmt.Errorf("remove %s from %s: %w", list[i].IPNet, link.Attrs().Name, err))
+		}
+	})
+	return errors.Join(err, errs.err())
+}
+
+// addrRequest adds or removes one address. IFA_LOCAL alone means no peer.
+func addrRequest(kind int, link netlink.Link, p netip.Prefix) *nl.NetlinkRequest {
+	req := nl.NewNetlinkRequest(kind, 0)
+	msg := nl.NewIfAddrmsg(unix.AF_INET)
+	flags := uint32(unix.IFA_F_NOPREFIXROUTE)
+	if p.Addr().Is6() {
+		msg.Family = unix.AF_INET6
+		flags |= unix.IFA_F_NODAD
+	}
+	msg.Prefixlen, msg.Index = uint8(p.Bits()), uint32(link.Attrs().Index)
+	req.AddData(msg)
+	req.AddData(nl.NewRtAttr(unix.IFA_LOCAL, p.Addr().AsSlice()))
+	if kind == unix.RTM_NEWADDR {
+		req.Flags |= unix.NLM_F_CREATE | unix.NLM_F_EXCL
+		req.AddData(nl.NewRtAttr(unix.IFA_FLAGS, nl.Uint32Attr(flags)))
+	}
+	return req
 }
 
 // Verify compares the host with what Prepare and AddAddresses put there. The
@@ -147,12 +204,4 @@ func (h *Host) addrs(link netlink.Link) ([]netlink.Addr, error) {
 		return nil, fmt.Errorf("read addresses of %s: %w", link.Attrs().Name, err)
 	}
 	return list, nil
-}
-
-func hostAddr(a netip.Addr) *netlink.Addr {
-	addr := &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NOPREFIXROUTE}
-	if a.Is6() {
-		addr.Flags |= unix.IFA_F_NODAD
-	}
-	return addr
 }

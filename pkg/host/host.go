@@ -48,6 +48,7 @@ type Host struct {
 	nl   *netlink.Handle
 	// rules is a socket for what the handle cannot say (see addRule).
 	rules  map[int]*nl.SocketHandle
+	batch  *batch // for many requests at once
 	qdiscs qdiscs // the same handle; a fake in tests of what this kernel lacks
 	ctl    int    // a datagram socket, for ethtool's ioctl
 	ns     nsID   // the namespace that the sockets are in
@@ -82,14 +83,20 @@ func New(log *slog.Logger, mark string) (*Host, error) {
 		handle.Close()
 		return nil, fmt.Errorf("open netlink socket for rules: %w", err)
 	}
+	many, err := openBatch(socketTimeout)
+	if err != nil {
+		handle.Close()
+		socket.Close()
+		return nil, fmt.Errorf("open netlink socket for addresses: %w", err)
+	}
 	ctl, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		handle.Close()
 		socket.Close()
-		return nil, fmt.Errorf("open ethtool socket: %w", err)
+		return nil, errors.Join(fmt.Errorf("open ethtool socket: %w", err), many.close())
 	}
 	return &Host{
-		log: log, mark: mark, nl: handle, qdiscs: handle, rules: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}, ctl: ctl, ns: ns, proc: "/proc/sys/net",
+		log: log, mark: mark, nl: handle, batch: many, qdiscs: handle, rules: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}, ctl: ctl, ns: ns, proc: "/proc/sys/net",
 		identities: make(map[string]prepared), devices: make(map[string]string),
 	}, nil
 }
@@ -98,8 +105,8 @@ func New(log *slog.Logger, mark string) (*Host, error) {
 func (h *Host) Close() error {
 	h.nl.Close()
 	h.rules[unix.NETLINK_ROUTE].Close()
-	if err := unix.Close(h.ctl); err != nil {
-		return fmt.Errorf("close ethtool socket: %w", err)
+	if err := errors.Join(unix.Close(h.ctl), h.batch.close()); err != nil {
+		return fmt.Errorf("close sockets: %w", err)
 	}
 	return nil
 }

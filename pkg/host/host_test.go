@@ -43,20 +43,20 @@ func files() Identity {
 // scene is a node with one NIC, and a client at its other end, which is the
 // node's router too. The test's thread is in the node's namespace.
 type scene struct {
-	t            *testing.T
+	t            testing.TB
 	node, client netns.NsHandle
 	host         *Host
 	nic          Link // the node's eth0
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func newScene(t *testing.T) *scene {
+func newScene(t testing.TB) *scene {
 	t.Helper()
 	if os.Getuid() != 0 && os.Getenv("XDPHA_REQUIRE_ROOT") != "1" {
 		t.Skip("needs root")
@@ -106,7 +106,7 @@ func (s *scene) in(ns netns.NsHandle, f func()) {
 	f()
 }
 
-func configure(t *testing.T, dev string, list []string) {
+func configure(t testing.TB, dev string, list []string) {
 	t.Helper()
 	link, err := netlink.LinkByName(dev)
 	must(t, err)
@@ -123,7 +123,7 @@ func configure(t *testing.T, dev string, list []string) {
 	}
 }
 
-func addDefault(t *testing.T, dev, gw string) {
+func addDefault(t testing.TB, dev, gw string) {
 	t.Helper()
 	link, err := netlink.LinkByName(dev)
 	must(t, err)
@@ -132,7 +132,7 @@ func addDefault(t *testing.T, dev, gw string) {
 
 // settle waits for what the kernel does from work queues: the IPv6 addresses'
 // local routes, and the operational state of links that have a carrier.
-func settle(t *testing.T) {
+func settle(t testing.TB) {
 	t.Helper()
 	routes, links, done := make(chan netlink.RouteUpdate, watchQueue), make(chan netlink.LinkUpdate, watchQueue), make(chan struct{})
 	must(t, netlink.RouteSubscribe(routes, done))
@@ -155,7 +155,7 @@ func settle(t *testing.T) {
 	}
 }
 
-func linksComplete(t *testing.T) bool {
+func linksComplete(t testing.TB) bool {
 	t.Helper()
 	links, err := netlink.LinkList()
 	must(t, err)
@@ -165,7 +165,7 @@ func linksComplete(t *testing.T) bool {
 	})
 }
 
-func localRoutesComplete(t *testing.T) bool {
+func localRoutesComplete(t testing.TB) bool {
 	t.Helper()
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V6)
 	must(t, err)
@@ -177,7 +177,7 @@ func localRoutesComplete(t *testing.T) bool {
 }
 
 // picture is everything in the namespace that a host could find changed.
-func picture(t *testing.T) map[string]string {
+func picture(t testing.TB) map[string]string {
 	t.Helper()
 	settle(t)
 	all := make(map[string]string)
@@ -257,7 +257,7 @@ func TestRemoveLeavesTheHostAsItWas(t *testing.T) {
 	must(t, s.host.Remove("files"))
 }
 
-func checkPrepared(t *testing.T) {
+func checkPrepared(t testing.TB) {
 	t.Helper()
 	link, err := netlink.LinkByName("xd-files")
 	must(t, err)

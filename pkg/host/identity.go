@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -121,10 +122,11 @@ func (h *Host) dropOutdated(id Identity, link netlink.Link) error {
 	if err != nil {
 		return err
 	}
-	want := addresses(id.Addresses)
-	list = slices.DeleteFunc(list, func(a netlink.Addr) bool {
-		return slices.Contains(want, prefixOf(a.IPNet, a.IP.To4() == nil).Addr())
-	})
+	want := make(map[netip.Addr]bool) // there may be thousands
+	for _, a := range addresses(id.Addresses) {
+		want[a] = true
+	}
+	list = slices.DeleteFunc(list, func(a netlink.Addr) bool { return want[prefixOf(a.IPNet, a.IP.To4() == nil).Addr()] })
 	if err := h.deleteAddrs(link, list); err != nil {
 		return err
 	}

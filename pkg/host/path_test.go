@@ -80,7 +80,7 @@ func (s *scene) exchange(name, from, to string) net.HardwareAddr {
 }
 
 // sourceOf is the MAC of the next captured frame from an IP address.
-func sourceOf(t *testing.T, conn *packet.Conn, ip netip.Addr) net.HardwareAddr {
+func sourceOf(t testing.TB, conn *packet.Conn, ip netip.Addr) net.HardwareAddr {
 	t.Helper()
 	buf := make([]byte, 2048)
 	for {
