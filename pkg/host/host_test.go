@@ -262,7 +262,7 @@ func checkPrepared(t testing.TB) {
 	link, err := netlink.LinkByName("xd-files")
 	must(t, err)
 	m, ok := link.(*netlink.Macvlan)
-	if !ok || m.Mode != netlink.MACVLAN_MODE_PRIVATE || [6]byte(m.HardwareAddr) != virtual || m.Alias != testMark || m.Flags&net.FlagUp == 0 {
+	if !ok || m.Mode != netlink.MACVLAN_MODE_VEPA || [6]byte(m.HardwareAddr) != virtual || m.Alias != testMark || m.Flags&net.FlagUp == 0 {
 		t.Errorf("device is %+v", link)
 	}
 	for path, want := range map[string]string{
@@ -330,7 +330,7 @@ func TestWhatAProcessKilledHalfWayLeftIsAdopted(t *testing.T) {
 	s := newScene(t)
 	a := netlink.NewLinkAttrs()
 	a.Name, a.ParentIndex, a.HardwareAddr = "xd-files", s.nic.Index, virtual[:]
-	must(t, netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: a, Mode: netlink.MACVLAN_MODE_PRIVATE}))
+	must(t, netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: a, Mode: netlink.MACVLAN_MODE_VEPA}))
 	must(t, s.host.Prepare(files()))
 	_, err := s.host.Verify("files")
 	must(t, err)

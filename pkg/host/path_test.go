@@ -94,3 +94,70 @@ func sourceOf(t testing.TB, conn *packet.Conn, ip netip.Addr) net.HardwareAddr {
 		}
 	}
 }
+
+// owner makes the client the peer that owns files: its replies come from the virtual MAC.
+// The client's addresses are answered for by XDP in a cluster, so that the owner learns
+// nothing from being asked; here the node is told.
+func (s *scene) owner() {
+	s.t.Helper()
+	s.in(s.client, func() {
+		cli, err := netlink.LinkByName("cli")
+		must(s.t, err)
+		a := netlink.NewLinkAttrs()
+		a.Name, a.ParentIndex, a.HardwareAddr = "xd-peer", cli.Attrs().Index, virtual[:]
+		must(s.t, netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: a, Mode: netlink.MACVLAN_MODE_VEPA}))
+		configure(s.t, "xd-peer", []string{"192.0.2.21/32", "2001:db8::21/128"})
+		peer, err := netlink.LinkByName("xd-peer")
+		must(s.t, err)
+		for _, subnet := range []string{"192.0.2.0/24", "2001:db8::/64"} {
+			_, dst, err := net.ParseCIDR(subnet)
+			must(s.t, err)
+			must(s.t, netlink.RouteAdd(&netlink.Route{LinkIndex: peer.Attrs().Index, Dst: dst, Table: testTable}))
+		}
+		for _, address := range []string{"192.0.2.21/32", "2001:db8::21/128"} {
+			_, src, err := net.ParseCIDR(address)
+			must(s.t, err)
+			r := netlink.NewRule()
+			r.Src, r.Table, r.Priority = src, testTable, 100
+			must(s.t, netlink.RuleAdd(r))
+		}
+	})
+	for _, a := range []string{"192.0.2.21", "2001:db8::21"} {
+		must(s.t, netlink.NeighSet(&netlink.Neigh{LinkIndex: s.nic.Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(a), HardwareAddr: virtual[:]}))
+	}
+}
+
+// reach connects from the node to an address of the owner's, and returns whom the owner saw.
+func (s *scene) reach(to string) netip.Addr {
+	s.t.Helper()
+	var l net.Listener
+	s.in(s.client, func() {
+		var err error
+		l, err = net.Listen("tcp", net.JoinHostPort(to, "0"))
+		must(s.t, err)
+	})
+	defer l.Close()
+	d := net.Dialer{Timeout: 5 * time.Second}
+	c, err := d.Dial("tcp", l.Addr().String())
+	if err != nil {
+		s.t.Errorf("to %s: %v", to, err)
+		return netip.Addr{}
+	}
+	defer c.Close()
+	in, err := l.Accept()
+	must(s.t, err)
+	defer in.Close()
+	return netip.MustParseAddrPort(in.RemoteAddr().String()).Addr()
+}
+
+func TestAStandbysProgramsReachTheOwner(t *testing.T) {
+	s := newScene(t)
+	s.owner()
+	must(t, s.host.Prepare(files()))
+	settle(t)
+	for to, want := range map[string]string{"192.0.2.21": "192.0.2.11", "2001:db8::21": "2001:db8::11"} {
+		if got := s.reach(to); got != netip.MustParseAddr(want) {
+			t.Errorf("%s was reached from %v, want %s", to, got, want)
+		}
+	}
+}
