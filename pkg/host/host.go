@@ -55,9 +55,55 @@ type Host struct {
 	rcv    int    // receive buffer of subscriptions, in bytes; 0 is the system's default
 	proc   string // where sysctls are
 
+	// mu is held while devices, rules and routes are prepared or removed. A takeover of one
+	// identity need not wait for another's: addresses come and go under the identity's own lock,
+	// which is taken after mu, and known guards the maps for a moment.
 	mu         sync.Mutex
-	identities map[string]prepared // by this process
-	devices    map[string]string   // device name -> identity, to see two names cut to one
+	known      sync.Mutex
+	identities map[string]prepared    // by this process
+	devices    map[string]string      // device name -> identity, to see two names cut to one
+	locks      map[string]*sync.Mutex // an identity's own
+}
+
+// lock takes an identity's own lock; the result gives it back.
+func (h *Host) lock(name string) (unlock func()) {
+	h.known.Lock()
+	l := h.locks[name]
+	if l == nil {
+		l = new(sync.Mutex)
+		h.locks[name] = l
+	}
+	h.known.Unlock()
+	l.Lock()
+	return l.Unlock
+}
+
+func (h *Host) recall(name string) (prepared, bool) {
+	h.known.Lock()
+	defer h.known.Unlock()
+	p, known := h.identities[name]
+	return p, known
+}
+
+func (h *Host) remember(p prepared) {
+	h.known.Lock()
+	defer h.known.Unlock()
+	h.identities[p.Name], h.devices[DeviceName(p.Name)] = p, p.Name
+}
+
+func (h *Host) forget(dev string) {
+	h.known.Lock()
+	defer h.known.Unlock()
+	delete(h.identities, h.devices[dev])
+	delete(h.devices, dev)
+}
+
+// holder is the identity that has a device, if this process prepared it.
+func (h *Host) holder(dev string) (name string, taken bool) {
+	h.known.Lock()
+	defer h.known.Unlock()
+	name, taken = h.devices[dev]
+	return name, taken
 }
 
 // New opens the sockets in the calling thread's network namespace. The mark
@@ -97,7 +143,7 @@ func New(log *slog.Logger, mark string) (*Host, error) {
 	}
 	return &Host{
 		log: log, mark: mark, nl: handle, batch: many, qdiscs: handle, rules: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}, ctl: ctl, ns: ns, proc: "/proc/sys/net",
-		identities: make(map[string]prepared), devices: make(map[string]string),
+		identities: make(map[string]prepared), devices: make(map[string]string), locks: make(map[string]*sync.Mutex),
 	}, nil
 }
 

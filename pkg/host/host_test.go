@@ -134,6 +134,11 @@ func addDefault(t testing.TB, dev, gw string) {
 // local routes, and the operational state of links that have a carrier.
 func settle(t testing.TB) {
 	t.Helper()
+	settleTo(t, func(t testing.TB) bool { return localRoutesComplete(t) && linksComplete(t) })
+}
+
+func settleTo(t testing.TB, complete func(testing.TB) bool) {
+	t.Helper()
 	routes, links, done := make(chan netlink.RouteUpdate, watchQueue), make(chan netlink.LinkUpdate, watchQueue), make(chan struct{})
 	must(t, netlink.RouteSubscribe(routes, done))
 	must(t, netlink.LinkSubscribe(links, done))
@@ -145,7 +150,7 @@ func settle(t testing.TB) {
 		}
 	}()
 	late := time.After(10 * time.Second)
-	for !localRoutesComplete(t) || !linksComplete(t) {
+	for !complete(t) {
 		select {
 		case <-routes:
 		case <-links:
@@ -179,7 +184,12 @@ func localRoutesComplete(t testing.TB) bool {
 // picture is everything in the namespace that a host could find changed.
 func picture(t testing.TB) map[string]string {
 	t.Helper()
-	settle(t)
+	return pictureOf(t, func(t testing.TB) bool { return localRoutesComplete(t) && linksComplete(t) })
+}
+
+func pictureOf(t testing.TB, complete func(testing.TB) bool) map[string]string {
+	t.Helper()
+	settleTo(t, complete)
 	all := make(map[string]string)
 	links, err := netlink.LinkList()
 	must(t, err)

@@ -3,6 +3,7 @@
 package host
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -15,17 +16,38 @@ import (
 )
 
 func TestAnAddressAnswersFromItsOwnMACAndTheHostsFromTheNICs(t *testing.T) {
-	s := newScene(t)
-	must(t, s.host.Prepare(files()))
-	must(t, s.host.AddAddresses("files"))
+	for state, put := range map[string]func(*Host) error{
+		"added":            func(h *Host) error { return h.AddAddresses("files") },
+		"staged":           func(h *Host) error { return h.StageAddresses("files") },
+		"staged and owned": func(h *Host) error { return errors.Join(h.StageAddresses("files"), h.Own("files")) },
+		"staged, owned and disowned": func(h *Host) error {
+			return errors.Join(h.StageAddresses("files"), h.Own("files"), h.Disown("files"))
+		},
+	} {
+		t.Run(state, func(t *testing.T) {
+			s := newScene(t)
+			must(t, s.host.Prepare(ahead()))
+			must(t, put(s.host))
+			s.told()
+			s.checkAnswers()
+		})
+	}
+}
+
+// told gives the client what XDP answers in a cluster: the virtual MAC.
+func (s *scene) told() {
+	s.t.Helper()
 	s.in(s.client, func() {
 		cli, err := netlink.LinkByName("cli")
-		must(t, err)
-		// In the cluster XDP answers for the addresses; here nobody does.
+		must(s.t, err)
 		for _, a := range []string{"192.0.2.21", "192.0.2.24", "2001:db8::21"} {
-			must(t, netlink.NeighSet(&netlink.Neigh{LinkIndex: cli.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(a), HardwareAddr: virtual[:]}))
+			must(s.t, netlink.NeighSet(&netlink.Neigh{LinkIndex: cli.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(a), HardwareAddr: virtual[:]}))
 		}
 	})
+}
+
+func (s *scene) checkAnswers() {
+	s.t.Helper()
 	for _, test := range []struct {
 		name, from, to string
 		mac            net.HardwareAddr
@@ -40,7 +62,7 @@ func TestAnAddressAnswersFromItsOwnMACAndTheHostsFromTheNICs(t *testing.T) {
 		{"the host's IPv6", "2001:db8::100", "2001:db8::11", s.nic.MAC},
 	} {
 		if got := s.exchange(test.name, test.from, test.to); got.String() != test.mac.String() {
-			t.Errorf("%s: answered from MAC %s, want %s", test.name, got, test.mac)
+			s.t.Errorf("%s: answered from MAC %s, want %s", test.name, got, test.mac)
 		}
 	}
 }
@@ -48,9 +70,11 @@ func TestAnAddressAnswersFromItsOwnMACAndTheHostsFromTheNICs(t *testing.T) {
 // exchange opens a connection from the client and returns the MAC that the node's answers came from.
 func (s *scene) exchange(name, from, to string) net.HardwareAddr {
 	s.t.Helper()
-	l, err := net.Listen("tcp", net.JoinHostPort(to, "0"))
+	l, err := net.Listen("tcp", ":0") // staged IPv4 addresses cannot be bound to
 	must(s.t, err)
 	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	must(s.t, err)
 	go func() {
 		if c, err := l.Accept(); err == nil {
 			_, _ = c.Write([]byte("here"))
@@ -66,7 +90,7 @@ func (s *scene) exchange(name, from, to string) net.HardwareAddr {
 		defer conn.Close()
 		must(s.t, conn.SetReadDeadline(time.Now().Add(10*time.Second)))
 		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 5 * time.Second}
-		c, err := d.Dial("tcp", l.Addr().String())
+		c, err := d.Dial("tcp", net.JoinHostPort(to, port))
 		if err != nil {
 			s.t.Fatalf("%s: %v", name, err)
 		}
@@ -154,10 +178,15 @@ func TestAStandbysProgramsReachTheOwner(t *testing.T) {
 	s := newScene(t)
 	s.owner()
 	must(t, s.host.Prepare(files()))
-	settle(t)
+	s.checkReach()
+}
+
+// checkReach sees that the node's programs talk to the owner, from the node's own addresses.
+func (s *scene) checkReach() {
+	s.t.Helper()
 	for to, want := range map[string]string{"192.0.2.21": "192.0.2.11", "2001:db8::21": "2001:db8::11"} {
 		if got := s.reach(to); got != netip.MustParseAddr(want) {
-			t.Errorf("%s was reached from %v, want %s", to, got, want)
+			s.t.Errorf("%s was reached from %v, want %s", to, got, want)
 		}
 	}
 }
