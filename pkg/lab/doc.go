@@ -12,8 +12,8 @@
 //	              serv1 ══════ xc (crossover) ══════ serv2
 //
 // All of it lives in unnamed namespaces that are bound below /run/xdpha-lab/ID,
-// a mount of the lab's own, and a cgroup for what is to be frozen; nothing else of the machine is touched, and what a
-// crashed run left there goes when the next lab starts. The package knows
-// nothing of the datapath under test: it starts a program, cuts cables, and
-// looks at the wire.
+// a mount of the lab's own, and what is to be frozen is put into a cgroup of its
+// own; nothing else of the machine is touched, and what a crashed run left goes
+// when the next lab starts. The package knows nothing of the datapath under test:
+// it starts a program, cuts cables, and looks at the wire.
 package lab
