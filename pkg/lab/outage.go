@@ -156,7 +156,7 @@ func (r *relay) next(who int) bool {
 // Overlap counts frames that the judge saw from a node with an identity's MAC
 // after another node had taken over from it, in the order in which the switches saw them.
 func Overlap(records []JudgeRecord, identity int) int {
-	slices.SortStableFunc(records, func(a, b JudgeRecord) int { return int(a.TNs - b.TNs) })
+	inOrder(records)
 	var owners relay
 	n := 0
 	for _, r := range records {
@@ -165,4 +165,9 @@ func Overlap(records []JudgeRecord, identity int) int {
 		}
 	}
 	return n
+}
+
+// inOrder sorts as the switches saw it: records of two processors may lie in the trail the other way round.
+func inOrder(records []JudgeRecord) {
+	slices.SortStableFunc(records, func(a, b JudgeRecord) int { return int(a.TNs - b.TNs) })
 }
