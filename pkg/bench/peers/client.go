@@ -32,7 +32,7 @@ const (
 // its own kernel: frames go to whatever MAC the ARP table has at that moment. Its thread
 // never leaves its loop for Go's scheduler.
 type client struct {
-	Realtime bool // whether the thread got SCHED_FIFO
+	realtime bool // whether the thread got SCHED_FIFO
 
 	fd      int
 	probe   [probeLen]byte
@@ -115,7 +115,7 @@ func (c *client) run(started chan<- struct{}) {
 	defer close(c.done)
 	defer unix.Close(c.fd)
 	attr := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: probePriority}
-	c.Realtime = unix.SchedSetAttr(0, attr, 0) == nil
+	c.realtime = unix.SchedSetAttr(0, attr, 0) == nil
 	close(started)
 	buf := make([]byte, 256)
 	next := rawNow()

@@ -12,7 +12,9 @@
 //   - keepalived gets VRRPv3 with its shortest interval (10 ms), the priorities that
 //     make its skew shortest, real-time scheduling above the client's, locked memory,
 //     and no detailed log. It runs with and without a virtual MAC, and also with a
-//     deadline of two adverts, which is shorter than the RFC's.
+//     deadline of two adverts, which is shorter than the RFC's; a deadline of one flaps
+//     at rest. BFD would not help: a backup that is told of its peer's death still waits
+//     for its three adverts.
 //   - It gets one address; xdpha has two identities, services and their addresses.
 //   - A fault comes at a random moment between two heartbeats.
 //   - Every contender begins each turn in a new lab: nothing of another's is left.
