@@ -54,9 +54,9 @@ func findKeepalived(ctx context.Context) (path, version string, err error) {
 // variants are the configurations that are measured.
 func variants(program string) []contender {
 	return []contender{
-		keepalived{title: nameVMAC, program: program, vmac: true, troubles: []Fault{Hang, Kill, KillWorker, Stop}},
-		keepalived{title: namePlain, program: program, troubles: []Fault{Hang, Kill, Stop}},
-		keepalived{title: nameEager, program: program, vmac: true, adverts: 2, troubles: []Fault{Hang}},
+		keepalived{title: nameVMAC, program: program, vmac: true, troubles: []Fault{Rest, Hang, Kill, KillWorker, Stop}},
+		keepalived{title: namePlain, program: program, troubles: []Fault{Rest, Hang, Kill, Stop}},
+		keepalived{title: nameEager, program: program, vmac: true, adverts: 2, troubles: []Fault{Rest, Hang}},
 	}
 }
 

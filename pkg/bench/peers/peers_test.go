@@ -168,9 +168,9 @@ func TestContendersAreMeasuredSideBySide(t *testing.T) {
 	r, err := Run(t.Context(), &out, Options{Rounds: 2, Profile: "fast", Executable: program, Progress: func(s string) { t.Log(s) }})
 	must(t, err)
 	t.Log(out.String())
-	want := 3 // of xdpha alone
+	want := 4 // of xdpha alone
 	if r.Keepalived != "" {
-		want = 11
+		want = 15
 	}
 	if len(r.Series) != want {
 		t.Errorf("%d series, want %d", len(r.Series), want)

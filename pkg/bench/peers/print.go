@@ -62,7 +62,7 @@ const legend = `
 Outage: the longest silence that the client saw, less its own stalls. Dual answers: echo replies by a node after the other one had
 taken over from it. Both answer ARP, both hold address: rounds, of those in which the nodes were asked. xdpha has its addresses staged
 on both nodes, behind the gate: what counts for it is who answers. "kill -9": nobody restarts the daemon; "worker": only keepalived's
-VRRP process, which its parent restarts. Moved unasked: rounds before whose fault, with nothing broken, the address left its home.
+VRRP process, which its parent restarts. Moved unasked: rounds in which the address left its home with nothing broken.
 `
 
 func ms(ns int64) string { return fmt.Sprintf("%.2f ms", float64(ns)/1e6) }

@@ -19,6 +19,7 @@ type Fault string
 
 // The faults, in the order of the report.
 const (
+	Rest       Fault = "none for 2 s"    // what the machine alone does to each contender
 	Hang       Fault = "hang"            // nothing passes the node's cables, carrier stays
 	Kill       Fault = "kill -9"         // SIGKILL to all processes of the daemon, which nobody restarts
 	KillWorker Fault = "kill -9 worker"  // SIGKILL to the daemon's worker, which its parent starts again
@@ -26,7 +27,7 @@ const (
 )
 
 // Faults lists them.
-var Faults = []Fault{Hang, Kill, KillWorker, Stop}
+var Faults = []Fault{Rest, Hang, Kill, KillWorker, Stop}
 
 const (
 	warmUp        = 200 * time.Millisecond // the client, before the fault
@@ -47,7 +48,7 @@ type Round struct {
 	Restored    bool  `json:"restored"`      // somebody answered at the end
 	DualAnswers int   `json:"dual_answers"`  // answers by a node after the other had taken over from it, or by both
 	StalledNS   int64 `json:"stalled_ns"`    // the client's own stalls, subtracted where they fell into the silence
-	Unasked     bool  `json:"moved_unasked"` // the address left home before the fault, with nothing broken
+	Unasked     bool  `json:"moved_unasked"` // the address left home with nothing broken
 	BothAnswer  int   `json:"both_answer"`   // of ten ARP requests during the fault, how many both nodes answered
 	BothHold    bool  `json:"both_hold"`     // the address was on an interface of both nodes
 	Asked       bool  `json:"asked"`         // whether the nodes were asked for the two above
@@ -91,7 +92,7 @@ func (f Fault) run(ctx context.Context, l *lab.Lab, c contender) (r Round, err e
 		}
 	}
 	rec := stop()
-	r.Unasked = unasked(rec, t0)
+	r.Unasked = unasked(rec, t0) || f == Rest && unasked(rec, end)
 	r.note(rec, lab.Window{FromNs: eve(rec, t0), ToNs: end}, f == KillWorker)
 	if f == Stop {
 		r.note(rec, lab.Window{FromNs: healed}, false)
@@ -119,14 +120,17 @@ func warm(ctx context.Context, cl *client) error {
 }
 
 func (f Fault) inject(ctx context.Context, l *lab.Lab, c contender) error {
+	home := l.Node(identity.Home)
 	switch f {
 	case Hang:
 		_, err := l.Inject(ctx, lab.FaultHang, identity)
 		return err
+	case Kill, KillWorker:
+		return c.signal(home, unix.SIGKILL, f == KillWorker)
 	case Stop:
-		return c.signal(l.Node(identity.Home), unix.SIGSTOP, false)
+		return c.signal(home, unix.SIGSTOP, false)
 	}
-	return c.signal(l.Node(identity.Home), unix.SIGKILL, f == KillWorker)
+	return nil
 }
 
 // wait returns when the client has seen what there is to see.
@@ -171,7 +175,7 @@ func (f Fault) heal(ctx context.Context, l *lab.Lab, c contender) error {
 	case Stop:
 		return c.signal(l.Node(identity.Home), unix.SIGCONT, false)
 	}
-	return nil // the worker's parent has started another
+	return nil // nothing was broken, or the worker's parent has started another
 }
 
 // note judges a window of a record. Windows of a round do not touch: going home on purpose

@@ -22,7 +22,7 @@ type Summary struct {
 	MaxNS       int64 `json:"max_ns"`
 	DualAnswers int   `json:"dual_answers"`         // in all rounds
 	Unanswered  int   `json:"unanswered_ends"`      // rounds at whose end nobody answered
-	Unasked     int   `json:"rounds_moved_unasked"` // rounds before whose fault the address left home
+	Unasked     int   `json:"rounds_moved_unasked"` // rounds in which the address left home with nothing broken
 	Asked       int   `json:"rounds_asked"`         // rounds in which the nodes were asked
 	BothAnswer  int   `json:"rounds_both_answer"`   // rounds in which both nodes answered the same ARP request
 	BothHold    int   `json:"rounds_both_hold"`     // rounds in which the address was on both nodes

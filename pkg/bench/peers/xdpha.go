@@ -23,7 +23,7 @@ type xdpha struct{ profile string }
 
 func (x xdpha) name() string { return nameXdpha }
 
-func (x xdpha) faults() []Fault { return []Fault{Hang, Kill, Stop} }
+func (x xdpha) faults() []Fault { return []Fault{Rest, Hang, Kill, Stop} }
 
 // start uses manual failback: the round says when the address goes home.
 func (x xdpha) start(l *lab.Lab) error {
