@@ -196,7 +196,7 @@ func (n *node) atWork() *truth {
 	v.control.Flags = 0x5b
 	s := &v.state
 	s.BootId, s.Nonce, s.PeerBoot, s.PeerNonce, s.Seq = selfBoot, selfNonce, peerBoot, peerNonce, 100
-	s.PeerState, s.StartedNs = 1, 1
+	s.PeerState, s.StartedNs, s.PeerDigest = 1, 1, digest
 	s.PeerWords[0], s.PeerWords[1] = 5, owner|5
 	return v
 }

@@ -14,7 +14,6 @@
 #define ND_TARGET_MAC 2
 #define ND_HOP_LIMIT 255 // has crossed no router
 #define ND_MAX_OPTIONS 13 // units of 8 bytes: MAC and nonce (RFC 3971, 5.3.2) take two; bounds the verifier's walk
-#define ND_CONFLICT_EVERY_NS 100000000LL // told no more often: somebody may flood us
 
 struct nd_message { // RFC 4861, 4.3 and 4.4
 	__u8 type, code;
@@ -152,23 +151,6 @@ static __always_inline int nd_may_tell(const struct ipv6hdr *ip, const struct nd
 	return ip->daddr.s6_addr[0] != 0xff || !(nd->flags_be & bpf_htonl(ND_SOLICITED));
 }
 
-// Somebody says that an address is his that is served here. With our own MAC it is our own
-// frame, come back to another NIC: 0. Global: the verifier proves it once, not once a caller.
-__noinline int nd_conflict(__u32 id, __u64 claimant)
-{
-	struct xd_config *cfg = the_config();
-	struct xd_state *st = the_state();
-	__u64 now = bpf_ktime_get_boot_ns();
-
-	if (!cfg || !st || id >= MAX_IDENTITIES || claimant == mac_u64(cfg->identities[id].mac))
-		return 0;
-	if ((__s64)(now - st->conflict_event_ns) > ND_CONFLICT_EVERY_NS) {
-		st->conflict_event_ns = now;
-		tell(now, EVENT_ADDRESS_CONFLICT, id, claimant, 0);
-	}
-	return 1;
-}
-
 // nd_answer turns the solicitation into its advertisement, in place (RFC 4861, 7.2.4). Who
 // asks without an address wants this one (RFC 4862, 5.4): all are told whose it is.
 static __always_inline enum xd_reason nd_answer(struct xdp_md *ctx, const struct xd_config *cfg, __u32 id,
@@ -181,7 +163,7 @@ static __always_inline enum xd_reason nd_answer(struct xdp_md *ctx, const struct
 	__u8 dst_mac[6];
 
 	if (is_unspecified(&dst)) {
-		nd_conflict(id, mac_u64(eth->h_source));
+		is_conflict(id, mac_u64(eth->h_source), 0);
 		to_all_nodes(dst_mac, dst.s6_addr);
 	} else {
 		__builtin_memcpy(dst_mac, eth->h_source, 6);
@@ -228,7 +210,7 @@ static __always_inline enum xd_reason handle_nd(struct xdp_md *ctx, const struct
 	if (asks)
 		return nd_answer(ctx, cfg, id, eth, ip, nd);
 	claimant = said.target_mac ? said.target_mac : mac_u64(eth->h_source);
-	return nd_conflict(id, claimant) ? REASON_ND_CONFLICT : REASON_NOT_OURS;
+	return is_conflict(id, claimant, 0) ? REASON_ND_CONFLICT : REASON_NOT_OURS;
 }
 
 #endif

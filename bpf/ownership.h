@@ -74,8 +74,12 @@ __noinline int lapse_one(__u32 i, __u64 now)
 	return 1;
 }
 
-static __always_inline void take_over(const struct xd_config *cfg, __u64 evidence)
+// What a peer of another configuration owned may have another name here: nothing is taken until
+// both agree again.
+static __always_inline void take_over(const struct xd_config *cfg, const struct xd_state *st, __u64 evidence)
 {
+	if (st->peer_boot && (__u32)st->peer_digest != cfg->digest)
+		return;
 	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++)
 		take_one(i, evidence);
 }
