@@ -97,9 +97,7 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 		return REASON_ARP_WRONG_NIC;
 	if (!gate_open(cfg, id))
 		return REASON_ARP_GATE_CLOSED;
-	if (id >= MAX_IDENTITIES)
-		return REASON_INTERNAL;
-	arp_answer(eth, arp, cfg->identities[id].mac);
+	arp_answer(eth, arp, identity_config(cfg, id)->mac);
 	note_answer(id);
 	return REASON_ARP_ANSWERED;
 }

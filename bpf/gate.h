@@ -43,9 +43,16 @@ static __always_inline int gate_open(const struct xd_config *cfg, __u32 identity
 	       (!st->knocked_ns || (__s64)(now - st->knocked_ns) > (__s64)cfg->hold_ns);
 }
 
+// An identity's configuration; its number is one of the maps', so below MAX_IDENTITIES.
+static __always_inline const struct xd_identity_config *identity_config(const struct xd_config *cfg, __u32 identity)
+{
+	WITHIN(identity, MAX_IDENTITIES);
+	return &cfg->identities[identity];
+}
+
 static __always_inline int carries(const struct xd_config *cfg, __u32 identity, __u32 ifindex)
 {
-	return identity < MAX_IDENTITIES && cfg->identities[identity].carrier == ifindex;
+	return identity_config(cfg, identity)->carrier == ifindex;
 }
 
 // Somebody says that an address is his that is served here (RFC 5227, 2.4; RFC 4862, 5.4.4). With
@@ -57,7 +64,7 @@ __noinline int is_conflict(__u32 id, __u64 claimant, __u32 ip_be)
 	struct xd_state *st = the_state();
 	__u64 now = bpf_ktime_get_boot_ns();
 
-	if (!cfg || !st || id >= MAX_IDENTITIES || claimant == mac_u64(cfg->identities[id].mac))
+	if (!cfg || !st || claimant == mac_u64(identity_config(cfg, id)->mac))
 		return 0;
 	if ((__s64)(now - st->conflict_event_ns) > CONFLICT_EVERY_NS) {
 		st->conflict_event_ns = now;

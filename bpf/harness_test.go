@@ -156,7 +156,10 @@ func (b *bench) newNode(t *testing.T, self int) *node {
 	t.Helper()
 	n := &node{bench: b, t: t, self: self}
 	if err := bpf.LoadXdphaObjects(&n.objs, nil); err != nil {
-		t.Fatalf("load the programs: %+v", err)
+		if refused := (*ebpf.VerifierError)(nil); errors.As(err, &refused) {
+			t.Fatalf("load the programs: %+v", refused)
+		}
+		t.Fatalf("load the programs: %v", err)
 	}
 	t.Cleanup(func() { n.objs.Close() })
 	var err error

@@ -174,7 +174,7 @@ static __always_inline enum xd_reason nd_answer(struct xdp_md *ctx, const struct
 	f = (void *)(long)ctx->data; // the old pointers are void
 	if ((void *)(f + 1) > (void *)(long)ctx->data_end)
 		return REASON_INTERNAL;
-	na_build(f, cfg->identities[id].mac, dst_mac, target.s6_addr, dst.s6_addr, flags);
+	na_build(f, identity_config(cfg, id)->mac, dst_mac, target.s6_addr, dst.s6_addr, flags);
 	note_answer(id);
 	return REASON_ND_ANSWERED;
 }
@@ -203,8 +203,6 @@ static __always_inline enum xd_reason handle_nd(struct xdp_md *ctx, const struct
 		return REASON_ND_WRONG_NIC;
 	if (!gate_open(cfg, id)) // what is said of it is for the other node to judge
 		return asks ? REASON_ND_GATE_CLOSED : REASON_NOT_OURS;
-	if (id >= MAX_IDENTITIES)
-		return REASON_INTERNAL;
 	if (!nd_sound(ip, nd, c.end, &said) || !(asks ? nd_may_ask(ip, &said) : nd_may_tell(ip, nd)))
 		return REASON_ND_BAD;
 	if (asks)

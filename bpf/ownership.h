@@ -106,6 +106,7 @@ __noinline int peer_word(__u32 i, __u64 theirs, __u64 now)
 
 	if (!cfg || !ctl || !st || !word || i >= MAX_IDENTITIES)
 		return 0;
+	WITHIN(i, MAX_IDENTITIES);
 	// An older frame of another link must not overwrite newer knowledge.
 	if ((theirs & WORD_GEN) < (st->peer_words[i] & WORD_GEN) && st->peer_state == PEER_UP)
 		return 0;

@@ -26,6 +26,11 @@ struct probe_head {
 	struct udphdr udp;
 } __attribute__((packed));
 
+// bpf_skb_store_bytes with a length of 64 bits: of one that is cut to 32 Linux 6.1 forgets that
+// it is not zero.
+static long (*store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u64 len,
+			   __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
+
 static __always_inline __u16 ip_sum(const void *ip)
 {
 	const __u16 *w = ip;
@@ -59,7 +64,8 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	struct probe_head p = {};
 	struct iphdr ip = {};
 	struct hb_head *h = (void *)body;
-	__u32 n = cfg->n_identities, bytes, signed_bytes;
+	__u32 n = cfg->n_identities, bytes;
+	__u64 signed_bytes;
 	struct sip s;
 
 	if (n > MAX_IDENTITIES)
@@ -112,7 +118,7 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	__u64 tag = sip_finish(s, signed_bytes);
 
 	if (bpf_skb_store_bytes(skb, 0, &p, sizeof(p), 0) ||
-	    bpf_skb_store_bytes(skb, HB_OFFSET, body, signed_bytes, 0) ||
+	    store_bytes(skb, HB_OFFSET, body, signed_bytes, 0) ||
 	    bpf_skb_store_bytes(skb, HB_OFFSET + signed_bytes, &tag, 8, 0))
 		return -1;
 	return bpf_clone_redirect(skb, lc->ifindex, 0);
