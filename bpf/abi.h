@@ -82,6 +82,7 @@ struct xd_control {
 	__u64 flags; // goes into every frame: FLAG_*
 	enum xd_pace pace;
 	__u32 ring_ifindex; // where the token goes round
+	__u64 lap_ns; // how long a lap takes: an interval of probes, or half of one
 };
 
 #define FLAG_STANDBY (1U << 0)
@@ -234,6 +235,7 @@ enum xd_reason {
 	REASON_OUT_FOREIGN_SOURCE,
 	REASON_TICK_SENT,
 	REASON_TICK_EARLY,
+	REASON_TICK_BETWEEN,
 	REASON_TOKEN_UNPACED,
 	REASON_TICK_FAILED,
 	REASON_INTERNAL,

@@ -386,5 +386,5 @@ var reasonNames = [...]string{
 	"hb-unproven", "hb-replayed", "arp-answered", "arp-gate-closed", "arp-wrong-nic", "arp-own-on-spare", "arp-conflict",
 	"nd-answered", "nd-gate-closed", "nd-wrong-nic", "nd-conflict", "nd-bad",
 	"in-open", "in-gate-closed", "in-wrong-nic", "out-open", "out-gate-closed", "out-wrong-nic", "out-wrong-mac",
-	"out-foreign-source", "tick-sent", "tick-early", "token-unpaced", "tick-failed", "internal",
+	"out-foreign-source", "tick-sent", "tick-early", "tick-between", "token-unpaced", "tick-failed", "internal",
 }

@@ -4,7 +4,8 @@
 // Ticks come as frames into the private veth pair. A pulse, sent by user space, is one tick. A
 // token is a tick that comes back: it is sent into the pair's start again, where a queueing
 // discipline lets one frame pass in each interval, so it goes round without user space. Any
-// number of tokens makes one tick an interval; the queue holds two, and each restores the other.
+// number of tokens makes one tick a lap; the queue holds two, and each restores the other.
+// Two laps make an interval of probes: what is urgent need not wait for the whole of it.
 #ifndef XDPHA_PACER_H
 #define XDPHA_PACER_H
 
@@ -246,12 +247,12 @@ static __always_inline void send_announcements(struct __sk_buff *skb, const stru
 // A token that comes early may be one that was held up just before: the delay line counts from
 // its leaving, not from its arrival. But when one after the other comes early, nobody holds them
 // back: they end here, and an unpaced loop with them.
-static __always_inline int token_unpaced(const struct xd_config *cfg, struct xd_state *st, __u64 now)
+static __always_inline int token_unpaced(const struct xd_control *ctl, struct xd_state *st, __u64 now)
 {
 	__u64 before = st->token_ns;
 
 	st->token_ns = now;
-	if (!before || (__s64)(now - before) >= (__s64)(cfg->probe_ns / 4)) {
+	if (!before || (__s64)(now - before) >= (__s64)(ctl->lap_ns / 4)) {
 		st->token_strikes = 0;
 		return 0;
 	}
@@ -266,8 +267,7 @@ static __always_inline int is_token(struct __sk_buff *skb)
 }
 
 // token_return sends the token round again, as it was.
-static __always_inline int token_return(struct __sk_buff *skb, const struct xd_config *cfg, struct xd_state *st,
-					const struct xd_control *ctl)
+static __always_inline int token_return(struct __sk_buff *skb, struct xd_state *st, const struct xd_control *ctl)
 {
 	struct ethhdr eth = {.h_dest = {[5] = TOKEN_MARK}, .h_proto = bpf_htons(ETH_P_IP)};
 	__u32 ring = ctl->ring_ifindex;
@@ -277,10 +277,10 @@ static __always_inline int token_return(struct __sk_buff *skb, const struct xd_c
 		return TC_ACT_SHOT;
 	skb->priority = 0; // fq sends TC_PRIO_CONTROL at once, before Linux 6.7
 	if (ctl->pace == PACE_FQ) {
-		__u64 now = bpf_ktime_get_ns(), due = st->token_due_ns + cfg->probe_ns;
+		__u64 now = bpf_ktime_get_ns(), due = st->token_due_ns + ctl->lap_ns;
 
-		if ((__s64)(due - now) < (__s64)(cfg->probe_ns / 2)) // late: not made up for by a burst
-			due = now + cfg->probe_ns;
+		if ((__s64)(due - now) < (__s64)(ctl->lap_ns / 2)) // late: not made up for by a burst
+			due = now + ctl->lap_ns;
 		st->token_due_ns = due;
 		bpf_skb_set_tstamp(skb, due, BPF_SKB_TSTAMP_DELIVERY_MONO);
 	}
@@ -289,15 +289,33 @@ static __always_inline int token_return(struct __sk_buff *skb, const struct xd_c
 	return bpf_redirect(ring, 0);
 }
 
+// Is it time for probes? Whatever sends ticks, there are no more than four in an interval, but
+// that hurry is good for one. Between two probes a token passes by, unless there is something to
+// announce or a suspicion to confirm.
+static __always_inline enum xd_reason tick_due(const struct xd_config *cfg, const struct xd_state *st,
+					       const struct xd_control *ctl, int token, __u64 before, __u64 now)
+{
+	__s64 since = now - before;
+
+	if (!before || st->to_announce || st->hurry)
+		return REASON_TICK_SENT;
+	if (since < (__s64)(cfg->probe_ns / 4))
+		return REASON_TICK_EARLY;
+	if (token && st->peer_state != PEER_SUSPECT && since < (__s64)(cfg->probe_ns - ctl->lap_ns / 2))
+		return REASON_TICK_BETWEEN;
+	return REASON_TICK_SENT;
+}
+
 static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const struct xd_config *cfg,
-						  struct xd_state *st, const struct xd_control *ctl, __u64 now)
+						  struct xd_state *st, const struct xd_control *ctl, int token,
+						  __u64 now)
 {
 	__u64 seq, before = st->ticks[st->seq % TICKS_KEPT];
+	enum xd_reason due = tick_due(cfg, st, ctl, token, before, now);
 	int failed = 0;
 
-	// Whatever seeds us: hurry is good for one tick.
-	if (before && (__s64)(now - before) < (__s64)(cfg->probe_ns / 4) && !st->to_announce && !st->hurry)
-		return REASON_TICK_EARLY;
+	if (due != REASON_TICK_SENT)
+		return due;
 	*(volatile __u64 *)&st->hurry = 0;
 	skb->priority = 7; // TC_PRIO_CONTROL
 	send_announcements(skb, cfg, st);

@@ -33,27 +33,35 @@ func TestATokenComesBackAndAPulseDoesNot(t *testing.T) {
 	ago := func(d uint64) func(*truth) {
 		return func(v *truth) { v.state.TokenNs = now() - d }
 	}
+	after := func(d uint64) func(*truth) { // the last probes
+		return func(v *truth) { ago(hour)(v); v.state.Ticks[v.state.Seq%8] = now() - d }
+	}
 	for name, c := range map[string]struct {
 		mark    byte
 		given   func(*truth)
 		verdict uint32
 		counted string
 	}{
-		"a pulse":                              {0xff, ago(hour), tcShot, "- tick-sent"},
-		"a pulse beside a token":               {0xff, ago(0), tcShot, "- tick-sent"},
-		"a token":                              {tokenMark, ago(hour), tcRedirect, "- tick-sent"},
-		"the first token":                      {tokenMark, func(*truth) {}, tcRedirect, "- tick-sent"},
-		"a token that was held up before":      {tokenMark, ago(0), tcRedirect, "- tick-sent"},
-		"one token after the other, too early": {tokenMark, func(v *truth) { ago(0)(v); v.state.TokenStrikes = 4 }, tcShot, "- token-unpaced"},
-		"a token in time after early ones":     {tokenMark, func(v *truth) { ago(hour)(v); v.state.TokenStrikes = 4 }, tcRedirect, "- tick-sent"},
-		"a token where a thread paces":         {tokenMark, func(v *truth) { v.control.Pace = bpf.XdphaXdPacePACE_THREAD }, tcShot, "- tick-sent"},
-		"a token without a ring":               {tokenMark, func(v *truth) { v.control.RingIfindex = 0 }, tcShot, "- tick-sent"},
-		"a token just after a pulse":           {tokenMark, func(v *truth) { ago(hour)(v); v.state.Ticks[v.state.Seq%8] = now() }, tcRedirect, "- tick-early"},
-		"a token whose time fq is to be told":  {tokenMark, func(v *truth) { v.control.Pace = bpf.XdphaXdPacePACE_FQ }, tcRedirect, "- tick-sent"},
+		"a pulse":                                                 {0xff, ago(hour), tcShot, "- tick-sent"},
+		"a pulse beside a token":                                  {0xff, ago(0), tcShot, "- tick-sent"},
+		"a token":                                                 {tokenMark, ago(hour), tcRedirect, "- tick-sent"},
+		"the first token":                                         {tokenMark, func(*truth) {}, tcRedirect, "- tick-sent"},
+		"a token that was held up before":                         {tokenMark, ago(0), tcRedirect, "- tick-sent"},
+		"one token after the other, too early":                    {tokenMark, func(v *truth) { ago(0)(v); v.state.TokenStrikes = 4 }, tcShot, "- token-unpaced"},
+		"a token in time after early ones":                        {tokenMark, func(v *truth) { ago(hour)(v); v.state.TokenStrikes = 4 }, tcRedirect, "- tick-sent"},
+		"a token where a thread paces":                            {tokenMark, func(v *truth) { v.control.Pace = bpf.XdphaXdPacePACE_THREAD }, tcShot, "- tick-sent"},
+		"a token without a ring":                                  {tokenMark, func(v *truth) { v.control.RingIfindex = 0 }, tcShot, "- tick-sent"},
+		"a token just after a pulse":                              {tokenMark, after(0), tcRedirect, "- tick-early"},
+		"a token between two probes":                              {tokenMark, after(hour / 4), tcRedirect, "- tick-between"},
+		"a token in time for the next":                            {tokenMark, after(hour / 2), tcRedirect, "- tick-sent"},
+		"a token between two probes, while the peer is suspected": {tokenMark, func(v *truth) { after(hour / 4)(v); v.state.PeerState = suspect }, tcRedirect, "- tick-sent"},
+		"a token between two probes, with something to announce":  {tokenMark, func(v *truth) { after(hour / 4)(v); v.state.ToAnnounce = 2 }, tcRedirect, "- tick-sent"},
+		"a pulse between two probes":                              {0xff, after(hour / 4), tcShot, "- tick-sent"},
+		"a token whose time fq is to be told":                     {tokenMark, func(v *truth) { v.control.Pace = bpf.XdphaXdPacePACE_FQ }, tcRedirect, "- tick-sent"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			v := n.atWork()
-			v.config.ProbeNs = hour / 2
+			v.config.ProbeNs, v.control.LapNs = hour/2, hour/4
 			v.control.Pace, v.control.RingIfindex = bpf.XdphaXdPacePACE_TBF, uint32(n.nic[1][none])
 			c.given(v)
 			n.put(v)
@@ -102,7 +110,7 @@ func (n *node) ring(v *truth, every time.Duration) *ring {
 		}
 	})
 	n.must(err)
-	v.config.ProbeNs = uint64(every)
+	v.config.ProbeNs, v.control.LapNs = uint64(every), uint64(every)
 	v.control.Pace, v.control.RingIfindex = bpf.XdphaXdPacePACE_TBF, uint32(r.start.Attrs().Index)
 	for i := range v.config.Links {
 		v.config.Links[i].Ifindex = 0 // nothing but the ring is looked at

@@ -85,12 +85,12 @@ int xdpha_tick(struct __sk_buff *skb)
 	if (!cfg || !ctl || !st)
 		return TC_ACT_SHOT;
 	token = is_token(skb);
-	if (token && token_unpaced(cfg, st, now)) {
+	if (token && token_unpaced(ctl, st, now)) {
 		account(NO_LINK, REASON_TOKEN_UNPACED);
 		return TC_ACT_SHOT;
 	}
-	account(NO_LINK, handle_tick(skb, cfg, st, ctl, now));
-	return token ? token_return(skb, cfg, st, ctl) : TC_ACT_SHOT;
+	account(NO_LINK, handle_tick(skb, cfg, st, ctl, token, now));
+	return token ? token_return(skb, st, ctl) : TC_ACT_SHOT;
 }
 
 // Starts the detector, or hands the running one to this program after an upgrade.

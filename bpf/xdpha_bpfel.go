@@ -82,6 +82,7 @@ type XdphaXdControl struct {
 	Flags        uint64
 	Pace         XdphaXdPace
 	RingIfindex  uint32
+	LapNs        uint64
 }
 
 type XdphaXdEvent struct {
@@ -161,10 +162,11 @@ const (
 	XdphaXdReasonREASON_OUT_FOREIGN_SOURCE XdphaXdReason = 33
 	XdphaXdReasonREASON_TICK_SENT          XdphaXdReason = 34
 	XdphaXdReasonREASON_TICK_EARLY         XdphaXdReason = 35
-	XdphaXdReasonREASON_TOKEN_UNPACED      XdphaXdReason = 36
-	XdphaXdReasonREASON_TICK_FAILED        XdphaXdReason = 37
-	XdphaXdReasonREASON_INTERNAL           XdphaXdReason = 38
-	XdphaXdReasonREASON_COUNT              XdphaXdReason = 39
+	XdphaXdReasonREASON_TICK_BETWEEN       XdphaXdReason = 36
+	XdphaXdReasonREASON_TOKEN_UNPACED      XdphaXdReason = 37
+	XdphaXdReasonREASON_TICK_FAILED        XdphaXdReason = 38
+	XdphaXdReasonREASON_INTERNAL           XdphaXdReason = 39
+	XdphaXdReasonREASON_COUNT              XdphaXdReason = 40
 )
 
 type XdphaXdState struct {

@@ -52,6 +52,7 @@ var reasons = [...]Reason{
 	{"out", "dropped", "foreign_source"},
 	{"tick", "sent", "ok"},
 	{"tick", "dropped", "early"},
+	{"tick", "passed", "between"},
 	{"token", "dropped", "unpaced"},
 	{"tick", "dropped", "failed"},
 	{"other", "aborted", "internal"},

@@ -185,8 +185,9 @@ const (
 	TokenMark  = 0x70
 )
 
-// SetPace says how the token is held back, and where it is sent round.
-func (d *Datapath) SetPace(p Pace, ring int) {
+// SetPace says how the token is held back, for how long, and where it is sent round.
+func (d *Datapath) SetPace(p Pace, ring int, lap time.Duration) {
+	atomic.StoreUint64(&d.control.LapNs, uint64(lap))
 	atomic.StoreUint32(&d.control.RingIfindex, uint32(ring))
 	atomic.StoreUint32((*uint32)(&d.control.Pace), uint32(p))
 }

@@ -95,22 +95,33 @@ func (p *pacer) begin(log *slog.Logger) error {
 // useKernel makes the ring and sends a token round.
 func (p *pacer) useKernel() error {
 	p.mu.Lock()
-	mode, err := p.host.SetPace(p.start, loader.TokenBytes, p.probe)
+	mode, err := p.host.SetPace(p.start, loader.TokenBytes, p.lap())
 	start := p.start
 	p.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	p.dp.SetPace(paces[mode], start)
+	p.dp.SetPace(paces[mode], start, p.lap())
 	p.kernel.Store(&mode)
 	p.seed()
 	return nil
 }
 
+// leastLap is the shortest that a delay line keeps.
+const leastLap = 100 * time.Microsecond
+
+// lap is half an interval of probes where the delay line can do that.
+func (p *pacer) lap() time.Duration {
+	if p.probe/2 < leastLap {
+		return p.probe
+	}
+	return p.probe / 2
+}
+
 // useThread ends the ring: its tokens end at their next lap.
 func (p *pacer) useThread() error {
 	p.kernel.Store(nil)
-	p.dp.SetPace(loader.PaceThread, 0)
+	p.dp.SetPace(loader.PaceThread, 0, 0)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.host.RemovePace(p.start)
