@@ -68,8 +68,10 @@ func illStatus() control.Status {
 	s.Services[2] = control.Service{Name: "samba", State: "failing", Restarts: 2, Reason: "check: exit status 1"}
 	s.Arbiter.Reached, s.Arbiter.Hosts[1].Reached = 2, false
 	s.Frozen = true
-	s.LastTakeover = &control.Takeover{Identity: "files", Time: time.Date(2026, 11, 23, 9, 39, 54, 0, time.UTC), Cause: "dead", Generation: 4,
-		DetectUS: 5012, FlipUS: 5014, AnnounceUS: 5240, AddressUS: 5100, ServicesUS: 26_730}
+	s.LastTakeover = &control.Takeover{Identity: "files", Time: time.Date(2026, 11, 23, 9, 39, 54, 0, time.UTC), Cause: "peer-dead", Generation: 4,
+		DetectUS: 5012, FlipUS: 5014, AnnounceUS: 5240, AddressUS: 7100,
+		Timeline: control.Timeline{From: control.FromEvidence, AtNS: 3_600_000_000_000, SuspectUS: 3004, DeadUS: 5012, FlipUS: 5014, AnnouncedUS: 5240,
+			InUS: 5350, OutUS: 5352, AddressesUS: 7100, RepeatedUS: 7300}}
 	return s
 }
 
@@ -96,6 +98,40 @@ func TestStatusOfAHealthyPair(t *testing.T) {
 
 func TestStatusAfterATakeover(t *testing.T) { golden(t, "status-ill", statusText(illStatus())) }
 
+func TestAPlannedChangeHasNoDetection(t *testing.T) {
+	for _, st := range takeoverStages(control.Timeline{From: control.FromFlip, AnnouncedUS: 30, InUS: 12}) {
+		if st.name == "dead" || st.name == "owned (flip)" {
+			t.Errorf("it has stage %q", st.name)
+		}
+	}
+	s := sampleStatus()
+	s.LastTakeover = &control.Takeover{Identity: "files", Cause: "hand-over", Timeline: control.Timeline{From: control.FromFlip, AnnouncedUS: 30}}
+	if text := statusText(s); !strings.Contains(text, "after the flip") {
+		t.Errorf("the status does not say from what it counts:\n%s", text)
+	}
+}
+
+func TestStagesOfAnotherChangeAreNotInTheTimeline(t *testing.T) {
+	o := sampleRun()
+	for name, set := range map[string]func(*control.Takeover){
+		"an earlier change":  func(t *control.Takeover) { t.Generation = o.before },
+		"another identity":   func(t *control.Takeover) { t.Identity = "mail" },
+		"before the fault":   func(t *control.Takeover) { t.Timeline.AtNS -= 1e9 },
+		"nothing is reached": func(t *control.Takeover) { t.Timeline.InUS, t.Timeline.OutUS = 0, 0 },
+	} {
+		other := *o.takeover
+		set(&other)
+		changed := o
+		changed.takeover = &other
+		if got := newOwnersStages(changed); len(got) != 0 {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if got := newOwnersStages(o); len(got) != 2 {
+		t.Errorf("of this change: %v", got)
+	}
+}
+
 func TestPingHistogram(t *testing.T) { golden(t, "ping", pingText(samplePing())) }
 
 func TestShortDurations(t *testing.T) {
@@ -121,7 +157,8 @@ func sampleRun() observation {
 			ev(-500_000, "peer-up", "", "serv1 is up"), ev(6646, "peer-dead", "", "serv1 is dead"),
 			ev(4800, "dead", "", "silent for 5.01 ms"), ev(4801, "flip", "files", "generation 2"), ev(26_736, "services", "files", ""),
 		},
-		takeover: &control.Takeover{Identity: "files", Generation: 2, DetectUS: 5012},
+		takeover: &control.Takeover{Identity: "files", Generation: 2, DetectUS: 5012,
+			Timeline: control.Timeline{From: control.FromEvidence, AtNS: t0 - 212_000, InUS: 5700, OutUS: 5703}},
 	}
 }
 

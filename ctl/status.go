@@ -3,10 +3,12 @@
 package ctl
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -284,16 +286,48 @@ func statusTakeover(b *strings.Builder, s control.Status) {
 		return
 	}
 	fmt.Fprintf(b, "last takeover to this node: %s, generation %d, %s, at %s\n", t.Identity, t.Generation, t.Cause, t.Time.Format(time.DateTime))
-	b.WriteString("  after the last sign of life:")
-	for _, st := range []struct {
-		name string
-		us   int64
-	}{{"detected", t.DetectUS}, {"owned", t.FlipUS}, {"announced", t.AnnounceUS}, {"addresses in place", t.AddressUS}, {"services up", t.ServicesUS}} {
-		if st.us != 0 {
-			fmt.Fprintf(b, "  %s %s", st.name, shortNS(float64(st.us)*1e3))
-		}
+	since := "after the last sign of life"
+	if t.Timeline.From == control.FromFlip {
+		since = "after the flip"
 	}
-	b.WriteString("\n")
+	table(b, func(w io.Writer) {
+		fmt.Fprintf(w, "%s\tby\tstage\n", since)
+		for _, st := range takeoverStages(t.Timeline) {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", st.when(), st.by, st.name)
+		}
+	})
+}
+
+// takeoverStage is a stage of a takeover as people read it.
+type takeoverStage struct {
+	us       int64 // 0: not reached, or there is nothing of the kind
+	by, name string
+}
+
+func (s takeoverStage) when() string {
+	if s.us == 0 {
+		return "-"
+	}
+	return shortNS(float64(s.us) * 1e3)
+}
+
+// takeoverStages are those of a takeover in the order in which they came; what is not reached is last.
+func takeoverStages(t control.Timeline) []takeoverStage {
+	list := []takeoverStage{
+		{t.AnnouncedUS, "kernel", "first announcement"},
+		{t.AnsweredUS, "kernel", "first ARP or ND question answered"}, {t.InUS, "kernel", "first packet in"}, {t.OutUS, "kernel", "first packet out"},
+		{t.AddressesUS, "daemon", "addresses in place"}, {t.RepeatedUS, "daemon", "announced again"}, {t.ServicesUS, "daemon", "services up"},
+	}
+	if t.From == control.FromEvidence {
+		list = append([]takeoverStage{{t.SuspectUS, "kernel", "suspect"}, {t.DeadUS, "kernel", "dead"}, {t.FlipUS, "kernel", "owned (flip)"}}, list...)
+	}
+	slices.SortStableFunc(list, func(a, b takeoverStage) int {
+		if a.us == 0 || b.us == 0 {
+			return cmp.Compare(b.us, a.us)
+		}
+		return cmp.Compare(a.us, b.us)
+	})
+	return list
 }
 
 // attention lists what an administrator should look at; none means healthy.

@@ -77,6 +77,8 @@ type Identity struct {
 	Armed      bool     `json:"armed"`
 	Addresses  []string `json:"addresses"`
 	MAC        string   `json:"mac"`
+	// Takeover is its last change of owner to this node; nil if there was none.
+	Takeover *Takeover `json:"takeover,omitempty"`
 }
 
 // Service is a service on this node.
@@ -110,18 +112,48 @@ type ArbiterHost struct {
 	LastHeardUS int64  `json:"last_heard_us"`
 }
 
-// Takeover is the last change of owner to this node. Each stage is counted
-// from the last evidence of the peer's life; a stage not reached yet is zero.
+// Takeover is a change of owner to this node. Each stage is counted from the last
+// evidence of the former owner's life, or from the flip if no death went before it (see
+// Timeline.From); a stage not reached yet is zero.
 type Takeover struct {
 	Identity   string    `json:"identity"`
 	Time       time.Time `json:"time"`
 	DetectUS   int64     `json:"detect_us"`
 	FlipUS     int64     `json:"flip_us"`
-	AnnounceUS int64     `json:"announce_us"`
+	AnnounceUS int64     `json:"announce_us"` // the kernel's first announcement
 	AddressUS  int64     `json:"address_us"`
 	ServicesUS int64     `json:"services_us"`
 	Cause      string    `json:"cause"`
 	Generation uint64    `json:"generation"`
+	Timeline   Timeline  `json:"timeline"`
+}
+
+// The values of Timeline.From.
+const (
+	FromEvidence = "evidence" // the last sign of the former owner's life
+	FromFlip     = "flip"     // hand-over, stand-down, or armed long after the death
+)
+
+// Timeline is the stages of a takeover by the kernel's clock. Each is counted from AtNS
+// and rounded up, so that only what has not been reached (or, with FromFlip, the flip) is zero.
+type Timeline struct {
+	From        string `json:"from"`
+	AtNS        int64  `json:"at_ns"` // CLOCK_BOOTTIME
+	SuspectUS   int64  `json:"suspect_us,omitempty"`
+	DeadUS      int64  `json:"dead_us,omitempty"`
+	FlipUS      int64  `json:"flip_us,omitempty"`
+	AnnouncedUS int64  `json:"announced_us,omitempty"` // the kernel's first announcement left
+	AnsweredUS  int64  `json:"answered_us,omitempty"`  // the first ARP or ND question was answered
+	InUS        int64  `json:"in_us,omitempty"`        // the first packet came in by the open gate
+	OutUS       int64  `json:"out_us,omitempty"`       // and the first went out
+	AddressesUS int64  `json:"addresses_us,omitempty"` // user space put the addresses in place,
+	RepeatedUS  int64  `json:"repeated_us,omitempty"`  // announced again,
+	ServicesUS  int64  `json:"services_us,omitempty"`  // and had the services up
+}
+
+// Stages lists them as tables show them; the first seven are the kernel's.
+func (t Timeline) Stages() []int64 {
+	return []int64{t.SuspectUS, t.DeadUS, t.FlipUS, t.AnnouncedUS, t.AnsweredUS, t.InUS, t.OutUS, t.AddressesUS, t.ServicesUS}
 }
 
 // lists gives every list a value, so that none is printed as null.

@@ -204,13 +204,13 @@ func TestStatusPageTellsAllAndEscapesIt(t *testing.T) {
 		Identities:   []control.Identity{{Name: "files", Home: "serv1", Generation: 41, Gate: control.GateClosed, Reason: "lease", Addresses: []string{"192.0.2.21/24"}}},
 		Services:     []control.Service{{Name: "samba", State: "failed", Reason: `<script>alert("x")</script>`}},
 		Mirrors:      []control.Mirror{{Name: "samba-data", Direction: "out", LagS: 2}},
-		LastTakeover: &control.Takeover{Identity: "files", DetectUS: 4200, Cause: "peer-dead"},
+		LastTakeover: &control.Takeover{Identity: "files", Cause: "peer-dead", Timeline: control.Timeline{From: control.FromEvidence, DeadUS: 4200, OutUS: 6700}},
 	}
 	w := get(t, sample(), s, "/")
 	page := w.Body.String()
 	for _, want := range []string{
 		`http-equiv="refresh"`, "serv1", "lj64", "xdpha standby off", `<span class="bad">dead</span>`, "crossover", "1.3µs", "1.5ms", "files",
-		`<span class="bad">nobody</span>`, "41", "192.0.2.21/24", "samba", "&lt;script&gt;", "samba-data", "4.2ms", "peer-dead",
+		`<span class="bad">nobody</span>`, "41", "192.0.2.21/24", "samba", "&lt;script&gt;", "samba-data", "4.2ms", "6.7ms", "peer-dead",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("page lacks %q", want)

@@ -53,13 +53,18 @@ func takeoverHistogram(name, help string) prometheus.HistogramOpts {
 	}
 }
 
-// The stages of a takeover, each counted from the last evidence of life.
+// The stages of a takeover, each counted from the last evidence of life, or from the flip
+// if no death went before it.
 const (
+	StageSuspect  = "suspect"
 	StageDetect   = "detect"
 	StageFlip     = "flip"
-	StageAnnounce = "announce"
+	StageAnnounce = "announce" // the kernel's first announcement
+	StageAnswer   = "answer"   // the first ARP or ND question answered
+	StageIn       = "in"       // the first packet through the open gate
+	StageOut      = "out"
 	StageAddress  = "address"
 	StageServices = "services"
 )
 
-var stages = []string{StageDetect, StageFlip, StageAnnounce, StageAddress, StageServices}
+var stages = []string{StageSuspect, StageDetect, StageFlip, StageAnnounce, StageAnswer, StageIn, StageOut, StageAddress, StageServices}

@@ -120,7 +120,7 @@ func (b backend) Status() control.Status {
 	s, v := n.dp.State(len(cfg.Identities)), n.view()
 	st := control.Status{
 		Node: n.self(), Time: time.Now(), Version: n.Version, Cluster: cfg.Cluster,
-		Standby: v.snapshot.Standby, Frozen: v.snapshot.Frozen, LastTakeover: v.takeover,
+		Standby: v.snapshot.Standby, Frozen: v.snapshot.Frozen, LastTakeover: n.takeover(last(v.changes)),
 		Peer: control.Peer{
 			Name: cfg.Nodes[cfg.Peer()].Name, State: peerState(&s, cfg.Timing.SupervisorLost),
 			BootID: fmt.Sprintf("%016x", s.PeerBoot), SupervisorAgeUS: s.PeerAge.Microseconds(),
@@ -144,7 +144,9 @@ func (b backend) Status() control.Status {
 		st.Links = append(st.Links, link)
 	}
 	for i, id := range v.snapshot.Identities {
-		st.Identities = append(st.Identities, n.identityStatus(i, id, &s))
+		is := n.identityStatus(i, id, &s)
+		is.Takeover = n.takeover(v.changes[i])
+		st.Identities = append(st.Identities, is)
 	}
 	for _, svc := range n.services.States() {
 		st.Services = append(st.Services, control.Service{Name: svc.Service, State: svc.Phase.String(), Restarts: svc.Restarts, Reason: svc.Reason})

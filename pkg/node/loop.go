@@ -12,7 +12,6 @@ import (
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
-	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
 )
 
@@ -28,6 +27,7 @@ type loopState struct {
 	replies map[uint64]chan string
 	linkUp  [loader.Links]bool
 	differs bool // the peer lives, with another configuration
+	told    [loader.MaxIdentities]toldStages
 	left    bool
 }
 
@@ -119,6 +119,7 @@ func (n *node) step(ev core.Event) {
 func (n *node) look() {
 	s := n.dp.State(len(n.Config.Identities))
 	n.watchLinks(&s)
+	n.tellStages()
 	mine := n.myView(&s)
 	if n.differs(&s) {
 		s.Peer = core.PeerUnknown // its words speak of other identities: nothing may follow from them
@@ -227,8 +228,7 @@ func (n *node) watchLinks(s *loader.State) {
 // shared is what the loop shows to the API and to the metrics.
 type shared struct {
 	snapshot  core.Snapshot
-	takeover  *control.Takeover // the last one
-	evidence  int64             // before it
+	changes   [loader.MaxIdentities]change // of owner to this node, the last by identity
 	linkHeard [loader.Links]bool
 	linkKnown [loader.Links]bool
 	leaseMin  int64

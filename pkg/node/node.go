@@ -171,6 +171,7 @@ func (n *node) prepare() (err error) {
 		return err
 	}
 	n.loop = newLoopState(cfg, n.store.saved)
+	n.restoreChanges()
 	for role := range loader.Links { // the watch tells of changes from here on
 		if name := nic(cfg.Nodes[cfg.Self], role); name != "" {
 			l, err := n.host.LinkInfo(name)
