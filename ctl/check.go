@@ -3,17 +3,18 @@
 package ctl
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/control"
 )
 
 func checkCommand(env Env) *cli.Command {
@@ -26,16 +27,26 @@ failure, and then looks at this host: kernel features, capabilities, NICs. It ch
    xdpha check --config ./new.yaml --node serv2      another file, as the other node sees it
    xdpha check --config-only                         without looking at this host
    xdpha check --json | jq .warnings
+   xdpha check --history                             asks the daemon how near the last hour's silences came
+                                                     to a takeover, and which dead_after that supports
 
 Mistakes in the file are shown with file:line:column, the line, and what to write instead; all
-of them at once. Exit status 2 for those, 1 if the host lacks something, 0 if all is well.`,
+of them at once. Exit status 2 for those, 1 if the host lacks something, 0 if all is well.
+With --history it is 1 if no daemon runs, or if a silence came to 80 % of dead_after or more.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{DisableDefaultText: true, Name: "config-only", Usage: "do not look at this host"},
+			&cli.BoolFlag{DisableDefaultText: true, Name: "history", Usage: "near misses of the last hour, instead of configuration and host"},
 			jsonFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			if err := needArgs(c, 0, 0); err != nil {
 				return err
+			}
+			if c.Bool("history") {
+				if c.Bool("config-only") {
+					return usagef("check: --history asks the daemon, --config-only looks at the file alone: one of them")
+				}
+				return withClient(c, func(ctx context.Context, cl *control.Client) error { return checkHistory(ctx, env, cl, c.Bool("json")) })
 			}
 			cfg, err := loadConfig(c)
 			if err != nil {
@@ -288,7 +299,6 @@ func checkText(r checkReport) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: cluster %s, this node is %s, its peer %s; digest %s (the same on both nodes)\n", r.Config, r.Cluster, r.Node, r.Peer, r.Digest)
 	t := r.Timing
-	us := func(v int64) time.Duration { return time.Duration(v) * time.Microsecond }
 	fmt.Fprintf(&b, "\ntiming, profile %s\n", t.Profile)
 	table(&b, func(w io.Writer) {
 		fmt.Fprintf(w, "probe\t%s\ton every link\n", us(t.ProbeUS))
