@@ -46,7 +46,9 @@ func sampleStatus() control.Status {
 	}
 	return control.Status{
 		Node: "serv2", Time: time.Date(2026, 11, 23, 9, 41, 7, 0, time.UTC), Version: "v0.1.0", Cluster: "lj64",
-		Peer:  control.Peer{Name: "serv1", State: control.PeerUp, BootID: "1f2e3d4c5b6a7988", SupervisorAgeUS: 48_000},
+		Peer: control.Peer{Name: "serv1", State: control.PeerUp, BootID: "1f2e3d4c5b6a7988", Supervisor: control.SupervisorUp, SupervisorAgeUS: 48_000,
+			Services: map[string]string{"files": control.ServicesUp}, Policy: control.Policy{SupervisorLost: control.PolicyTakeover, AfterUS: 750_000}},
+		Pacer: control.Pacer{Mode: "kernel (fq)", Wanted: "auto", LastTickUS: 310, GapMaxUS: 1260, TokensSent: 1}, RightToServeUS: new(int64(3900)),
 		Links: []control.Link{link("crossover", "eth1", 11.2), link("lan", "eth0", 14.5), link("spare", "eth2", 14.9)},
 		Identities: []control.Identity{
 			{Name: "files", Home: "serv1", Owner: "serv1", Generation: 3, Gate: "closed", Armed: true, Addresses: []string{"192.0.2.21/24", "2001:db8::21/64"}, MAC: "02:4c:4a:00:00:21"},
@@ -60,7 +62,7 @@ func sampleStatus() control.Status {
 
 func illStatus() control.Status {
 	s := sampleStatus()
-	s.Peer.State = control.PeerDead
+	s.Peer.State, s.Peer.Supervisor, s.Peer.Services = control.PeerDead, control.SupervisorUnknown, nil
 	for i := range s.Links {
 		s.Links[i].Up, s.Links[i].LastHeardUS = false, 73_000_000
 	}
@@ -94,6 +96,25 @@ func TestStatusOfAHealthyPair(t *testing.T) {
 		t.Errorf("a healthy pair needs attention: %q", a)
 	}
 	golden(t, "status-healthy", statusText(s))
+}
+
+func TestStatusTellsThePeersThreeValuesApart(t *testing.T) {
+	s := sampleStatus()
+	s.Peer.State, s.Peer.Supervisor, s.Peer.Solo = control.PeerSupervisorLost, control.SupervisorLost, true
+	s.Peer.Services["files"], s.Peer.Policy.SupervisorLost = control.ServicesDown, control.PolicyWait
+	s.RightToServeUS = new(int64)
+	text := statusText(s)
+	for _, want := range []string{
+		"peer serv1: kernel up, supervisor lost, services of files down; it serves by the arbiter's leave", "silent for 750ms: nothing, until",
+		"right to serve: has run out", "! the services of files, which serv1 owns, are not up there",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("lacks %q:\n%s", want, text)
+		}
+	}
+	if s.RightToServeUS = nil; !strings.Contains(statusText(s), "not asked for (arbiter none)") {
+		t.Error("arbiter none is not told")
+	}
 }
 
 func TestStatusAfterATakeover(t *testing.T) { golden(t, "status-ill", statusText(illStatus())) }

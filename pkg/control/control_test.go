@@ -78,7 +78,9 @@ func serve(t *testing.T, b Backend) (*Client, func() error) {
 func TestStatusCrossesTheSocketWhole(t *testing.T) {
 	want := Status{
 		Node: "serv1", Time: time.Unix(1, 2).UTC(), Version: "1", Cluster: "lj64", Standby: true, Frozen: true,
-		Peer:       Peer{Name: "serv2", State: PeerUp, BootID: "00000000000000ff", SupervisorAgeUS: 7},
+		Peer: Peer{Name: "serv2", State: PeerUp, BootID: "00000000000000ff", Supervisor: SupervisorUp, SupervisorAgeUS: 7,
+			Services: map[string]string{"mail": ServicesDown}, Solo: true, Policy: Policy{PolicyTakeover, 750_000}},
+		Pacer: Pacer{Mode: "kernel (fq)", Wanted: "auto", LastTickUS: 9, GapMaxUS: 1100, TokensSent: 1}, RightToServeUS: new(int64),
 		Links:      []Link{{Name: "lan", Interface: "eth0", Up: true, LastHeardUS: 3, RTTUS: RTT{1.3, 1.9, 80}, GapMaxUS: 9, Mode: "native"}},
 		Identities: []Identity{{Name: "files", Home: "serv1", Owner: "serv1", Generation: 1<<56 - 1, Gate: GateOpen, Addresses: []string{"192.0.2.21/24"}, MAC: "02:00:00:00:00:01"}},
 		Services:   []Service{{Name: "samba", State: "up", Restarts: 2}},

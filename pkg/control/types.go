@@ -9,19 +9,23 @@ import (
 
 // Status is what a node knows, as `xdpha status --json` prints it.
 type Status struct {
-	Node         string     `json:"node"`
-	Time         time.Time  `json:"time"`
-	Version      string     `json:"version"`
-	Cluster      string     `json:"cluster"`
-	Standby      bool       `json:"standby"`
-	Frozen       bool       `json:"frozen"`
-	Peer         Peer       `json:"peer"`
-	Links        []Link     `json:"links"`
-	Identities   []Identity `json:"identities"`
-	Services     []Service  `json:"services"`
-	Mirrors      []Mirror   `json:"mirrors"`
-	Arbiter      Arbiter    `json:"arbiter"`
-	LastTakeover *Takeover  `json:"last_takeover"`
+	Node    string    `json:"node"`
+	Time    time.Time `json:"time"`
+	Version string    `json:"version"`
+	Cluster string    `json:"cluster"`
+	Standby bool      `json:"standby"`
+	Frozen  bool      `json:"frozen"`
+	Peer    Peer      `json:"peer"`
+	Pacer   Pacer     `json:"pacer"`
+	// RightToServeUS is what is left of the right to serve, 0 if it has run out; nil with
+	// arbiter none, which asks for none.
+	RightToServeUS *int64     `json:"right_to_serve_us,omitempty"`
+	Links          []Link     `json:"links"`
+	Identities     []Identity `json:"identities"`
+	Services       []Service  `json:"services"`
+	Mirrors        []Mirror   `json:"mirrors"`
+	Arbiter        Arbiter    `json:"arbiter"`
+	LastTakeover   *Takeover  `json:"last_takeover"`
 }
 
 // The values of Peer.State.
@@ -32,13 +36,52 @@ const (
 	PeerUnknown        = "unknown"
 )
 
-// Peer is the other node. BootID is hexadecimal: a 64-bit number does not
-// survive every reader of JSON.
+// The values of Peer.Supervisor.
+const (
+	SupervisorUp      = "up"
+	SupervisorLost    = "lost"
+	SupervisorUnknown = "unknown"
+)
+
+// The values of Peer.Services.
+const (
+	ServicesUp   = "up"
+	ServicesDown = "down"
+)
+
+// Peer is the other node: its kernel (State), its daemon, and the services of what it owns, as
+// far as it is heard. BootID is hexadecimal: a 64-bit number does not survive every reader of JSON.
 type Peer struct {
-	Name            string `json:"name"`
-	State           string `json:"state"`
-	BootID          string `json:"boot_id"`
-	SupervisorAgeUS int64  `json:"supervisor_age_us"`
+	Name            string            `json:"name"`
+	State           string            `json:"state"`
+	BootID          string            `json:"boot_id"`
+	Supervisor      string            `json:"supervisor"`
+	SupervisorAgeUS int64             `json:"supervisor_age_us"`
+	Services        map[string]string `json:"services"` // by identity that it owns
+	Solo            bool              `json:"solo"`     // it serves by the arbiter's leave
+	Policy          Policy            `json:"policy"`
+}
+
+// The values of Policy.SupervisorLost.
+const (
+	PolicyTakeover = "takeover" // its kernel is asked to release what it owns
+	PolicyWait     = "wait"     // nothing, until its kernel releases it by itself
+)
+
+// Policy is what this node does about a peer whose kernel answers and whose supervisor
+// has been silent for AfterUS.
+type Policy struct {
+	SupervisorLost string `json:"supervisor_lost"`
+	AfterUS        int64  `json:"after_us"`
+}
+
+// Pacer is what sends the probes in time.
+type Pacer struct {
+	Mode       string `json:"mode"`         // "kernel (tbf)", "kernel (fq)" or "thread"
+	Wanted     string `json:"wanted"`       // kernel | thread | auto
+	LastTickUS int64  `json:"last_tick_us"` // ago; -1: none yet
+	GapMaxUS   int64  `json:"gap_max_us"`
+	TokensSent uint64 `json:"tokens_sent"` // more than one: some got lost
 }
 
 // Link is one path between the nodes.
@@ -159,6 +202,9 @@ func (t Timeline) Stages() []int64 {
 // lists gives every list a value, so that none is printed as null.
 func (s Status) lists() Status {
 	s.Links = nonNil(s.Links)
+	if s.Peer.Services == nil {
+		s.Peer.Services = map[string]string{}
+	}
 	s.Services = nonNil(s.Services)
 	s.Mirrors = nonNil(s.Mirrors)
 	s.Arbiter.Hosts = nonNil(s.Arbiter.Hosts)

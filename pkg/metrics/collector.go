@@ -49,7 +49,7 @@ func (c *Collector) ObserveStage(stage string, d time.Duration) {
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		owner, generation, gateOpen, conflicts, leaseMin, rtt, rttMax, gap, gapMax, linkUp, suspects, refuted, selfStalls, pacerGapMax,
-		frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, buildInfo,
+		reverted, silence, silenceMax, rightToServe, peerServices, frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, buildInfo,
 	} {
 		ch <- d
 	}
@@ -102,6 +102,15 @@ func (e emitter) node(s Snapshot) {
 	e.counter(suspects, s.Suspects)
 	e.counter(refuted, s.SuspectsRefuted)
 	e.counter(selfStalls, s.SelfStalls)
+	e.counter(reverted, s.Reverted)
+	e.histogram(silence, s.Silence)
+	e.gauge(silenceMax, seconds(s.Silence.MaxNS))
+	if s.RightToServeNS != nil {
+		e.gauge(rightToServe, seconds(*s.RightToServeNS))
+	}
+	for identity, up := range s.PeerServices {
+		e.flag(peerServices, up, identity)
+	}
 	e.gauge(pacerGapMax, seconds(s.PacerGapMaxNS))
 	e.gauge(peerState, peerStates[s.PeerState])
 	for _, a := range s.Ages {

@@ -52,6 +52,10 @@ func sample() *Collector {
 		Suspects:            3,
 		SuspectsRefuted:     2,
 		SelfStalls:          1,
+		Reverted:            1,
+		Silence:             histogram(1_000_000, 2_100_000),
+		PeerServices:        map[string]bool{"mail": true, "web": false},
+		RightToServeNS:      new(int64(4_200_000)),
 		PacerGapMaxNS:       1_900_000,
 		LeaseRemainingMinNS: -5_000_000,
 		Build:               Build{"1.0.0", "abc", "go1.26"},
@@ -111,6 +115,7 @@ func TestContractsMetricsAreThere(t *testing.T) {
 		xdpha_generation{identity} xdpha_gate_open{identity} xdpha_lease_remaining_min_seconds xdpha_heartbeat_rtt_seconds{link} xdpha_heartbeat_gap_seconds{link}
 		xdpha_heartbeat_gap_max_seconds{link} xdpha_suspects_total xdpha_suspects_refuted_total xdpha_self_stalls_total xdpha_pacer_gap_max_seconds
 		xdpha_frames_total{link,kind,verdict,reason} xdpha_address_conflicts_total{identity} xdpha_peer_state xdpha_supervisor_age_seconds{node}
+		xdpha_silence_seconds xdpha_silence_max_seconds xdpha_deaths_reverted_total xdpha_right_to_serve_remaining_seconds xdpha_peer_services_up{identity}
 		xdpha_service_up{service} xdpha_service_restarts_total{service} xdpha_mirror_lag_seconds{set} xdpha_build_info`) {
 		name, labels, _ := strings.Cut(strings.TrimSuffix(want, "}"), "{")
 		have, ok := got[name]
@@ -175,6 +180,15 @@ func TestUnknownSumIsNotANumber(t *testing.T) {
 			if got := mf.GetMetric()[0].GetHistogram().GetSampleSum(); !math.IsNaN(got) {
 				t.Error(got)
 			}
+		}
+	}
+}
+
+// With arbiter none there is no right to serve, and a peer that is not heard says nothing: a 0 would be an alarm.
+func TestWhatDoesNotApplyIsAbsent(t *testing.T) {
+	for _, mf := range gather(t, NewCollector(fixed{})) {
+		if n := mf.GetName(); n == "xdpha_right_to_serve_remaining_seconds" || n == "xdpha_peer_services_up" {
+			t.Errorf("%s is there: %v", n, mf.GetMetric())
 		}
 	}
 }

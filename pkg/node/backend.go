@@ -16,7 +16,6 @@ import (
 	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/metrics"
-	"github.com/xdpha/xdpha/pkg/service"
 )
 
 // backend is the node as the API sees it.
@@ -121,11 +120,11 @@ func (b backend) Status() control.Status {
 	st := control.Status{
 		Node: n.self(), Time: time.Now(), Version: n.Version, Cluster: cfg.Cluster,
 		Standby: v.snapshot.Standby, Frozen: v.snapshot.Frozen, LastTakeover: n.takeover(last(v.changes)),
-		Peer: control.Peer{
-			Name: cfg.Nodes[cfg.Peer()].Name, State: peerState(&s, cfg.Timing.SupervisorLost),
-			BootID: fmt.Sprintf("%016x", s.PeerBoot), SupervisorAgeUS: s.PeerAge.Microseconds(),
-		},
+		Peer: n.peerStatus(&s), Pacer: n.pacerStatus(&s),
 		Arbiter: n.arbiterStatus(&s),
+	}
+	if left := rightToServe(&s); left != nil {
+		st.RightToServeUS = new(*left / 1000)
 	}
 	for role, l := range s.Links {
 		mode := n.dp.Mode(role)
@@ -218,7 +217,8 @@ func (src source) Snapshot() metrics.Snapshot {
 	s, v := n.dp.State(len(cfg.Identities)), n.view()
 	m := metrics.Snapshot{
 		PeerState: peerState(&s, cfg.Timing.SupervisorLost), Suspects: s.Suspects, SuspectsRefuted: s.Refuted, SelfStalls: s.SelfStalls,
-		PacerGapMaxNS: s.TickGapMaxNS, LeaseRemainingMinNS: v.leaseMin,
+		PacerGapMaxNS: s.TickGapMaxNS, LeaseRemainingMinNS: v.leaseMin, RightToServeNS: rightToServe(&s),
+		Reverted: s.Reverted, Silence: histogram(s.Silence.Buckets, s.Silence.MaxNS), PeerServices: map[string]bool{},
 		Ages: []metrics.Age{
 			{Node: n.self(), NS: s.AtNS - s.SupervisorAtNS},
 			{Node: cfg.Nodes[cfg.Peer()].Name, NS: int64(s.PeerAge) + max(0, s.AtNS-s.PeerAgeAtNS)},
@@ -232,6 +232,9 @@ func (src source) Snapshot() metrics.Snapshot {
 		if n.dp.Mode(role) != "" {
 			m.Links = append(m.Links, metrics.Link{Name: loader.LinkNames[role], Up: n.heard(l, s.AtNS), RTT: histogram(l.RTT, l.RTTMaxNS), Gap: histogram(l.Gap, l.GapMaxNS)})
 		}
+	}
+	for i, up := range peerServices(cfg, &s) {
+		m.PeerServices[cfg.Identities[i].Name] = up
 	}
 	counters, err := n.dp.Counters()
 	if err != nil {
@@ -247,8 +250,7 @@ func (src source) Snapshot() metrics.Snapshot {
 		})
 	}
 	for _, svc := range n.services.States() {
-		up := svc.Phase == service.Up || svc.Phase == service.Failing
-		m.Services = append(m.Services, metrics.Service{Name: svc.Service, Up: up, Restarts: svc.Restarts})
+		m.Services = append(m.Services, metrics.Service{Name: svc.Service, Up: serviceUp(svc.Phase), Restarts: svc.Restarts})
 	}
 	return m
 }

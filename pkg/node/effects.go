@@ -188,10 +188,13 @@ func (n *node) serviceChanged(s service.State) {
 			identity = i
 		}
 	}
-	// From a goroutine of its own: the manager must not wait for the loop.
+	// From a goroutine of its own: the manager must not wait for the loop. What the core need
+	// not know wakes the loop all the same: the peer is told which services are up.
+	var ev any = func() {}
 	if s.Phase == service.Failed || s.Phase == service.Up {
-		go n.post(core.ServiceState{Identity: identity, Service: s.Service, Healthy: s.Phase == service.Up, Err: s.Reason})
+		ev = core.ServiceState{Identity: identity, Service: s.Service, Healthy: s.Phase == service.Up, Err: s.Reason}
 	}
+	go n.post(ev)
 }
 
 func (n *node) announceIdentity(a core.Announce) {

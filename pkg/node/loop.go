@@ -27,8 +27,10 @@ type loopState struct {
 	replies map[uint64]chan string
 	linkUp  [loader.Links]bool
 	differs bool // the peer lives, with another configuration
-	told    [loader.MaxIdentities]toldStages
 	left    bool
+	told    [loader.MaxIdentities]toldStages
+	unseen  [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
+	theirs  map[int]bool               // the last word on the peer's services, by identity
 }
 
 func newLoopState(cfg *config.Config, saved core.Saved) loopState {
@@ -119,6 +121,7 @@ func (n *node) step(ev core.Event) {
 func (n *node) look() {
 	s := n.dp.State(len(n.Config.Identities))
 	n.watchLinks(&s)
+	n.watchPeerServices(&s)
 	n.tellStages()
 	mine := n.myView(&s)
 	if n.differs(&s) {
@@ -237,6 +240,7 @@ type shared struct {
 
 func (n *node) publish() {
 	snap := n.loop.machine.Snapshot()
+	n.setFlags(func(f *loader.Flags) { f.Services = n.ownServices(snap) })
 	n.mu.Lock()
 	n.shared.snapshot = snap
 	n.mu.Unlock()
