@@ -3,6 +3,8 @@
 package ctl
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/control"
@@ -250,6 +253,50 @@ func TestACheckExplainsEachFailure(t *testing.T) {
 		r := newCheckReport(cfg)
 		r.Host = []hostCheck{{Name: "CAP_BPF", OK: true, Detail: "held"}, {Name: "NIC eth1", Detail: "Link not found", Remedy: "correct its name"}}
 		golden(t, "check-"+file, checkText(r))
+	}
+}
+
+func TestACheckSaysWhoCanPace(t *testing.T) {
+	none := errors.New("this kernel has neither fq nor tbf")
+	for _, tt := range []struct {
+		want, mode string
+		err        error
+		ok         bool
+		detail     string
+	}{
+		{"auto", "fq", nil, true, "the kernel can, by fq"},
+		{"auto", "", none, true, "a thread of the daemon will"},
+		{"kernel", "tbf", nil, true, "the kernel can, by tbf"},
+		{"kernel", "", none, false, "neither fq nor tbf"},
+		{"kernel", "", fmt.Errorf("make a network namespace: %w", unix.EPERM), true, "needs CAP_SYS_ADMIN"},
+		{"thread", "", nil, true, "a thread of the daemon;"},
+	} {
+		if h := paceCheck(tt.want, tt.mode, tt.err); h.OK != tt.ok || !strings.Contains(h.Detail, tt.detail) || h.OK != (h.Remedy == "") {
+			t.Errorf("%s, %q, %v: %+v", tt.want, tt.mode, tt.err, h)
+		}
+	}
+}
+
+func TestACheckWarnsOfWhatMaySurprise(t *testing.T) {
+	cfg := &config.Config{Identities: []config.Identity{{Name: "files", StagingAhead: true}, {Name: "mail"}}}
+	text := strings.Join(warnings(cfg), "\n")
+	if !strings.Contains(text, "files is staged ahead: "+stagingAheadCaveat) || strings.Contains(text, "mail is staged") {
+		t.Error(text)
+	}
+}
+
+func TestACheckShowsARightThatWouldNotEnd(t *testing.T) {
+	cfg := &config.Config{Timing: config.Timing{DeadAfter: 5 * time.Millisecond, ServeFor: 4490 * time.Microsecond, Linger: 500 * time.Microsecond, SupervisorLost: time.Second}}
+	var b strings.Builder
+	timingText(&b, newCheckTiming(cfg))
+	if want := "L(1+ρ)+ε < Δ(1−ρ), Δ being dead_after: 4.99449ms < 4.995ms"; !strings.Contains(b.String(), want) {
+		t.Errorf("lacks %q:\n%s", want, b.String())
+	}
+	cfg.Timing.ServeFor += 10 * time.Microsecond
+	b.Reset()
+	timingText(&b, newCheckTiming(cfg))
+	if want := "5.0045ms ≥ 4.995ms"; !strings.Contains(b.String(), want) {
+		t.Errorf("lacks %q:\n%s", want, b.String())
 	}
 }
 
