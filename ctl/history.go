@@ -215,7 +215,7 @@ func judgementText(h control.History, j judgement) string {
 		b.WriteString("supported as it is: at least twice the worst silence\n")
 	}
 	if j.Minutes < judgedMinutes {
-		fmt.Fprintf(&b, "judged by %d minutes only: look again after an hour under load\n", j.Minutes)
+		fmt.Fprintf(&b, "judged by %d of %d minutes: look again after an hour under load\n", j.Minutes, judgedMinutes)
 	}
 	return b.String()
 }

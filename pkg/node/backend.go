@@ -16,6 +16,7 @@ import (
 	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/metrics"
+	"github.com/xdpha/xdpha/pkg/service"
 )
 
 // backend is the node as the API sees it.
@@ -250,7 +251,8 @@ func (src source) Snapshot() metrics.Snapshot {
 		})
 	}
 	for _, svc := range n.services.States() {
-		m.Services = append(m.Services, metrics.Service{Name: svc.Service, Up: serviceUp(svc.Phase), Restarts: svc.Restarts})
+		up := svc.Phase == service.Up || svc.Phase == service.Failing
+		m.Services = append(m.Services, metrics.Service{Name: svc.Service, Up: up, Restarts: svc.Restarts})
 	}
 	return m
 }

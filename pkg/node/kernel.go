@@ -36,9 +36,6 @@ func (n *node) readEvents(ctx context.Context, events *loader.Events) error {
 }
 
 func (n *node) kernelEvent(e loader.Event) {
-	if e.Kind == loader.TakenOver || e.Kind == loader.Taken {
-		n.noteTakeover(e)
-	}
 	n.look() // first what must be done, then what is told
 	if e.Identity >= len(n.Config.Identities) {
 		return

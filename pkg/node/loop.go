@@ -120,6 +120,7 @@ func (n *node) step(ev core.Event) {
 // look reads the kernel's maps and tells the core, if they say anything new.
 func (n *node) look() {
 	s := n.dp.State(len(n.Config.Identities))
+	n.noteChanges()
 	n.watchLinks(&s)
 	n.watchPeerServices(&s)
 	n.tellStages()

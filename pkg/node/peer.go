@@ -75,7 +75,7 @@ func (n *node) watchPeerServices(s *loader.State) {
 func (n *node) ownServices(snap core.Snapshot) (bits uint16) {
 	up := map[string]bool{}
 	for _, svc := range n.services.States() {
-		up[svc.Service] = serviceUp(svc.Phase)
+		up[svc.Service] = svc.Phase == service.Up // not while its check is bad, however seldom yet
 	}
 	for i, id := range snap.Identities {
 		if n.dp.Word(i).Has(core.Owner) && n.servesAll(i, id, up) {
@@ -102,10 +102,6 @@ func (n *node) servesAll(i int, id core.IdentitySnapshot, up map[string]bool) bo
 	}
 	return true
 }
-
-// serviceUp reports whether a service counts as up: also while its check has not been bad often
-// enough to say that it is not.
-func serviceUp(p service.Phase) bool { return p == service.Up || p == service.Failing }
 
 // pacerStatus is how well the probes are paced.
 func (n *node) pacerStatus(s *loader.State) control.Pacer {

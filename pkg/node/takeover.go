@@ -63,26 +63,33 @@ func newChange(identity int, k loader.Timeline, planned string, deadAfter time.D
 	return c
 }
 
-// noteTakeover begins a change of owner to this node, of which the kernel tells.
-func (n *node) noteTakeover(e loader.Event) {
-	k, planned := n.dp.Timeline(e.Identity), causeHandOver
-	if core.Word(e.B).Has(core.Demand) && e.Kind == loader.Taken {
-		planned = causeStandDown
-	}
-	if k.FlipNS != e.AtNS { // it changed again meanwhile: what the event says must do
-		k = loader.Timeline{Word: core.Word(e.A), FlipNS: e.AtNS}
-		if e.Kind == loader.TakenOver {
-			k.EvidenceNS, k.DeadNS = int64(e.B), e.AtNS
+// noteChanges finds changes of owner to this node. The loop calls it before it acts on what it
+// has read: the kernel's events may come later than that.
+func (n *node) noteChanges() {
+	for i := range n.Config.Identities {
+		k := n.dp.Timeline(i)
+		n.mu.Lock()
+		known := n.shared.changes[i].flipNS
+		n.mu.Unlock()
+		if k.FlipNS == known || k != n.dp.Timeline(i) { // the kernel is writing it: the next look finds it
+			continue
 		}
+		planned := causeHandOver
+		if n.loop.machine.Snapshot().Identities[i].Word.Has(core.Demand) { // the core has not seen yet that it is done
+			planned = causeStandDown
+		}
+		n.noteChange(newChange(i, k, planned, n.Config.Timing.DeadAfter), k)
 	}
-	c := newChange(e.Identity, k, planned, n.Config.Timing.DeadAfter)
+}
+
+func (n *node) noteChange(c change, k loader.Timeline) {
 	c.wall = time.Now().Add(time.Duration(c.flipNS - loader.Now()))
-	n.metrics.ObserveTakeover(n.Config.Identities[e.Identity].Name, c.cause)
+	n.metrics.ObserveTakeover(n.Config.Identities[c.identity].Name, c.cause)
 	if c.cause == causeDead {
 		n.tellDetection(k)
 	}
 	n.mu.Lock()
-	n.shared.changes[e.Identity] = c
+	n.shared.changes[c.identity] = c
 	n.mu.Unlock()
 }
 
