@@ -7,11 +7,13 @@ SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 DEMO   ?= --fault power
 # For example: make bench BENCH='-runs 3 -json bench.json'
 BENCH  ?=
+# For example: make bench-peers BENCH_PEERS='-rounds 20 -json peers.json'
+BENCH_PEERS ?=
 
 # Tests and benchmarks measure milliseconds: packages run one after the other.
 TEST   ?= ./...
 
-.PHONY: build demo test race generate bench lint clean
+.PHONY: build demo test race generate bench bench-peers lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./ctl/xdpha
@@ -32,6 +34,10 @@ generate:
 
 bench:
 	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/bench $(BENCH)
+
+# xdpha beside keepalived, if that is installed: scripts/setup --peers.
+bench-peers: build
+	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/bench-peers $(BENCH_PEERS)
 
 lint:
 	$(GO) vet ./...

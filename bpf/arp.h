@@ -63,20 +63,11 @@ static __always_inline void arp_answer(struct ethhdr *eth, struct arp_ipv4 *arp,
 	__builtin_memcpy(arp->sender_ip, wanted, 4);
 }
 
-// Somebody else uses an address that is served here (RFC 5227, 2.4). With our own MAC it is
-// our own frame, come back to the other NIC; behind a closed gate it is the other node.
-static __always_inline int is_conflict(const struct xd_config *cfg, __u32 id, struct arp_ipv4 *arp)
-{
-	return id < MAX_IDENTITIES && mac_u64(arp->sender_mac) != mac_u64(cfg->identities[id].mac) &&
-	       gate_open(cfg, id);
-}
-
 static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __u32 link, __u32 ifindex,
 						 struct ethhdr *eth, struct cursor c)
 {
 	struct arp_ipv4 *arp = TAKE(c, struct arp_ipv4, REASON_NOT_OURS);
 	struct xd_state *st = the_state();
-	struct xd_timeline *timeline;
 	__u32 sender_be, target_be, *claimed, *wanted, id;
 
 	if (!st || arp->hardware_be != bpf_htons(1) || arp->protocol_be != bpf_htons(ETH_P_IP) ||
@@ -87,15 +78,9 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 
 	reach_stamp(cfg, st, link, sender_be);
 	claimed = identity_of_ip4(sender_be);
-	if (claimed && is_conflict(cfg, *claimed, arp)) {
-		__u64 now = bpf_ktime_get_boot_ns();
-
-		if ((__s64)(now - st->conflict_event_ns) > 100000000LL) {
-			st->conflict_event_ns = now;
-			tell(now, EVENT_ADDRESS_CONFLICT, *claimed, mac_u64(arp->sender_mac), sender_be);
-		}
+	// Behind a closed gate the claimant is the other node.
+	if (claimed && gate_open(cfg, *claimed) && is_conflict(*claimed, mac_u64(arp->sender_mac), sender_be))
 		return REASON_ARP_CONFLICT;
-	}
 	if (sender_be == target_be) // an announcement: for the stack to learn from
 		return REASON_NOT_OURS;
 	if (arp->operation_be != bpf_htons(1)) // an answer: the gate below decides by its MAC
@@ -112,12 +97,8 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 		return REASON_ARP_WRONG_NIC;
 	if (!gate_open(cfg, id))
 		return REASON_ARP_GATE_CLOSED;
-	if (id >= MAX_IDENTITIES)
-		return REASON_INTERNAL;
-	arp_answer(eth, arp, cfg->identities[id].mac);
-	timeline = the_timeline(id);
-	if (timeline && !timeline->answered_ns)
-		timeline->answered_ns = bpf_ktime_get_boot_ns();
+	arp_answer(eth, arp, identity_config(cfg, id)->mac);
+	note_answer(id);
 	return REASON_ARP_ANSWERED;
 }
 

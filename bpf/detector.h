@@ -123,7 +123,7 @@ static __always_inline void judge(const struct xd_config *cfg, struct xd_state *
 		raise_time(&st->serve_until_ns, st->reach_ok_ns + SOLO_NS);
 	}
 	tell(now, EVENT_PEER_DEAD, NO_IDENTITY, last, 0);
-	take_over(cfg, last);
+	take_over(cfg, st, last);
 }
 
 // watch_right tells when this node is cut off: it owns something, and may not serve it.
@@ -190,7 +190,7 @@ static __always_inline void evaluate(const struct xd_config *cfg, struct xd_stat
 			become(st, PEER_UP, now);
 			tell(now, EVENT_PEER_UP, NO_IDENTITY, 0, 0);
 		} else if (serve_alone(cfg, st, now)) {
-			take_over(cfg, last ? last : st->started_ns);
+			take_over(cfg, st, last ? last : st->started_ns);
 		}
 		break;
 	}

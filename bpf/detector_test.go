@@ -140,6 +140,15 @@ func TestSilenceIsDeathAndArmedIdentitiesAreTaken(t *testing.T) {
 	n.wantWords(owner|5, owner|6)
 }
 
+// With another configuration the same word may speak of another identity.
+func TestNothingIsTakenFromAPeerOfAnotherConfiguration(t *testing.T) {
+	n := watched(t, func(v *truth) { v.state.Links[0].HeardNs, v.state.PeerDigest = now(), digest+1 })
+	n.probed(8, now())
+	n.expect(eventSuspect, eventDead)
+	n.quiet()
+	n.wantWords(owner|5, ready|5)
+}
+
 func TestALinkThatSpeaksKeepsThePeerAlive(t *testing.T) {
 	n := watched(t, func(v *truth) {
 		v.state.Links[crossover].HeardNs, v.state.Links[lan].HeardNs = 1, 1

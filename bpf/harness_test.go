@@ -156,7 +156,10 @@ func (b *bench) newNode(t *testing.T, self int) *node {
 	t.Helper()
 	n := &node{bench: b, t: t, self: self}
 	if err := bpf.LoadXdphaObjects(&n.objs, nil); err != nil {
-		t.Fatalf("load the programs: %+v", err)
+		if refused := (*ebpf.VerifierError)(nil); errors.As(err, &refused) {
+			t.Fatalf("load the programs: %+v", refused)
+		}
+		t.Fatalf("load the programs: %v", err)
 	}
 	t.Cleanup(func() { n.objs.Close() })
 	var err error
@@ -196,7 +199,7 @@ func (n *node) atWork() *truth {
 	v.control.Flags = 0x5b
 	s := &v.state
 	s.BootId, s.Nonce, s.PeerBoot, s.PeerNonce, s.Seq = selfBoot, selfNonce, peerBoot, peerNonce, 100
-	s.PeerState, s.StartedNs = 1, 1
+	s.PeerState, s.StartedNs, s.PeerDigest = 1, 1, digest
 	s.PeerWords[0], s.PeerWords[1] = 5, owner|5
 	return v
 }

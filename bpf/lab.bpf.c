@@ -4,17 +4,23 @@
 // The lab's cables: what passes a port, who was seen using an identity's MAC, and two bare programs for benchmarks.
 // Nothing here runs on a real node.
 #include <linux/bpf.h>
+#include <linux/icmpv6.h>
 #include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #define MAX_PORTS 64       /* a port's number is its ifindex, chosen by pkg/lab */
 #define MAX_NODES 16       /* everything that has cables: servers, client, hosts, trunk */
 #define MAX_IDENTITIES 16  /* watched MACs */
+#define MAX_SPEAKERS 1024  /* MACs with which the two nodes send during a partition */
+#define SERVERS 2          /* nodes 0 and 1 are the pair */
+#define CUT_PEER (1ULL << 32) /* among a node's cuts: frames of the other server do not reach it */
 #define TC_PASS (-1)       /* TCX_NEXT, and TC_ACT_UNSPEC where there is only clsact */
 #define TC_DROP 2
 
-enum lab_kind { KIND_OTHER, KIND_ARP_REQUEST, KIND_ARP_REPLY, KIND_IPV4, KIND_IPV6 };
+enum lab_kind { KIND_OTHER, KIND_ARP_REQUEST, KIND_ARP_REPLY, KIND_IPV4, KIND_IPV6, KIND_ND };
 
 /* One end of a cable, on the side of the switch. */
 struct lab_port {
@@ -48,13 +54,26 @@ struct {
 	__type(value, struct lab_port);
 } lab_ports SEC(".maps");
 
-/* One word per node: a set bit is a cut cable, so one write cuts them all. */
+/* One word per node: a set bit is a cut cable, so one store into mapped memory cuts them all. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_NODES);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, __u64);
 } lab_cuts SEC(".maps");
+
+/* Which servers have sent with a MAC: an identity's may have been used by both. */
+struct lab_speaker {
+	__u8 by[SERVERS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_SPEAKERS);
+	__type(key, __u64); /* MAC in the first six bytes, then zeros */
+	__type(value, struct lab_speaker);
+} lab_speakers SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -88,20 +107,64 @@ volatile __u64 lab_trail_lost = 0;
 
 const struct lab_record *lab_unused_record __attribute__((unused)); /* keeps the type in BTF for bpf2go */
 
-static __always_inline int is_cut(__u32 port)
+static __always_inline __u64 cuts_of(struct lab_port *p)
 {
-	struct lab_port *p = bpf_map_lookup_elem(&lab_ports, &port);
-	__u64 *cuts, *dropped;
+	__u64 *cuts = bpf_map_lookup_elem(&lab_cuts, &p->node);
 
-	if (!p)
-		return 0;
-	cuts = bpf_map_lookup_elem(&lab_cuts, &p->node);
-	if (!cuts || !(*(volatile __u64 *)cuts & (1ULL << (p->bit & 63))))
-		return 0;
-	dropped = bpf_map_lookup_elem(&lab_dropped, &port);
+	return cuts ? *(volatile __u64 *)cuts : 0;
+}
+
+static __always_inline void count_drop(__u32 port)
+{
+	__u64 *dropped = bpf_map_lookup_elem(&lab_dropped, &port);
+
 	if (dropped)
 		__sync_fetch_and_add(dropped, 1);
-	return 1;
+}
+
+static __always_inline __u64 source_of(void *data, void *data_end)
+{
+	struct ethhdr *eth = data;
+	__u64 mac = 0;
+
+	if ((void *)(eth + 1) <= data_end)
+		__builtin_memcpy(&mac, eth->h_source, ETH_ALEN);
+	return mac;
+}
+
+/* Notes who speaks. Not 0: there is no room to note it, so it must not be heard. */
+static __always_inline int note_speaker(void *data, void *data_end, __u32 node)
+{
+	__u64 mac = source_of(data, data_end);
+	struct lab_speaker *s = bpf_map_lookup_elem(&lab_speakers, &mac), nobody = {};
+
+	if (!s) {
+		bpf_map_update_elem(&lab_speakers, &mac, &nobody, BPF_NOEXIST);
+		s = bpf_map_lookup_elem(&lab_speakers, &mac);
+	}
+	if (!s)
+		return 1;
+	s->by[node & (SERVERS - 1)] = 1;
+	return 0;
+}
+
+/* Whether the other server has sent with this frame's MAC. */
+static __always_inline int is_peers(void *data, void *data_end, __u32 node)
+{
+	__u64 mac = source_of(data, data_end);
+	struct lab_speaker *s = bpf_map_lookup_elem(&lab_speakers, &mac);
+
+	return s && s->by[(node + 1) & (SERVERS - 1)];
+}
+
+/* Neighbour solicitation and advertisement (RFC 4861); nothing stands between IPv6's header and them. */
+static __always_inline __u16 kind_of_ipv6(struct ipv6hdr *ip, void *data_end)
+{
+	struct icmp6hdr *icmp = (void *)(ip + 1);
+
+	if ((void *)(icmp + 1) > data_end || ip->nexthdr != IPPROTO_ICMPV6)
+		return KIND_IPV6;
+	return icmp->icmp6_type == 135 || icmp->icmp6_type == 136 ? KIND_ND : KIND_IPV6;
 }
 
 static __always_inline __u16 kind_of(void *data, void *data_end)
@@ -115,7 +178,7 @@ static __always_inline __u16 kind_of(void *data, void *data_end)
 	case ETH_P_IP:
 		return KIND_IPV4;
 	case ETH_P_IPV6:
-		return KIND_IPV6;
+		return kind_of_ipv6((void *)(eth + 1), data_end);
 	case ETH_P_ARP:
 		return arp[7] == 2 ? KIND_ARP_REPLY : KIND_ARP_REQUEST;
 	}
@@ -166,12 +229,17 @@ int cable_in(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
 	__u32 port = ctx->ingress_ifindex;
-	struct lab_port *p;
+	struct lab_port *p = bpf_map_lookup_elem(&lab_ports, &port);
+	__u64 cuts;
 
-	if (is_cut(port))
+	if (!p)
+		return XDP_PASS;
+	cuts = cuts_of(p);
+	if ((cuts & (1ULL << (p->bit & 63))) || (cuts & CUT_PEER && note_speaker(data, data_end, p->node))) {
+		count_drop(port);
 		return XDP_DROP;
-	p = bpf_map_lookup_elem(&lab_ports, &port);
-	if (p && p->judge)
+	}
+	if (p->judge)
 		judge(data, data_end, port);
 	return XDP_PASS;
 }
@@ -180,7 +248,18 @@ int cable_in(struct xdp_md *ctx)
 SEC("tcx/egress")
 int cable_out(struct __sk_buff *skb)
 {
-	return is_cut(skb->ifindex) ? TC_DROP : TC_PASS;
+	__u32 port = skb->ifindex;
+	struct lab_port *p = bpf_map_lookup_elem(&lab_ports, &port);
+	__u64 cuts;
+
+	if (!p)
+		return TC_PASS;
+	cuts = cuts_of(p);
+	if (!(cuts & (1ULL << (p->bit & 63))) &&
+	    !(cuts & CUT_PEER && is_peers((void *)(long)skb->data, (void *)(long)skb->data_end, p->node)))
+		return TC_PASS;
+	count_drop(port);
+	return TC_DROP;
 }
 
 /* The least that XDP can do to answer: what the heartbeat's answer is measured against. */

@@ -35,6 +35,11 @@ type LabLabSeen struct {
 	Count   uint64
 }
 
+type LabLabSpeaker struct {
+	_  structs.HostLayout
+	By [2]uint8
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -43,6 +48,7 @@ const (
 	LabMapLabDropped      = "lab_dropped"
 	LabMapLabPorts        = "lab_ports"
 	LabMapLabSightings    = "lab_sightings"
+	LabMapLabSpeakers     = "lab_speakers"
 	LabMapLabTrail        = "lab_trail"
 	LabMapLabWatched      = "lab_watched"
 	LabProgCableIn        = "cable_in"
@@ -110,6 +116,7 @@ type LabMapSpecs struct {
 	LabDropped   *ebpf.MapSpec `ebpf:"lab_dropped"`
 	LabPorts     *ebpf.MapSpec `ebpf:"lab_ports"`
 	LabSightings *ebpf.MapSpec `ebpf:"lab_sightings"`
+	LabSpeakers  *ebpf.MapSpec `ebpf:"lab_speakers"`
 	LabTrail     *ebpf.MapSpec `ebpf:"lab_trail"`
 	LabWatched   *ebpf.MapSpec `ebpf:"lab_watched"`
 }
@@ -147,6 +154,7 @@ type LabMaps struct {
 	LabDropped   *ebpf.Map `ebpf:"lab_dropped"`
 	LabPorts     *ebpf.Map `ebpf:"lab_ports"`
 	LabSightings *ebpf.Map `ebpf:"lab_sightings"`
+	LabSpeakers  *ebpf.Map `ebpf:"lab_speakers"`
 	LabTrail     *ebpf.Map `ebpf:"lab_trail"`
 	LabWatched   *ebpf.Map `ebpf:"lab_watched"`
 }
@@ -157,6 +165,7 @@ func (m *LabMaps) Close() error {
 		m.LabDropped,
 		m.LabPorts,
 		m.LabSightings,
+		m.LabSpeakers,
 		m.LabTrail,
 		m.LabWatched,
 	)

@@ -74,8 +74,12 @@ __noinline int lapse_one(__u32 i, __u64 now)
 	return 1;
 }
 
-static __always_inline void take_over(const struct xd_config *cfg, __u64 evidence)
+// What a peer of another configuration owned may have another name here: nothing is taken until
+// both agree again.
+static __always_inline void take_over(const struct xd_config *cfg, const struct xd_state *st, __u64 evidence)
 {
+	if (st->peer_boot && (__u32)st->peer_digest != cfg->digest)
+		return;
 	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++)
 		take_one(i, evidence);
 }
@@ -102,6 +106,7 @@ __noinline int peer_word(__u32 i, __u64 theirs, __u64 now)
 
 	if (!cfg || !ctl || !st || !word || i >= MAX_IDENTITIES)
 		return 0;
+	WITHIN(i, MAX_IDENTITIES);
 	// An older frame of another link must not overwrite newer knowledge.
 	if ((theirs & WORD_GEN) < (st->peer_words[i] & WORD_GEN) && st->peer_state == PEER_UP)
 		return 0;

@@ -26,6 +26,11 @@ struct probe_head {
 	struct udphdr udp;
 } __attribute__((packed));
 
+// bpf_skb_store_bytes with a length of 64 bits: of one that is cut to 32 Linux 6.1 forgets that
+// it is not zero.
+static long (*store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u64 len,
+			   __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
+
 static __always_inline __u16 ip_sum(const void *ip)
 {
 	const __u16 *w = ip;
@@ -59,7 +64,8 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	struct probe_head p = {};
 	struct iphdr ip = {};
 	struct hb_head *h = (void *)body;
-	__u32 n = cfg->n_identities, bytes, signed_bytes;
+	__u32 n = cfg->n_identities, bytes;
+	__u64 signed_bytes;
 	struct sip s;
 
 	if (n > MAX_IDENTITIES)
@@ -112,7 +118,7 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	__u64 tag = sip_finish(s, signed_bytes);
 
 	if (bpf_skb_store_bytes(skb, 0, &p, sizeof(p), 0) ||
-	    bpf_skb_store_bytes(skb, HB_OFFSET, body, signed_bytes, 0) ||
+	    store_bytes(skb, HB_OFFSET, body, signed_bytes, 0) ||
 	    bpf_skb_store_bytes(skb, HB_OFFSET + signed_bytes, &tag, 8, 0))
 		return -1;
 	return bpf_clone_redirect(skb, lc->ifindex, 0);
@@ -200,10 +206,11 @@ static __always_inline int has_ip6(const struct xd_identity_config *id)
 // An unsolicited neighbour advertisement to all nodes (RFC 4861, 7.2.6).
 static __always_inline int send_unsolicited_na(struct __sk_buff *skb, const struct xd_identity_config *id)
 {
-	__u8 everybody[6] = {0x33, 0x33, 0, 0, 0, 1};
+	__u8 all_mac[6], all[16];
 	struct na_frame f;
 
-	na_build(&f, id->mac, everybody, id->announced6, all_nodes, ND_OVERRIDE);
+	to_all_nodes(all_mac, all);
+	na_build(&f, id->mac, all_mac, id->announced6, all, ND_OVERRIDE);
 	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
 		return -1;
 	return bpf_clone_redirect(skb, id->carrier, 0);

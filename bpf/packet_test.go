@@ -44,7 +44,7 @@ const (
 func TestPackets(t *testing.T) {
 	n := newBench(t).newNode(t, 0)
 	for _, rows := range [][]packet{
-		heartbeats(t), refusals(t), freshness(t), ownership(t), arpRows(), gateIn(), gateOut(),
+		heartbeats(t), refusals(t), freshness(t), ownership(t), arpRows(), ndRows(t), gateIn(), gateOut(),
 	} {
 		for _, row := range rows {
 			t.Run(row.name, func(t *testing.T) { row.check(t, n) })

@@ -24,6 +24,10 @@ struct cursor {
 		taken_;                                \
 	})
 
+// WITHIN repeats a bound that has been checked where the verifier sees it: up to Linux 6.1 it
+// forgets what it knows of a 32-bit value on the stack. n is a power of two.
+#define WITHIN(i, n) asm volatile("%0 &= %1" : "+r"(i) : "i"((n)-1))
+
 struct arp_ipv4 { // RFC 826, for Ethernet and IPv4
 	__be16 hardware_be, protocol_be;
 	__u8 hardware_len, protocol_len;

@@ -10,6 +10,7 @@
 #include "heartbeat.h"
 #include "detector.h"
 #include "arp.h"
+#include "nd.h"
 #include "pacer.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -47,6 +48,8 @@ int xdpha_in(struct xdp_md *ctx)
 		reason = handle_heartbeat(cfg, link, eth, c);
 	else if (eth->h_proto == bpf_htons(ETH_P_ARP))
 		reason = handle_arp(cfg, link, ctx->ingress_ifindex, eth, c);
+	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
+		reason = handle_nd(ctx, cfg, eth, c);
 	if (reason == REASON_NOT_OURS)
 		reason = gate_in(cfg, ctx->ingress_ifindex, eth, c);
 	account(link, reason);

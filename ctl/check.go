@@ -235,8 +235,8 @@ func paceCheck(want, mode string, err error) hostCheck {
 	return h
 }
 
-// stagingAheadCaveat is what staging: ahead costs.
-const stagingAheadCaveat = "a program on the standby that talks to one of its addresses reaches itself, not the owner, because the addresses are on the standby's NIC already"
+// stagingAheadCaveat is what staging: ahead costs; pkg/host's StageAddresses says why.
+const stagingAheadCaveat = "on the standby a program cannot bind to its IPv4 addresses before the takeover (but with IP_FREEBIND), and netfilter's addrtype LOCAL does not match them"
 
 // warnings tells of what is allowed and may surprise.
 func warnings(cfg *config.Config) []string {

@@ -61,10 +61,14 @@ if two nodes answered, or if the identity is not where it should be.`,
 var faultTexts = map[lab.Fault]string{
 	lab.FaultPower:      "everything on the node ends, its cables lose carrier",
 	lab.FaultHang:       "nothing passes the node's cables, carrier stays",
+	lab.FaultPanic:      "nothing on the node runs or passes its cables ever again, carrier stays",
 	lab.FaultDaemonKill: "SIGKILL to xdpha run on the node; its kernel goes on",
 	lab.FaultDaemonStop: "SIGSTOP to xdpha run on the node; its kernel goes on",
 	lab.FaultCrossover:  "the cable between the nodes is pulled: nobody moves",
 	lab.FaultLAN:        "the node's LAN cable is pulled: it hands over",
+	lab.FaultService:    "the check of the identity's service fails: it is restarted in place",
+	lab.FaultPartition:  "no frame passes between the nodes, all others hear both: what reach cannot tell from death",
+	lab.FaultPause:      "a virtual machine is stopped; with --restart-after it goes on as if nothing had been",
 	lab.FaultHandOver:   "xdpha move, as planned",
 }
 

@@ -22,9 +22,9 @@ var layers = [][]string{
 	{"bpf", "pkg/core", "pkg/wire", "pkg/config"},
 	{"loader", "pkg/host", "pkg/announce", "pkg/arbiter", "pkg/service", "pkg/mirror", "pkg/control"},
 	{"pkg/metrics", "pkg/lab", "pkg/sim", "pkg/bench"},
-	{"pkg/node"},
+	{"pkg/node", "pkg/bench/peers"},
 	{"ctl"},
-	{"ctl/xdpha", "scripts/bench"},
+	{"ctl/xdpha", "scripts/bench", "scripts/bench-peers"},
 }
 
 // only lists libraries that one package owns.

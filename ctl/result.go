@@ -86,11 +86,13 @@ func wrong(o observation, r demoResult) []string {
 	if !r.Restored {
 		add("the outage had not ended when the run did")
 	}
-	if r.DualAnswers > 0 {
+	// A partition in which both nodes reach the listed hosts makes two owners: the one case that
+	// the arbiter reach documents.
+	if r.DualAnswers > 0 && o.plan.fault != lab.FaultPartition {
 		add("%d answers came from two owners", r.DualAnswers)
 	}
 	home := o.plan.identity.Home
-	if want := expected(o.plan, o.lease); want != r.After {
+	if want := expected(o.plan, o.lease); want != r.After && o.plan.fault != lab.FaultPartition {
 		add("%s should be served by %s at the end, not by %s", r.Identity, want, orNobody(r.After))
 	} else if want == home && r.OwnerChanges > 0 {
 		add("%s changed its owner, and should not have", r.Identity)
@@ -102,7 +104,7 @@ func wrong(o observation, r demoResult) []string {
 func expected(p demoPlan, lease time.Duration) string {
 	home := p.identity.Home
 	switch p.fault {
-	case "", lab.FaultCrossover:
+	case "", lab.FaultCrossover, lab.FaultService:
 		return home
 	case lab.FaultDaemonKill, lab.FaultDaemonStop:
 		if p.restartAfter > 0 && p.restartAfter < lease {

@@ -45,8 +45,14 @@ func System() Env {
 	return e
 }
 
-// version is what the build noted: the module's version, or the commit.
+// Build is the version that a packager gives: -ldflags "-X github.com/xdpha/xdpha/ctl.Build=1.2-3".
+var Build string
+
+// version is what the packager or the build noted: the module's version, or the commit.
 func version() string {
+	if Build != "" {
+		return Build
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"

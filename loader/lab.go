@@ -7,11 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
+	"sync/atomic"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/bpf"
 )
@@ -23,12 +27,16 @@ const (
 	LabIdentities = 16
 )
 
+// LabCutPeer is the bit among a node's cuts that keeps from it all that the other of nodes 0 and 1 sends.
+const LabCutPeer = 1 << 32
+
 // Lab is the lab's cables: programs for the switches' ends of them, and the
 // judge that notes who uses a watched MAC. Attach methods attach in the network
 // namespace of the calling thread. It is pinned nowhere and gone with the process.
 type Lab struct {
 	objs  bpf.LabObjects
 	links []link.Link
+	cuts  *[LabNodes]uint64 // the kernel's own, in mapped memory
 }
 
 // LabPort is one end of a cable: whose it is and its bit among that node's cuts.
@@ -53,6 +61,7 @@ const (
 	LabARPReply
 	LabIPv4
 	LabIPv6
+	LabND // neighbour solicitation or advertisement
 )
 
 // LabRecord is one frame that used a watched MAC.
@@ -69,10 +78,17 @@ func LoadLab() (*Lab, error) {
 	if err := bpf.LoadLabObjects(&l.objs, nil); err != nil {
 		return nil, fmt.Errorf("load the lab's programs: %w", err)
 	}
+	page, err := unix.Mmap(l.objs.LabCuts.FD(), 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("map the lab's cuts: %w", err), l.objs.Close())
+	}
+	l.cuts = (*[LabNodes]uint64)(unsafe.Pointer(&page[0]))
+	// Not at Close: a thread that cuts by itself cannot be told in time.
+	runtime.AddCleanup(l, func(b []byte) { _ = unix.Munmap(b) }, page)
 	return l, nil
 }
 
-// Close detaches and unloads everything.
+// Close detaches and unloads everything; cuts change nothing any more.
 func (l *Lab) Close() error {
 	var errs []error
 	for _, a := range l.links {
@@ -141,21 +157,25 @@ func (l *Lab) attachOut(ifindex int) error {
 	return nil
 }
 
-// SetCuts cuts the cables whose bits are set and heals the node's others, in one write.
+// SetCuts cuts the cables whose bits are set and heals the node's others, in one store.
 func (l *Lab) SetCuts(node int, bits uint64) error {
-	if err := l.objs.LabCuts.Put(uint32(node), bits); err != nil {
-		return fmt.Errorf("cut cables %b of node %d: %w", bits, node, err)
+	if node < 0 || node >= LabNodes {
+		return fmt.Errorf("cut cables %b: no node %d", bits, node)
 	}
+	atomic.StoreUint64(&l.cuts[node], bits)
 	return nil
 }
 
 // Cuts returns the node's cut cables.
 func (l *Lab) Cuts(node int) (bits uint64, err error) {
-	if err := l.objs.LabCuts.Lookup(uint32(node), &bits); err != nil {
-		return 0, fmt.Errorf("read cuts of node %d: %w", node, err)
+	if node < 0 || node >= LabNodes {
+		return 0, fmt.Errorf("read cuts: no node %d", node)
 	}
-	return bits, nil
+	return atomic.LoadUint64(&l.cuts[node]), nil
 }
+
+// CutWord is the node's cuts themselves, for who cannot wait for a call. It is good as long as l is.
+func (l *Lab) CutWord(node int) *uint64 { return &l.cuts[node] }
 
 // Dropped returns how many frames ended at a cut port.
 func (l *Lab) Dropped(port int) (n uint64, err error) {

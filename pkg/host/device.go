@@ -19,6 +19,12 @@ const devicePrefix = "xd-"
 // maxName is the longest device name (IFNAMSIZ less the closing zero).
 const maxName = unix.IFNAMSIZ - 1
 
+// macvlanMode must be VEPA. A private macvlan keeps to itself every broadcast and
+// multicast that comes in from its own MAC: on a standby whose device is on the LAN
+// NIC, the owner's ARP requests and neighbour solicitations for the standby's own
+// addresses would never reach the LAN NIC, nor any answer the owner.
+const macvlanMode = netlink.MACVLAN_MODE_VEPA
+
 // DeviceName is the name of an identity's device: xd-<identity>, or, where that
 // is longer than a device name may be, its beginning, a tilde and a hash of the whole.
 func DeviceName(identity string) string {
@@ -84,7 +90,7 @@ func (h *Host) ensureMacvlan(name string, carrier netlink.Link, mac net.Hardware
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.ParentIndex, attrs.HardwareAddr = name, carrier.Attrs().Index, mac
-	err = h.nl.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_PRIVATE})
+	err = h.nl.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: macvlanMode})
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return nil, fmt.Errorf("make macvlan %s on %s: this kernel has no macvlan; it needs CONFIG_MACVLAN (module macvlan): %w", name, carrier.Attrs().Name, err)
 	}
@@ -103,7 +109,7 @@ func (h *Host) ensureMacvlan(name string, carrier netlink.Link, mac net.Hardware
 
 func isMacvlan(link netlink.Link, parent int, mac net.HardwareAddr) bool {
 	m, ok := link.(*netlink.Macvlan)
-	return ok && m.Mode == netlink.MACVLAN_MODE_PRIVATE && m.ParentIndex == parent && bytes.Equal(m.HardwareAddr, mac)
+	return ok && m.Mode == macvlanMode && m.ParentIndex == parent && bytes.Equal(m.HardwareAddr, mac)
 }
 
 func (h *Host) markDevice(link netlink.Link) error {

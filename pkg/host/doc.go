@@ -15,6 +15,10 @@
 // (MLD, from the virtual MAC): a standby that keeps addresses ahead is silent only
 // behind the gate in the carrier NIC's tc egress.
 //
+// Addresses are put on the device at a takeover ([Host.AddAddresses]), or kept there
+// ahead and made the node's own at a takeover by a few routes ([Host.StageAddresses],
+// [Host.Own]); stage.go tells how a standby does not reach itself then.
+//
 // A Host works in the network namespace of the thread that called [New]: its
 // sockets stay there. Sysctls and subscriptions are reached through the calling
 // thread, so calls from a thread in another namespace are refused.

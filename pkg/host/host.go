@@ -48,15 +48,62 @@ type Host struct {
 	nl   *netlink.Handle
 	// rules is a socket for what the handle cannot say (see addRule).
 	rules  map[int]*nl.SocketHandle
+	batch  *batch // for many requests at once
 	qdiscs qdiscs // the same handle; a fake in tests of what this kernel lacks
 	ctl    int    // a datagram socket, for ethtool's ioctl
 	ns     nsID   // the namespace that the sockets are in
 	rcv    int    // receive buffer of subscriptions, in bytes; 0 is the system's default
 	proc   string // where sysctls are
 
+	// mu is held while devices, rules and routes are prepared or removed. A takeover of one
+	// identity need not wait for another's: addresses come and go under the identity's own lock,
+	// which is taken after mu, and known guards the maps for a moment.
 	mu         sync.Mutex
-	identities map[string]prepared // by this process
-	devices    map[string]string   // device name -> identity, to see two names cut to one
+	known      sync.Mutex
+	identities map[string]prepared    // by this process
+	devices    map[string]string      // device name -> identity, to see two names cut to one
+	locks      map[string]*sync.Mutex // an identity's own
+}
+
+// lock takes an identity's own lock; the result gives it back.
+func (h *Host) lock(name string) (unlock func()) {
+	h.known.Lock()
+	l := h.locks[name]
+	if l == nil {
+		l = new(sync.Mutex)
+		h.locks[name] = l
+	}
+	h.known.Unlock()
+	l.Lock()
+	return l.Unlock
+}
+
+func (h *Host) recall(name string) (prepared, bool) {
+	h.known.Lock()
+	defer h.known.Unlock()
+	p, known := h.identities[name]
+	return p, known
+}
+
+func (h *Host) remember(p prepared) {
+	h.known.Lock()
+	defer h.known.Unlock()
+	h.identities[p.Name], h.devices[DeviceName(p.Name)] = p, p.Name
+}
+
+func (h *Host) forget(dev string) {
+	h.known.Lock()
+	defer h.known.Unlock()
+	delete(h.identities, h.devices[dev])
+	delete(h.devices, dev)
+}
+
+// holder is the identity that has a device, if this process prepared it.
+func (h *Host) holder(dev string) (name string, taken bool) {
+	h.known.Lock()
+	defer h.known.Unlock()
+	name, taken = h.devices[dev]
+	return name, taken
 }
 
 // New opens the sockets in the calling thread's network namespace. The mark
@@ -82,15 +129,21 @@ func New(log *slog.Logger, mark string) (*Host, error) {
 		handle.Close()
 		return nil, fmt.Errorf("open netlink socket for rules: %w", err)
 	}
+	many, err := openBatch(socketTimeout)
+	if err != nil {
+		handle.Close()
+		socket.Close()
+		return nil, fmt.Errorf("open netlink socket for addresses: %w", err)
+	}
 	ctl, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		handle.Close()
 		socket.Close()
-		return nil, fmt.Errorf("open ethtool socket: %w", err)
+		return nil, errors.Join(fmt.Errorf("open ethtool socket: %w", err), many.close())
 	}
 	return &Host{
-		log: log, mark: mark, nl: handle, qdiscs: handle, rules: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}, ctl: ctl, ns: ns, proc: "/proc/sys/net",
-		identities: make(map[string]prepared), devices: make(map[string]string),
+		log: log, mark: mark, nl: handle, batch: many, qdiscs: handle, rules: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: socket}}, ctl: ctl, ns: ns, proc: "/proc/sys/net",
+		identities: make(map[string]prepared), devices: make(map[string]string), locks: make(map[string]*sync.Mutex),
 	}, nil
 }
 
@@ -98,8 +151,8 @@ func New(log *slog.Logger, mark string) (*Host, error) {
 func (h *Host) Close() error {
 	h.nl.Close()
 	h.rules[unix.NETLINK_ROUTE].Close()
-	if err := unix.Close(h.ctl); err != nil {
-		return fmt.Errorf("close ethtool socket: %w", err)
+	if err := errors.Join(unix.Close(h.ctl), h.batch.close()); err != nil {
+		return fmt.Errorf("close sockets: %w", err)
 	}
 	return nil
 }

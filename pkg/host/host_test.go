@@ -43,20 +43,20 @@ func files() Identity {
 // scene is a node with one NIC, and a client at its other end, which is the
 // node's router too. The test's thread is in the node's namespace.
 type scene struct {
-	t            *testing.T
+	t            testing.TB
 	node, client netns.NsHandle
 	host         *Host
 	nic          Link // the node's eth0
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func newScene(t *testing.T) *scene {
+func newScene(t testing.TB) *scene {
 	t.Helper()
 	if os.Getuid() != 0 && os.Getenv("XDPHA_REQUIRE_ROOT") != "1" {
 		t.Skip("needs root")
@@ -106,7 +106,7 @@ func (s *scene) in(ns netns.NsHandle, f func()) {
 	f()
 }
 
-func configure(t *testing.T, dev string, list []string) {
+func configure(t testing.TB, dev string, list []string) {
 	t.Helper()
 	link, err := netlink.LinkByName(dev)
 	must(t, err)
@@ -123,7 +123,7 @@ func configure(t *testing.T, dev string, list []string) {
 	}
 }
 
-func addDefault(t *testing.T, dev, gw string) {
+func addDefault(t testing.TB, dev, gw string) {
 	t.Helper()
 	link, err := netlink.LinkByName(dev)
 	must(t, err)
@@ -132,7 +132,12 @@ func addDefault(t *testing.T, dev, gw string) {
 
 // settle waits for what the kernel does from work queues: the IPv6 addresses'
 // local routes, and the operational state of links that have a carrier.
-func settle(t *testing.T) {
+func settle(t testing.TB) {
+	t.Helper()
+	settleTo(t, func(t testing.TB) bool { return localRoutesComplete(t) && linksComplete(t) })
+}
+
+func settleTo(t testing.TB, complete func(testing.TB) bool) {
 	t.Helper()
 	routes, links, done := make(chan netlink.RouteUpdate, watchQueue), make(chan netlink.LinkUpdate, watchQueue), make(chan struct{})
 	must(t, netlink.RouteSubscribe(routes, done))
@@ -145,7 +150,7 @@ func settle(t *testing.T) {
 		}
 	}()
 	late := time.After(10 * time.Second)
-	for !localRoutesComplete(t) || !linksComplete(t) {
+	for !complete(t) {
 		select {
 		case <-routes:
 		case <-links:
@@ -155,7 +160,7 @@ func settle(t *testing.T) {
 	}
 }
 
-func linksComplete(t *testing.T) bool {
+func linksComplete(t testing.TB) bool {
 	t.Helper()
 	links, err := netlink.LinkList()
 	must(t, err)
@@ -165,7 +170,7 @@ func linksComplete(t *testing.T) bool {
 	})
 }
 
-func localRoutesComplete(t *testing.T) bool {
+func localRoutesComplete(t testing.TB) bool {
 	t.Helper()
 	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V6)
 	must(t, err)
@@ -177,9 +182,14 @@ func localRoutesComplete(t *testing.T) bool {
 }
 
 // picture is everything in the namespace that a host could find changed.
-func picture(t *testing.T) map[string]string {
+func picture(t testing.TB) map[string]string {
 	t.Helper()
-	settle(t)
+	return pictureOf(t, func(t testing.TB) bool { return localRoutesComplete(t) && linksComplete(t) })
+}
+
+func pictureOf(t testing.TB, complete func(testing.TB) bool) map[string]string {
+	t.Helper()
+	settleTo(t, complete)
 	all := make(map[string]string)
 	links, err := netlink.LinkList()
 	must(t, err)
@@ -257,12 +267,12 @@ func TestRemoveLeavesTheHostAsItWas(t *testing.T) {
 	must(t, s.host.Remove("files"))
 }
 
-func checkPrepared(t *testing.T) {
+func checkPrepared(t testing.TB) {
 	t.Helper()
 	link, err := netlink.LinkByName("xd-files")
 	must(t, err)
 	m, ok := link.(*netlink.Macvlan)
-	if !ok || m.Mode != netlink.MACVLAN_MODE_PRIVATE || [6]byte(m.HardwareAddr) != virtual || m.Alias != testMark || m.Flags&net.FlagUp == 0 {
+	if !ok || m.Mode != netlink.MACVLAN_MODE_VEPA || [6]byte(m.HardwareAddr) != virtual || m.Alias != testMark || m.Flags&net.FlagUp == 0 {
 		t.Errorf("device is %+v", link)
 	}
 	for path, want := range map[string]string{
@@ -330,7 +340,7 @@ func TestWhatAProcessKilledHalfWayLeftIsAdopted(t *testing.T) {
 	s := newScene(t)
 	a := netlink.NewLinkAttrs()
 	a.Name, a.ParentIndex, a.HardwareAddr = "xd-files", s.nic.Index, virtual[:]
-	must(t, netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: a, Mode: netlink.MACVLAN_MODE_PRIVATE}))
+	must(t, netlink.LinkAdd(&netlink.Macvlan{LinkAttrs: a, Mode: netlink.MACVLAN_MODE_VEPA}))
 	must(t, s.host.Prepare(files()))
 	_, err := s.host.Verify("files")
 	must(t, err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -23,12 +24,20 @@ type Identity struct {
 	Addresses []config.AddressRange
 	Table     int // a routing table of the identity's own
 	Priority  int // its rules take Priority, Priority+1 and Priority+2
+
+	// For addresses that are kept ahead (see StageAddresses): this table and the
+	// next are the identity's own; 0 without. Its rules there take StagePriority, which
+	// must be below every identity's Priority, and SourcePriority, which must be above
+	// every identity's last; both may be common to all identities.
+	StageTable, StagePriority, SourcePriority int
 }
 
 // prepared is an identity and its device, as Prepare left them.
 type prepared struct {
 	Identity
-	link netlink.Link
+	link   netlink.Link
+	staged bool // its addresses are kept ahead ...
+	owned  bool // ... and are the node's own all the same
 }
 
 func (id Identity) hasIPv6() bool {
@@ -46,8 +55,11 @@ func (id Identity) families() []int {
 	return list
 }
 
+// mainPriority is that of the main table's own rule.
+const mainPriority = 32766
+
 func (id Identity) check() error {
-	const maxPriority = 32766 - 3 // below the main table's own rule
+	const maxPriority = mainPriority - 3
 	switch {
 	case id.Name == "" || id.Carrier == "":
 		return errors.New("name and carrier must be given")
@@ -57,8 +69,32 @@ func (id Identity) check() error {
 		return fmt.Errorf("table %d must be positive and none of the system's own (252 to 255)", id.Table)
 	case id.Priority <= 0 || id.Priority > maxPriority:
 		return fmt.Errorf("priority %d must be within 1 and %d", id.Priority, maxPriority)
+	case id.StageTable != 0:
+		return id.checkStage()
 	}
 	return nil
+}
+
+func (id Identity) checkStage() error {
+	switch t := id.StageTable; {
+	case t <= 0 || t+1 >= unix.RT_TABLE_COMPAT && t <= unix.RT_TABLE_LOCAL:
+		return fmt.Errorf("stage table %d and the next must be positive and none of the system's own (252 to 255)", t)
+	case t == id.Table || t+1 == id.Table:
+		return fmt.Errorf("stage table %d and the next must not be table %d", t, id.Table)
+	case id.StagePriority <= 0 || id.StagePriority >= id.Priority:
+		return fmt.Errorf("stage priority %d must be positive and below priority %d", id.StagePriority, id.Priority)
+	case id.SourcePriority <= id.Priority+2 || id.SourcePriority >= mainPriority:
+		return fmt.Errorf("source priority %d must be above %d and below %d", id.SourcePriority, id.Priority+2, mainPriority)
+	}
+	return nil
+}
+
+// tables are the identity's own.
+func (id Identity) tables() []int {
+	if id.StageTable == 0 {
+		return []int{id.Table}
+	}
+	return []int{id.Table, id.StageTable, sourceTable(id.StageTable)}
 }
 
 // Prepare puts the identity's device, rules and routes in place, without its
@@ -68,6 +104,7 @@ func (id Identity) check() error {
 func (h *Host) Prepare(id Identity) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	defer h.lock(id.Name)()
 	if err := h.prepare(id); err != nil {
 		return fmt.Errorf("prepare identity %s: %w", id.Name, err)
 	}
@@ -79,7 +116,7 @@ func (h *Host) prepare(id Identity) error {
 		return err
 	}
 	dev := DeviceName(id.Name)
-	if other, taken := h.devices[dev]; taken && other != id.Name {
+	if other, taken := h.holder(dev); taken && other != id.Name {
 		return fmt.Errorf("its device %s is identity %s's already; rename one of the two", dev, other)
 	}
 	carrier, err := h.link(id.Carrier)
@@ -110,7 +147,15 @@ func (h *Host) prepare(id Identity) error {
 	if err := h.dropOutdated(id, link); err != nil {
 		return err
 	}
-	h.identities[id.Name], h.devices[dev] = prepared{id, link}, id.Name
+	p, _ := h.recall(id.Name)
+	p.Identity, p.link = id, link
+	if id.StageTable == 0 {
+		p.staged, p.owned = false, false
+	}
+	if err := h.ensureOwnership(p); err != nil {
+		return err
+	}
+	h.remember(p)
 	return nil
 }
 
@@ -121,10 +166,11 @@ func (h *Host) dropOutdated(id Identity, link netlink.Link) error {
 	if err != nil {
 		return err
 	}
-	want := addresses(id.Addresses)
-	list = slices.DeleteFunc(list, func(a netlink.Addr) bool {
-		return slices.Contains(want, prefixOf(a.IPNet, a.IP.To4() == nil).Addr())
-	})
+	want := make(map[netip.Addr]bool) // there may be thousands
+	for _, a := range addresses(id.Addresses) {
+		want[a] = true
+	}
+	list = slices.DeleteFunc(list, func(a netlink.Addr) bool { return want[prefixOf(a.IPNet, a.IP.To4() == nil).Addr()] })
 	if err := h.deleteAddrs(link, list); err != nil {
 		return err
 	}
@@ -132,17 +178,14 @@ func (h *Host) dropOutdated(id Identity, link netlink.Link) error {
 	if err != nil {
 		return err
 	}
-	delete(tables, id.Table)
+	for _, table := range id.tables() {
+		delete(tables, table)
+	}
 	if len(tables) == 0 {
 		return nil
 	}
-	if err := h.removeRules(func(r netlink.Rule) bool { return tables[r.Table] }); err != nil {
+	if err := h.removeTables(tables); err != nil {
 		return err
-	}
-	for table := range tables {
-		if err := h.deleteSurplusRoutes(table, nil); err != nil {
-			return err
-		}
 	}
 	return h.ensureRules(id) // the rule into main may have been common to both
 }
@@ -152,18 +195,22 @@ func (h *Host) dropOutdated(id Identity, link netlink.Link) error {
 func (h *Host) Remove(name string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	defer h.lock(name)()
 	link, err := h.owned(DeviceName(name))
 	if err == nil && link != nil {
 		err = h.removeDevice(link)
 	}
-	if p, known := h.identities[name]; err == nil && known {
-		err = h.removeRules(func(r netlink.Rule) bool { return r.Table == p.Table })
+	if p, known := h.recall(name); err == nil && known {
+		tables := make(map[int]bool)
+		for _, table := range p.tables() {
+			tables[table] = true
+		}
+		err = h.removeTables(tables)
 	}
 	if err != nil {
 		return fmt.Errorf("remove identity %s: %w", name, err)
 	}
-	delete(h.identities, name)
-	delete(h.devices, DeviceName(name))
+	h.forget(DeviceName(name))
 	return nil
 }
 
@@ -184,12 +231,9 @@ func (h *Host) RemoveAll(mark string, keep ...string) error {
 		if link.Attrs().Alias != mark || kept {
 			continue
 		}
-		if err := h.removeDevice(link); err != nil {
+		if err := h.removeWhole(link); err != nil {
 			errs = append(errs, err)
-			continue
 		}
-		delete(h.identities, h.devices[link.Attrs().Name])
-		delete(h.devices, link.Attrs().Name)
 	}
 	// A rule whose routes went with a device that somebody else removed.
 	if err := h.removeOrphanRules(); err != nil {
@@ -201,13 +245,26 @@ func (h *Host) RemoveAll(mark string, keep ...string) error {
 	return nil
 }
 
+// removeWhole removes a device and what this process knows of its identity, if it does.
+func (h *Host) removeWhole(link netlink.Link) error {
+	dev := link.Attrs().Name
+	if name, taken := h.holder(dev); taken {
+		defer h.lock(name)()
+	}
+	if err := h.removeDevice(link); err != nil {
+		return err
+	}
+	h.forget(dev)
+	return nil
+}
+
 // removeDevice removes one of our own devices and first the rules that lead to it.
 func (h *Host) removeDevice(link netlink.Link) error {
 	tables, err := h.tablesOf(link)
 	if err != nil {
 		return err
 	}
-	if err := h.removeRules(func(r netlink.Rule) bool { return tables[r.Table] }); err != nil {
+	if err := h.removeTables(tables); err != nil {
 		return err
 	}
 	err = h.nl.LinkDel(link)
@@ -218,7 +275,8 @@ func (h *Host) removeDevice(link netlink.Link) error {
 	return nil
 }
 
-// tablesOf are the tables that hold routes of ours through a device.
+// tablesOf are the tables of a device's identity: those that hold routes of
+// ours through it, and beside a table of deliveries that of the sources.
 func (h *Host) tablesOf(link netlink.Link) (map[int]bool, error) {
 	routes, err := h.routesIn(unix.RT_TABLE_UNSPEC)
 	if err != nil {
@@ -226,9 +284,26 @@ func (h *Host) tablesOf(link netlink.Link) (map[int]bool, error) {
 	}
 	tables := make(map[int]bool)
 	for _, r := range routes {
-		if r.LinkIndex == link.Attrs().Index && r.Protocol == Protocol {
-			tables[r.Table] = true
+		if r.LinkIndex != link.Attrs().Index || r.Protocol != Protocol || r.Table == unix.RT_TABLE_LOCAL {
+			continue
+		}
+		tables[r.Table] = true
+		if r.Type == unix.RTN_LOCAL {
+			tables[sourceTable(r.Table)] = true
 		}
 	}
 	return tables, nil
+}
+
+// removeTables empties an identity's tables, and first removes the rules that lead there.
+func (h *Host) removeTables(tables map[int]bool) error {
+	if err := h.removeRules(func(r netlink.Rule) bool { return tables[r.Table] }); err != nil {
+		return err
+	}
+	for table := range tables {
+		if err := h.deleteSurplusRoutes(table, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -19,13 +19,13 @@ const localExperiment = 0x88b5
 
 // lap is a tick pair with a socket at either end.
 type lap struct {
-	t          *testing.T
+	t          testing.TB
 	index      int
 	start, end *packet.Conn
 	frame      []byte
 }
 
-func newLap(t *testing.T, s *scene, token int) *lap {
+func newLap(t testing.TB, s *scene, token int) *lap {
 	t.Helper()
 	// Frames without a time of departure pass fq at once: here it is always tbf that is measured.
 	s.host.qdiscs = withoutFq{s.host.nl}
@@ -65,7 +65,7 @@ func (l *lap) receive() {
 	}
 }
 
-func rootOf(t *testing.T, index int) netlink.Qdisc {
+func rootOf(t testing.TB, index int) netlink.Qdisc {
 	t.Helper()
 	list, err := netlink.QdiscList(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index}})
 	must(t, err)

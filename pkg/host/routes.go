@@ -37,17 +37,20 @@ func rulesFor(id Identity) []netlink.Rule {
 			list = append(list, *r)
 		}
 	}
+	if id.StageTable != 0 {
+		list = append(list, stageRules(id)...)
+	}
 	return list
 }
 
 // ruleKey is what makes two rules of ours the same.
 type ruleKey struct {
-	src                       netip.Prefix
+	chain
 	priority, table, suppress int
 }
 
 func keyOf(r netlink.Rule) ruleKey {
-	return ruleKey{prefixOf(r.Src, r.Family == unix.AF_INET6), r.Priority, r.Table, r.SuppressPrefixlen}
+	return ruleKey{chainOf(r), r.Priority, r.Table, r.SuppressPrefixlen}
 }
 
 // ownRules lists the rules of our protocol, of both families.
@@ -84,28 +87,38 @@ func (h *Host) missingRules(id Identity) (missing, surplus []netlink.Rule, err e
 			missing = append(missing, w)
 		}
 	}
-	chains := chainsOf(have, func(r netlink.Rule) bool { return r.Table == id.Table })
+	tables := id.tables()
+	chains := chainsOf(have, func(r netlink.Rule) bool { return slices.Contains(tables, r.Table) })
 	for _, r := range have {
-		if chains[chainKey(r)] && !slices.ContainsFunc(want, func(w netlink.Rule) bool { return keyOf(r) == keyOf(w) }) {
+		if chains[chainOf(r)] && !slices.ContainsFunc(want, func(w netlink.Rule) bool { return keyOf(r) == keyOf(w) }) {
 			surplus = append(surplus, r)
 		}
 	}
 	return missing, surplus, nil
 }
 
-// chainsOf names the blocks of addresses that have a rule that match accepts:
-// the rule into main of the same block belongs to them too.
-func chainsOf(rules []netlink.Rule, match func(netlink.Rule) bool) map[netip.Prefix]bool {
-	chains := make(map[netip.Prefix]bool)
+// chain is what one identity's rules select packets by. Those into its table and
+// that into main, which are tried one after the other, have it in common.
+type chain struct {
+	src, dst netip.Prefix
+	iif      string
+}
+
+func chainOf(r netlink.Rule) chain {
+	v6 := r.Family == unix.AF_INET6
+	return chain{prefixOf(r.Src, v6), prefixOf(r.Dst, v6), r.IifName}
+}
+
+// chainsOf names the chains that have a rule that match accepts.
+func chainsOf(rules []netlink.Rule, match func(netlink.Rule) bool) map[chain]bool {
+	chains := make(map[chain]bool)
 	for _, r := range rules {
 		if match(r) {
-			chains[chainKey(r)] = true
+			chains[chainOf(r)] = true
 		}
 	}
 	return chains
 }
-
-func chainKey(r netlink.Rule) netip.Prefix { return prefixOf(r.Src, r.Family == unix.AF_INET6) }
 
 func (h *Host) ensureRules(id Identity) error {
 	missing, surplus, err := h.missingRules(id)
@@ -114,10 +127,21 @@ func (h *Host) ensureRules(id Identity) error {
 	}
 	for _, r := range missing {
 		if err := h.addRule(r); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("add rule from %s lookup %d at %d: %w", r.Src, r.Table, r.Priority, err)
+			return fmt.Errorf("add rule %s: %w", ruleText(r), err)
 		}
 	}
 	return h.deleteRules(surplus)
+}
+
+func ruleText(r netlink.Rule) string {
+	c := chainOf(r)
+	switch {
+	case r.Dst != nil:
+		return fmt.Sprintf("to %s iif %s lookup %d at %d", c.dst, c.iif, r.Table, r.Priority)
+	case c.iif != "":
+		return fmt.Sprintf("iif %s lookup %d at %d", c.iif, r.Table, r.Priority)
+	}
+	return fmt.Sprintf("from %s lookup %d at %d", c.src, r.Table, r.Priority)
 }
 
 // addRule is netlink's RuleAdd for the rules made here. That one (v1.3.1) leaves
@@ -125,10 +149,21 @@ func (h *Host) ensureRules(id Identity) error {
 func (h *Host) addRule(r netlink.Rule) error {
 	req := nl.NewNetlinkRequest(unix.RTM_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_EXCL|unix.NLM_F_ACK)
 	req.Sockets = h.rules
-	ones, _ := r.Src.Mask.Size()
 	// struct fib_rule_hdr has the layout of struct rtmsg; its action is where that has the type.
-	req.AddData(&nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(r.Family), Src_len: uint8(ones), Type: nl.FR_ACT_TO_TBL}})
-	req.AddData(nl.NewRtAttr(nl.FRA_SRC, r.Src.IP))
+	msg := &nl.RtMsg{RtMsg: unix.RtMsg{Family: uint8(r.Family), Type: nl.FR_ACT_TO_TBL}}
+	req.AddData(msg)
+	c := chainOf(r)
+	if r.Src != nil {
+		msg.Src_len = uint8(c.src.Bits())
+		req.AddData(nl.NewRtAttr(nl.FRA_SRC, c.src.Addr().AsSlice()))
+	}
+	if r.Dst != nil {
+		msg.Dst_len = uint8(c.dst.Bits())
+		req.AddData(nl.NewRtAttr(nl.FRA_DST, c.dst.Addr().AsSlice()))
+	}
+	if r.IifName != "" {
+		req.AddData(nl.NewRtAttr(nl.FRA_IIFNAME, nl.ZeroTerminated(r.IifName)))
+	}
 	req.AddData(nl.NewRtAttr(nl.FRA_TABLE, nl.Uint32Attr(uint32(r.Table))))
 	req.AddData(nl.NewRtAttr(nl.FRA_PRIORITY, nl.Uint32Attr(uint32(r.Priority))))
 	req.AddData(nl.NewRtAttr(nl.FRA_PROTOCOL, nl.Uint8Attr(r.Protocol)))
@@ -139,26 +174,27 @@ func (h *Host) addRule(r netlink.Rule) error {
 	return err
 }
 
-// removeRules removes every rule of our protocol that match accepts, and the others of its block.
+// removeRules removes every rule of our protocol that match accepts, and the others of its chain.
 func (h *Host) removeRules(match func(netlink.Rule) bool) error {
 	rules, err := h.ownRules()
 	if err != nil {
 		return err
 	}
 	chains := chainsOf(rules, match)
-	return h.deleteRules(slices.DeleteFunc(rules, func(r netlink.Rule) bool { return !chains[chainKey(r)] }))
+	return h.deleteRules(slices.DeleteFunc(rules, func(r netlink.Rule) bool { return !chains[chainOf(r)] }))
 }
 
 func (h *Host) deleteRules(rules []netlink.Rule) error {
 	for _, r := range rules {
 		if err := h.nl.RuleDel(&r); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("remove rule from %s lookup %d at %d: %w", r.Src, r.Table, r.Priority, err)
+			return fmt.Errorf("remove rule %s: %w", ruleText(r), err)
 		}
 	}
 	return nil
 }
 
-// removeOrphanRules removes rules of our protocol into tables that hold no route of ours.
+// removeOrphanRules removes rules of our protocol into tables that hold no route
+// of ours, and the sources (see stageRules) whose deliveries are gone: those routes do not go with the device.
 func (h *Host) removeOrphanRules() error {
 	routes, err := h.routesIn(unix.RT_TABLE_UNSPEC)
 	if err != nil {
@@ -168,10 +204,25 @@ func (h *Host) removeOrphanRules() error {
 	if err != nil {
 		return err
 	}
+	holds := func(table int) bool {
+		return slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Table == table && r.Protocol == Protocol })
+	}
 	live := chainsOf(rules, func(rule netlink.Rule) bool {
-		return slices.ContainsFunc(routes, func(r netlink.Route) bool { return r.Table == rule.Table && r.Protocol == Protocol })
+		return rule.Dst == nil && holds(rule.Table) || rule.Dst != nil && holds(deliveryTable(rule.Table))
 	})
-	return h.deleteRules(slices.DeleteFunc(rules, func(r netlink.Rule) bool { return live[chainKey(r)] }))
+	dead := slices.DeleteFunc(rules, func(r netlink.Rule) bool { return live[chainOf(r)] })
+	if err := h.deleteRules(dead); err != nil {
+		return err
+	}
+	for _, r := range dead {
+		if r.Dst == nil {
+			continue
+		}
+		if err := h.deleteSurplusRoutes(r.Table, nil); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // routesIn lists a table's routes of both families; RT_TABLE_UNSPEC means all tables'.
@@ -218,77 +269,125 @@ func (h *Host) routesFor(id Identity, dev int) ([]netlink.Route, error) {
 	return list, nil
 }
 
-// lanRoutes copies what the main table holds for the lan NIC alone (a multi-path
-// route over several NICs is not the lan NIC's). Preferred sources are left out:
+// lanRoutes copies what the main table holds for the lan NIC. Preferred sources are left out:
 // the identity's packets have theirs.
 func (h *Host) lanRoutes(id Identity) ([]netlink.Route, error) {
-	lan, err := h.link(id.Lan)
+	_, routes, err := h.mainRoutes(id)
 	if err != nil {
 		return nil, err
 	}
+	for i, r := range routes {
+		c := netlink.Route{Family: r.Family, Scope: r.Scope, Dst: r.Dst, Gw: r.Gw, Via: r.Via, Priority: r.Priority, MTU: r.MTU}
+		if r.Family == unix.AF_INET && (r.Gw != nil || r.Via != nil) {
+			c.Flags = int(netlink.FLAG_ONLINK) // no own address on the device to resolve it by
+		}
+		routes[i] = c
+	}
+	return routes, nil
+}
+
+// mainRoutes are the main table's for the lan NIC alone (a multi-path route over several NICs
+// is not the lan NIC's).
+func (h *Host) mainRoutes(id Identity) (lan netlink.Link, list []netlink.Route, err error) {
+	lan, err = h.link(id.Lan)
+	if err != nil {
+		return nil, nil, err
+	}
 	if lan == nil {
-		return nil, fmt.Errorf("lan %s: no such device", id.Lan)
+		return nil, nil, fmt.Errorf("lan %s: no such device", id.Lan)
 	}
 	routes, err := h.routesIn(unix.RT_TABLE_MAIN)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	families := id.families()
-	var copies []netlink.Route
 	for _, r := range routes {
 		dst := prefixOf(r.Dst, r.Family == unix.AF_INET6)
 		if r.LinkIndex != lan.Attrs().Index || r.Type != unix.RTN_UNICAST || !slices.Contains(families, r.Family) ||
 			dst.Addr().IsLinkLocalUnicast() || dst.Addr().IsMulticast() {
 			continue
 		}
-		c := netlink.Route{Family: r.Family, Scope: r.Scope, Dst: ipNet(dst), Gw: r.Gw, Via: r.Via, Priority: r.Priority, MTU: r.MTU}
-		if r.Family == unix.AF_INET && (r.Gw != nil || r.Via != nil) {
-			c.Flags = int(netlink.FLAG_ONLINK) // no own address on the device to resolve it by
-		}
-		copies = append(copies, c)
+		r.Dst = ipNet(dst)
+		list = append(list, r)
 	}
-	return copies, nil
+	return lan, list, nil
 }
 
 // routeKey is what makes two routes of one table the same.
 type routeKey struct {
-	dst      netip.Prefix
-	gw       string
-	priority int
+	dst              netip.Prefix
+	gw, src          string
+	device, priority int
 }
 
 func routeKeyOf(r netlink.Route) routeKey {
-	k := routeKey{dst: prefixOf(r.Dst, r.Family == unix.AF_INET6), gw: r.Gw.String(), priority: r.Priority}
+	k := routeKey{dst: prefixOf(r.Dst, r.Family == unix.AF_INET6), gw: r.Gw.String(), src: r.Src.String(), device: r.LinkIndex, priority: r.Priority}
 	if r.Family == unix.AF_INET6 && k.priority == 0 {
 		k.priority = 1024 // IP6_RT_PRIO_USER, which the kernel writes for 0
 	}
 	return k
 }
 
+// wanted is what one table shall hold.
+type wanted struct {
+	table  int
+	routes []netlink.Route
+	ours   func(netlink.Route) bool // beside the protocol: what of a route tells that it was made here
+}
+
+// tablesFor lists what the identity's tables shall hold.
+func (h *Host) tablesFor(id Identity, dev int) ([]wanted, error) {
+	routes, err := h.routesFor(id, dev)
+	if err != nil {
+		return nil, err
+	}
+	byDevice := func(r netlink.Route) bool { return r.LinkIndex == dev }
+	list := []wanted{{id.Table, routes, byDevice}}
+	if id.StageTable == 0 {
+		return list, nil
+	}
+	sources, err := h.sources(id)
+	if err != nil {
+		return nil, err
+	}
+	return append(list,
+		wanted{id.StageTable, deliveries(id, dev), func(r netlink.Route) bool { return byDevice(r) && r.Type == unix.RTN_LOCAL }},
+		wanted{sourceTable(id.StageTable), sources, func(r netlink.Route) bool { return !byDevice(r) }}), nil
+}
+
 func (h *Host) ensureRoutes(id Identity, link netlink.Link) error {
-	have, err := h.routesIn(id.Table)
+	tables, err := h.tablesFor(id, link.Attrs().Index)
+	if err != nil {
+		return err
+	}
+	for _, want := range tables {
+		if err := h.ensureTable(want); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Host) ensureTable(want wanted) error {
+	have, err := h.routesIn(want.table)
 	if err != nil {
 		return err
 	}
 	for _, r := range have {
-		if r.Protocol != Protocol || r.LinkIndex != link.Attrs().Index {
+		if r.Protocol != Protocol || !want.ours(r) {
 			return fmt.Errorf("use routing table %d: it holds a route to %s of protocol %d through interface %d: %w; choose another table",
-				id.Table, prefixOf(r.Dst, r.Family == unix.AF_INET6), r.Protocol, r.LinkIndex, ErrForeign)
+				want.table, prefixOf(r.Dst, r.Family == unix.AF_INET6), r.Protocol, r.LinkIndex, ErrForeign)
 		}
 	}
-	want, err := h.routesFor(id, link.Attrs().Index)
-	if err != nil {
-		return err
-	}
-	for _, r := range want {
+	for _, r := range want.routes {
 		if slices.ContainsFunc(have, func(o netlink.Route) bool { return routeKeyOf(o) == routeKeyOf(r) }) {
 			continue
 		}
 		if err := h.nl.RouteReplace(&r); err != nil {
-			return fmt.Errorf("add route to %s via %s in table %d: %w", r.Dst, r.Gw, id.Table, err)
+			return fmt.Errorf("add route to %s via %s in table %d: %w", r.Dst, r.Gw, want.table, err)
 		}
 	}
-	return h.deleteSurplusRoutes(id.Table, want)
+	return h.deleteSurplusRoutes(want.table, want.routes)
 }
 
 // deleteSurplusRoutes reads the table again: a replacement may have taken the old one's place.

@@ -42,7 +42,7 @@ func (s *scene) watch(names []string, fn func(Event)) (stop func()) {
 }
 
 // await takes events until one is as wanted.
-func await(t *testing.T, events <-chan Event, what string, want func(Event) bool) Event {
+func await(t testing.TB, events <-chan Event, what string, want func(Event) bool) Event {
 	t.Helper()
 	late := time.After(10 * time.Second)
 	var seen []string
@@ -210,7 +210,7 @@ func TestPrepareFollowsAChangedConfiguration(t *testing.T) {
 }
 
 // withoutIndex is a picture in which xd-files is known by its name alone.
-func withoutIndex(t *testing.T, p map[string]string) map[string]string {
+func withoutIndex(t testing.TB, p map[string]string) map[string]string {
 	t.Helper()
 	link, err := netlink.LinkByName("xd-files")
 	must(t, err)

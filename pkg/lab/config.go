@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,13 +15,24 @@ import (
 
 // Scene is what varies in the lab's configuration; the zero value is usable.
 type Scene struct {
-	Profile         string // default balanced
+	Profile         string // default balanced; custom if Probe or DeadAfter is there
+	Probe           string // as in the configuration, with DeadAfter
+	DeadAfter       string
+	Pacer           string // as in the configuration; empty leaves the default
 	NoReach         bool   // arbiter none instead of reach
 	SupervisorLease string // as in the configuration; empty leaves the default
-	Failback        string // of both identities; empty leaves the default
-	Staging         string // of both identities; empty leaves the default
-	SpareLess       bool   // nodes without spare NICs
-	Extra           string // appended as it is
+	// PeerSupervisorLost is what to do about a peer whose kernel lives and whose daemon does not; empty leaves the default.
+	PeerSupervisorLost string
+	Failback           string // of both identities; empty leaves the default
+	Staging            string // of both identities; empty leaves the default
+	SpareLess          bool   // nodes without spare NICs
+	Addresses          int    // how many addresses the first identity has beside the usual ones: RangeAddr(1) to RangeAddr(Addresses)
+	Extra              string // appended as it is
+}
+
+// RangeAddr is the i-th further address of the first identity, counted from 1. The client has one in the same network.
+func RangeAddr(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, 21, byte(i >> 8), byte(i)})
 }
 
 // ConfigPath is the configuration of both nodes.
@@ -29,7 +41,10 @@ func (l *Lab) ConfigPath() string { return filepath.Join(l.Dir, "xdpha.yaml") }
 // WriteConfig writes the cluster's configuration and, once, its secret. Services
 // leave a file named SERVICE@TTL, because the TTL tells on which node they run.
 func (l *Lab) WriteConfig(s Scene) error {
-	if s.Profile == "" {
+	switch {
+	case s.Probe != "" || s.DeadAfter != "":
+		s.Profile = "custom"
+	case s.Profile == "":
 		s.Profile = "balanced"
 	}
 	secret := filepath.Join(l.Dir, "secret")
@@ -56,6 +71,8 @@ func (l *Lab) WriteConfig(s Scene) error {
 }
 
 var configTemplate = template.Must(template.New("config").Funcs(template.FuncMap{
+	"ipv6": HasIPv6,
+	"at":   RangeAddr,
 	"mac": func(m [6]byte) string {
 		return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
 	},
@@ -64,8 +81,20 @@ secret_file: {{.Secret}}
 
 timing:
   profile: {{.Profile}}
+{{- with .Probe}}
+  probe: {{.}}
+{{- end}}
+{{- with .DeadAfter}}
+  dead_after: {{.}}
+{{- end}}
+{{- with .Pacer}}
+  pacer: {{.}}
+{{- end}}
 {{- with .SupervisorLease}}
   supervisor_lease: {{.}}
+{{- end}}
+{{- with .PeerSupervisorLost}}
+  peer_supervisor_lost: {{.}}
 {{- end}}
 
 arbiter:
@@ -80,11 +109,11 @@ nodes:
   serv2: {lan: eth0, crossover: eth1, {{if not .SpareLess}}spare: eth2, {{end}}addresses: {lan: 192.0.2.12/24, crossover: 192.168.111.2/24}}
 
 identities:
-{{- range .Identities}}
+{{- range $i, $id := .Identities}}
   {{.Name}}:
     home: {{.Home}}
     mac: "{{mac .MAC}}"
-    addresses: [{{.Addr}}/24]
+    addresses: [{{.Addr}}/24{{if and $.Addresses (not $i)}}, "{{at 1}}-{{at $.Addresses}}/16"{{end}}{{if ipv6}}, "{{.Addr6}}/64"{{end}}]
     services: [{{.Name}}d]
 {{- with $.Failback}}
     failback: {{.}}

@@ -115,6 +115,9 @@ func release(dir string, lock *os.File) error {
 		return errors.Join(err, lock.Close())
 	}
 	if ours {
+		if err := removeCgroup(dir); err != nil {
+			return errors.Join(err, lock.Close())
+		}
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
 			return errors.Join(fmt.Errorf("unmount %s: %w", dir, err), lock.Close())
 		}

@@ -3,7 +3,7 @@
 // Package lab builds the cluster of the article in network namespaces of this
 // machine: two nodes with three NICs each, two switches with a trunk, a
 // crossover cable, a client and the hosts that the nodes reach for. It breaks
-// it, and it measures what the client saw.
+// it, once or in a campaign, and it measures what the client saw, by IPv4 and IPv6.
 //
 //	          sw1 ──────────trunk────────── sw2
 //	   ┌────┬──┴──┬───────┐          ┌──────┼────────┐
@@ -12,8 +12,8 @@
 //	              serv1 ══════ xc (crossover) ══════ serv2
 //
 // All of it lives in unnamed namespaces that are bound below /run/xdpha-lab/ID,
-// a mount of the lab's own; nothing else of the machine is touched, and what a
-// crashed run left there goes when the next lab starts. The package knows
-// nothing of the datapath under test: it starts a program, cuts cables, and
-// looks at the wire.
+// a mount of the lab's own, and what is to be frozen is put into a cgroup of its
+// own; nothing else of the machine is touched, and what a crashed run left goes
+// when the next lab starts. The package knows nothing of the datapath under test:
+// it starts a program, cuts cables, and looks at the wire.
 package lab

@@ -6,10 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/xdpha/xdpha/loader"
 )
 
 // Fault is a kind of trouble.
@@ -19,15 +23,22 @@ type Fault string
 const (
 	FaultPower      Fault = "power"       // everything on the node ends, its cables go dark
 	FaultHang       Fault = "hang"        // nothing passes its cables, carrier stays
+	FaultPanic      Fault = "panic"       // the same, and nothing on the node runs ever again
 	FaultDaemonKill Fault = "daemon-kill" // SIGKILL
 	FaultDaemonStop Fault = "daemon-stop" // SIGSTOP
+	FaultService    Fault = "service"     // the identity's service is found failed
 	FaultCrossover  Fault = "crossover"   // the cable between the nodes is pulled
 	FaultLAN        Fault = "lan"         // the node's LAN cable is pulled
+	FaultPartition  Fault = "partition"   // not a frame passes between the nodes; all others hear both
+	FaultPause      Fault = "pause"       // a virtual machine is stopped, and goes on
 	FaultHandOver   Fault = "handover"    // planned
 )
 
 // Faults lists the kinds that Inject knows.
-var Faults = []Fault{FaultPower, FaultHang, FaultDaemonKill, FaultDaemonStop, FaultCrossover, FaultLAN, FaultHandOver}
+var Faults = []Fault{
+	FaultPower, FaultHang, FaultPanic, FaultDaemonKill, FaultDaemonStop, FaultService,
+	FaultCrossover, FaultLAN, FaultPartition, FaultPause, FaultHandOver,
+}
 
 // ParseFault finds a fault by its name.
 func ParseFault(s string) (Fault, error) {
@@ -47,10 +58,16 @@ func (l *Lab) Inject(ctx context.Context, kind Fault, id Identity) (t0 int64, er
 		err = l.cutAll(n, true)
 	case FaultHang:
 		err = l.cutAll(n, false)
+	case FaultPanic, FaultPause: // its kernel cannot be stopped: it is cut off first, and cannot tell the difference
+		err = errors.Join(l.cutAll(n, false), n.freeze())
 	case FaultDaemonKill:
 		err = n.Signal(unix.SIGKILL)
 	case FaultDaemonStop:
 		err = n.Signal(unix.SIGSTOP)
+	case FaultService:
+		err = os.Remove(n.serviceFile(id.Name + "d"))
+	case FaultPartition:
+		l.partition(true)
 	case FaultCrossover:
 		err = l.PullCable(n.Name, Crossover)
 	case FaultLAN:
@@ -70,18 +87,24 @@ func (l *Lab) Inject(ctx context.Context, kind Fault, id Identity) (t0 int64, er
 	return t0, nil
 }
 
-// Heal ends a fault: cables are whole, a stopped daemon goes on, one that was
-// killed is started again as before, a node without power boots and its daemon starts.
+// Heal ends a fault: cables are whole, what was stopped goes on, a daemon that was
+// killed is started again as before, a node without power or after a panic boots
+// and its daemon starts. A failed service is the cluster's own to mend.
 func (l *Lab) Heal(ctx context.Context, kind Fault, id Identity) error {
 	n := l.Node(id.Home)
 	var err error
 	switch kind {
-	case FaultPower:
+	case FaultPower, FaultPanic:
 		if err = n.reboot(); err == nil && n.started() {
 			err = n.Restart()
 		}
 	case FaultHang:
 		err = l.setCuts(n.Name, 0)
+	case FaultPause:
+		err = errors.Join(l.setCuts(n.Name, 0), n.thaw())
+	case FaultPartition:
+		l.partition(false)
+	case FaultService:
 	case FaultDaemonKill:
 		n.reap()
 		err = n.Restart()
@@ -105,9 +128,12 @@ func (l *Lab) Heal(ctx context.Context, kind Fault, id Identity) error {
 	return nil
 }
 
+// allCables are the three of a node.
+const allCables uint64 = 1<<Crossover | 1<<LAN | 1<<Spare
+
 // cutAll silences a node in one write; the rest of a power cut comes after it.
 func (l *Lab) cutAll(n *Node, power bool) error {
-	if err := l.setCuts(n.Name, 1<<Crossover|1<<LAN|1<<Spare); err != nil {
+	if err := l.setCuts(n.Name, allCables); err != nil {
 		return err
 	}
 	if !power {
@@ -123,11 +149,20 @@ func (l *Lab) cutAll(n *Node, power bool) error {
 	return errors.Join(append(errs, n.powerOff())...)
 }
 
+// partition parts the two nodes from each other, and from nobody else.
+func (l *Lab) partition(on bool) {
+	for _, n := range l.Nodes {
+		word := l.cables.CutWord(cutIndex[n.Name])
+		if on {
+			atomic.OrUint64(word, loader.LabCutPeer)
+		} else {
+			atomic.AndUint64(word, ^uint64(loader.LabCutPeer))
+		}
+	}
+}
+
 // setCuts cuts exactly the cables in bits.
 func (l *Lab) setCuts(node string, bits uint64) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.cuts[node] = bits
 	return l.cables.SetCuts(cutIndex[node], bits)
 }
 
@@ -142,14 +177,13 @@ func (l *Lab) setCut(node string, r Role, cut bool) error {
 	if _, err := FindPort(node, r); err != nil {
 		return err
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	bits := l.cuts[node] &^ (1 << r)
+	word := l.cables.CutWord(cutIndex[node])
 	if cut {
-		bits |= 1 << r
+		atomic.OrUint64(word, 1<<r) // a prober may cut the others at the same time
+	} else {
+		atomic.AndUint64(word, ^(uint64(1) << r))
 	}
-	l.cuts[node] = bits
-	return l.cables.SetCuts(cutIndex[node], bits)
+	return nil
 }
 
 // PullCable cuts a cable and takes the carrier; the crossover's at both ends.

@@ -46,9 +46,8 @@ type Lab struct {
 	lock   *os.File
 	cables *loader.Lab
 
-	mu     sync.Mutex // guards spaces, cables' links and cuts
+	mu     sync.Mutex // guards spaces and cables' links
 	spaces map[string]*namespace
-	cuts   map[string]uint64
 
 	closeOnce sync.Once
 	closeErr  error
@@ -72,7 +71,7 @@ func New(ctx context.Context, opt Options) (_ *Lab, err error) {
 		}
 	}
 	id := strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(int(labCount.Add(1)))
-	l := &Lab{opt: opt, log: opt.Log, spaces: map[string]*namespace{}, cuts: map[string]uint64{}}
+	l := &Lab{opt: opt, log: opt.Log, spaces: map[string]*namespace{}}
 	if l.Dir, l.lock, err = claim(opt.root, id, opt.Log); err != nil {
 		return nil, fmt.Errorf("make the lab's directory: %w", err)
 	}
@@ -167,7 +166,8 @@ func setSysctls(s space) error {
 		set = append(set, [2]string{"ipv6/conf/default/disable_ipv6", "1"}, [2]string{"ipv6/conf/all/disable_ipv6", "1"})
 	}
 	if s.ttl != 0 {
-		set = append(set, [2]string{"ipv4/ip_default_ttl", strconv.Itoa(s.ttl)})
+		ttl := strconv.Itoa(s.ttl)
+		set = append(set, [2]string{"ipv4/ip_default_ttl", ttl}, [2]string{"ipv6/conf/all/hop_limit", ttl}, [2]string{"ipv6/conf/default/hop_limit", ttl})
 	}
 	for _, kv := range set {
 		if err := sysctl(kv[0], kv[1]); err != nil {
@@ -175,6 +175,12 @@ func setSysctls(s space) error {
 		}
 	}
 	return nil
+}
+
+// HasIPv6 reports whether this kernel speaks IPv6; the lab does without if it must.
+func HasIPv6() bool {
+	_, err := os.Stat("/proc/sys/net/ipv6")
+	return err == nil
 }
 
 func upAttrs(name string) netlink.LinkAttrs {
@@ -243,6 +249,12 @@ func (l *Lab) address(s space) error {
 			addr, err := netlink.ParseAddr(a)
 			if err != nil {
 				return fmt.Errorf("parse %s: %w", a, err)
+			}
+			if addr.IP.To4() == nil {
+				if !HasIPv6() {
+					continue
+				}
+				addr.Flags = unix.IFA_F_NODAD // nobody waits for a second until an address may be used
 			}
 			if err := n.nl.AddrAdd(link, addr); err != nil {
 				return fmt.Errorf("add %s to %s in %s: %w", a, nic, s.name, err)

@@ -39,6 +39,9 @@ func crash() {
 	if err == nil {
 		err = l.Node(Serv1).StartProgram("/bin/sh", "-c", "setsid sleep 3600 & wait")
 	}
+	if err == nil {
+		_, err = l.Inject(context.Background(), FaultPause, Identities[0])
+	}
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)
@@ -110,6 +113,11 @@ func world(t *testing.T, root string) string {
 			fmt.Fprintln(&b, "file", f)
 		}
 	}
+	if own, err := ownCgroup(); err == nil {
+		dirs, err := filepath.Glob(filepath.Join(own, fmt.Sprintf("%s.%d-*", mark, os.Getpid())))
+		must(t, err)
+		fmt.Fprintln(&b, "cgroups", dirs)
+	}
 	fds, err := os.ReadDir("/proc/self/fd")
 	must(t, err)
 	for _, fd := range fds {
@@ -130,6 +138,8 @@ func TestALabComesQuicklyAndLeavesNothing(t *testing.T) {
 		must(t, err)
 		built := time.Since(began)
 		must(t, l.Node(Serv1).StartProgram("/bin/sh", "-c", "setsid sleep 3600 & wait"))
+		_, err = l.Inject(t.Context(), FaultPause, Identities[0])
+		must(t, err)
 		began = time.Now()
 		must(t, l.Close())
 		must(t, l.Close())
@@ -177,6 +187,10 @@ func TestACrashedLabIsRemovedByTheNext(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "ns", Serv1)); err != nil {
 		t.Fatalf("a second lab disturbed the first: %v", err)
 	}
+	cgroup, frozen := os.Readlink(filepath.Join(dir, cgroupLink))
+	if _, err := os.Stat(cgroup); frozen == nil && err != nil {
+		t.Fatal(err)
+	}
 	must(t, cmd.Process.Kill())
 	_, _ = io.Copy(io.Discard, out)
 	_ = cmd.Wait()
@@ -184,6 +198,9 @@ func TestACrashedLabIsRemovedByTheNext(t *testing.T) {
 	must(t, err)
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("the crashed lab's directory is still there: %v", err)
+	}
+	if _, err := os.Stat(cgroup); frozen == nil && !os.IsNotExist(err) {
+		t.Errorf("the crashed lab's cgroup is still there: %v", err)
 	}
 	must(t, next.Close())
 	must(t, alive.Close())
@@ -219,7 +236,7 @@ func ping(t *testing.T, l *Lab, from, to string) (ttl uint8) {
 		defer unix.Close(fd)
 		must(t, unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 200000}))
 		msg := []byte{8, 0, 0, 0, 7, 7, 0, 1}
-		sum := checksum(msg)
+		sum := checksum(msg, 0)
 		msg[2], msg[3] = byte(sum>>8), byte(sum)
 		dst := netip.MustParseAddr(to).As4()
 		if err := unix.Sendto(fd, msg, 0, &unix.SockaddrInet4{Addr: dst}); err != nil {
@@ -284,6 +301,13 @@ func send(t *testing.T, l *Lab, node, nic string, frame []byte) {
 		}
 		return err
 	}))
+}
+
+// request is an echo request from an address to itself.
+func request(dst, src [6]byte, a netip.Addr) []byte {
+	e := newEcho(dst, src, a, a)
+	e.number(0)
+	return e.frame[:e.size]
 }
 
 func TestACutCablePassesNothingEitherWayAndHealsAgain(t *testing.T) {
@@ -435,12 +459,29 @@ func TestTheClientMeasuresAScriptedCut(t *testing.T) {
 	}
 }
 
+func TestTheLastOfManyAddressesIsAsked(t *testing.T) {
+	l := newLab(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	last := RangeAddr(8000)
+	n := l.space(Serv1)
+	lan, err := n.nl.LinkByName("eth0")
+	must(t, err)
+	addr, err := netlink.ParseAddr(last.String() + "/16")
+	must(t, err)
+	must(t, n.nl.AddrAdd(lan, addr))
+	p, err := l.StartProber(ctx, last, ProbeOptions{})
+	must(t, err)
+	must(t, p.AwaitAnswer(ctx, Serv1, NowNs()))
+	p.Stop()
+}
+
 func TestTheJudgeSeesWhoUsesAMAC(t *testing.T) {
 	l := newLab(t)
 	must(t, l.Judge(true))
 	for _, use := range []struct{ node, nic string }{{Serv1, "eth0"}, {Serv2, "eth2"}, {Serv1, "eth0"}, {Client, "eth0"}} {
 		vip := Identities[0]
-		send(t, l, use.node, use.nic, echoFrame([6]byte{255, 255, 255, 255, 255, 255}, vip.MAC[:], vip.Addr, vip.Addr))
+		send(t, l, use.node, use.nic, request([6]byte{255, 255, 255, 255, 255, 255}, vip.MAC, vip.Addr))
 	}
 	trail, err := l.JudgeTrail()
 	must(t, err)
@@ -477,7 +518,7 @@ func TestANodeTransmitsFromNativeXDP(t *testing.T) {
 	near, err := FindPort(Serv2, Crossover)
 	must(t, err)
 	there, here := [6]byte(nicMAC(far)), [6]byte(nicMAC(near))
-	send(t, l, Serv2, "eth1", echoFrame(there, here[:], Identities[0].Addr, Identities[0].Addr))
+	send(t, l, Serv2, "eth1", request(there, here, Identities[0].Addr))
 	deadline := time.After(5 * time.Second)
 	for back := false; !back; {
 		frames, more := c.Frames()

@@ -213,7 +213,7 @@ func (n *Node) killDaemon() {
 // state directory, being its disk, stays. Its cables come up whole, as at build.
 func (n *Node) reboot() error {
 	l := n.lab
-	if err := n.powerOff(); err != nil {
+	if err := errors.Join(n.powerOff(), n.thaw()); err != nil {
 		return err
 	}
 	n.reap()

@@ -2,7 +2,10 @@
 
 package lab
 
-import "math"
+import (
+	"math"
+	"slices"
+)
 
 // Answer is one answer to a probe, in the order of arrival.
 type Answer struct {
@@ -15,6 +18,7 @@ type Answer struct {
 type Record struct {
 	PeriodNs int64
 	StallNs  int64   // a longer gap between two sends is the client's own stall
+	CutNs    int64   // when the prober cut its CutNode; 0: it did not
 	SentNs   []int64 // by sequence number
 	Answers  []Answer
 }
@@ -147,4 +151,23 @@ func (r *relay) next(who int) bool {
 		r.current = who
 	}
 	return false
+}
+
+// Overlap counts frames that the judge saw from a node with an identity's MAC
+// after another node had taken over from it, in the order in which the switches saw them.
+func Overlap(records []JudgeRecord, identity int) int {
+	inOrder(records)
+	var owners relay
+	n := 0
+	for _, r := range records {
+		if r.Identity == identity && owners.next(1+cutIndex[r.Port.Node]) {
+			n++
+		}
+	}
+	return n
+}
+
+// inOrder sorts as the switches saw it: records of two processors may lie in the trail the other way round.
+func inOrder(records []JudgeRecord) {
+	slices.SortStableFunc(records, func(a, b JudgeRecord) int { return int(a.TNs - b.TNs) })
 }

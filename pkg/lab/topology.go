@@ -19,24 +19,25 @@ const (
 	XC     = "xc" // the crossover cable
 )
 
-// The TTL of what a node sends, by which the client tells who answered.
+// The TTL, or hop limit, of what a node sends, by which the client tells who answered.
 const (
 	TTLServ1 = 65
 	TTLServ2 = 66
 )
 
-// The identities of the lab's configuration: their index at the judge, address and MAC.
+// The identities of the lab's configuration: their index at the judge, addresses and MAC.
 var Identities = [...]Identity{
-	{Name: "files", Home: Serv1, Addr: netip.MustParseAddr("192.0.2.21"), MAC: [6]byte{0x02, 0x4c, 0x4a, 0, 0, 0x21}},
-	{Name: "mail", Home: Serv2, Addr: netip.MustParseAddr("192.0.2.22"), MAC: [6]byte{0x02, 0x4c, 0x4a, 0, 0, 0x22}},
+	{Name: "files", Home: Serv1, Addr: netip.MustParseAddr("192.0.2.21"), Addr6: netip.MustParseAddr("2001:db8::21"), MAC: [6]byte{0x02, 0x4c, 0x4a, 0, 0, 0x21}},
+	{Name: "mail", Home: Serv2, Addr: netip.MustParseAddr("192.0.2.22"), Addr6: netip.MustParseAddr("2001:db8::22"), MAC: [6]byte{0x02, 0x4c, 0x4a, 0, 0, 0x22}},
 }
 
 // Identity is one of the lab's two identities.
 type Identity struct {
-	Name string
-	Home string
-	Addr netip.Addr
-	MAC  [6]byte
+	Name  string
+	Home  string
+	Addr  netip.Addr
+	Addr6 netip.Addr
+	MAC   [6]byte
 }
 
 // Role is what a cable is for; also its bit among its node's cuts.
@@ -107,11 +108,13 @@ var spaces = []space{
 	{name: Sw1, isSwitch: true},
 	{name: Sw2, isSwitch: true},
 	{name: XC, isSwitch: true},
-	{name: Serv1, ttl: TTLServ1, gateway: "192.0.2.1", addrs: map[string][]string{"eth0": {"192.0.2.11/24"}, "eth1": {"192.168.111.1/24"}}},
-	{name: Serv2, ttl: TTLServ2, gateway: "192.0.2.1", addrs: map[string][]string{"eth0": {"192.0.2.12/24"}, "eth1": {"192.168.111.2/24"}}},
-	{name: Client, addrs: map[string][]string{"eth0": {"192.0.2.100/24"}}},
-	{name: Hosts1, addrs: map[string][]string{"eth0": {"192.0.2.1/24"}}},
-	{name: Hosts2, addrs: map[string][]string{"eth0": {"192.0.2.53/24", "192.0.2.54/24"}}},
+	{name: Serv1, ttl: TTLServ1, gateway: "192.0.2.1", addrs: map[string][]string{
+		"eth0": {"192.0.2.11/24", "2001:db8::11/64", "fe80::11/64"}, "eth1": {"192.168.111.1/24"}}},
+	{name: Serv2, ttl: TTLServ2, gateway: "192.0.2.1", addrs: map[string][]string{
+		"eth0": {"192.0.2.12/24", "2001:db8::12/64", "fe80::12/64"}, "eth1": {"192.168.111.2/24"}}},
+	{name: Client, addrs: map[string][]string{"eth0": {"192.0.2.100/24", "10.21.255.254/16", "2001:db8::100/64", "fe80::100/64"}}},
+	{name: Hosts1, addrs: map[string][]string{"eth0": {"192.0.2.1/24", "2001:db8::1/64", "fe80::1/64"}}},
+	{name: Hosts2, addrs: map[string][]string{"eth0": {"192.0.2.53/24", "192.0.2.54/24", "2001:db8::53/64", "2001:db8::54/64", "fe80::53/64"}}},
 }
 
 // nicMAC is fixed, so that a capture reads the same every time.
@@ -122,6 +125,18 @@ func nicMAC(p Port) net.HardwareAddr {
 // portMAC is the switch's own end; it never speaks.
 func portMAC(p Port) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0x1a, 0xb0, 0xff, 0, byte(p.Number)}
+}
+
+// clientAddr is the client's own address in the network of to.
+func clientAddr(to netip.Addr) netip.Addr {
+	for _, s := range spaces {
+		for _, a := range s.addrs["eth0"] {
+			if p := netip.MustParsePrefix(a); s.name == Client && p.Contains(to) {
+				return p.Addr()
+			}
+		}
+	}
+	return netip.IPv4Unspecified()
 }
 
 // nodeByTTL names who sent a packet with this TTL, or "".

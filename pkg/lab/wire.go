@@ -15,7 +15,7 @@ import (
 	"github.com/xdpha/xdpha/loader"
 )
 
-// ARPEntry is the client's knowledge of an address.
+// ARPEntry is the client's knowledge of an address, by ARP or NDP.
 type ARPEntry struct {
 	MAC   net.HardwareAddr // nil while unresolved
 	State int              // netlink.NUD_*
@@ -28,9 +28,9 @@ func (l *Lab) ARP(addr netip.Addr) (ARPEntry, error) {
 	if err != nil {
 		return ARPEntry{}, fmt.Errorf("find the client's NIC: %w", err)
 	}
-	all, err := n.nl.NeighList(link.Attrs().Index, unix.AF_INET)
+	all, err := n.nl.NeighList(link.Attrs().Index, family(addr))
 	if err != nil {
-		return ARPEntry{}, fmt.Errorf("read the client's ARP table: %w", err)
+		return ARPEntry{}, fmt.Errorf("read the client's neighbours: %w", err)
 	}
 	for _, e := range all {
 		if e.IP.Equal(addr.AsSlice()) {
@@ -58,7 +58,7 @@ func (l *Lab) Resolve(ctx context.Context, addr netip.Addr) (mac [6]byte, err er
 			return [6]byte(e.MAC), nil
 		}
 		if e.State&netlink.NUD_INCOMPLETE == 0 { // none, or failed: ask
-			use := &netlink.Neigh{LinkIndex: nic.Index, IP: addr.AsSlice(), Flags: netlink.NTF_USE, Family: unix.AF_INET}
+			use := &netlink.Neigh{LinkIndex: nic.Index, IP: addr.AsSlice(), Flags: netlink.NTF_USE, Family: family(addr)}
 			if err := n.nl.NeighSet(use); err != nil {
 				return mac, fmt.Errorf("ask for %s: %w", addr, err)
 			}
@@ -69,6 +69,13 @@ func (l *Lab) Resolve(ctx context.Context, addr netip.Addr) (mac [6]byte, err er
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+func family(a netip.Addr) int {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
 }
 
 // FDB returns the ports (by name) behind which a switch has learned a MAC.

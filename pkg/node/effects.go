@@ -80,7 +80,7 @@ func (n *node) act(a core.Action) {
 		n.do(e.disk, func(context.Context) { n.report(a.Op, n.store.save(a.Saved)) })
 	case core.AddAddresses:
 		n.do(e.addresses[a.Identity], func(context.Context) {
-			err := n.host.AddAddresses(n.Config.Identities[a.Identity].Name)
+			err := n.putAddresses(a.Identity)
 			n.mark(a.Identity, addressesPlaced, err)
 			n.report(a.Op, err)
 			n.restorePaths(a.Identity)
@@ -120,6 +120,28 @@ func (n *node) act(a core.Action) {
 	case core.Left:
 		n.loop.left = true
 	}
+}
+
+// putAddresses puts an identity's addresses on its device. Those that are kept there ahead are
+// the host's own only while it owns them: until then its programs reach the peer.
+func (n *node) putAddresses(identity int) error {
+	id := n.Config.Identities[identity]
+	if !id.StagingAhead {
+		return n.host.AddAddresses(id.Name)
+	}
+	if err := n.host.StageAddresses(id.Name); err != nil {
+		return err
+	}
+	return n.followOwner(identity)
+}
+
+// followOwner makes what is kept ahead the host's own, or the peer's.
+func (n *node) followOwner(identity int) error {
+	id := n.Config.Identities[identity]
+	if n.dp.Word(identity).Has(core.Owner) {
+		return n.host.Own(id.Name)
+	}
+	return n.host.Disown(id.Name)
 }
 
 // restorePaths puts back the identity's rules and routes where they are missing: with
@@ -163,7 +185,13 @@ func (n *node) startServices(a core.StartServices) {
 			case <-stop:
 			}
 		}()
-		err := n.startAll(ctx, id.Services, service.Env{Identity: id.Name, Generation: a.Generation, Node: n.self()})
+		var err error
+		if id.StagingAhead && len(id.Services) > 0 {
+			err = n.host.Own(id.Name) // a service may bind to an address that it finds
+		}
+		if err == nil {
+			err = n.startAll(ctx, id.Services, service.Env{Identity: id.Name, Generation: a.Generation, Node: n.self()})
+		}
 		if len(id.Services) > 0 {
 			n.mark(a.Identity, servicesStarted, err)
 		}

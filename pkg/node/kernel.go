@@ -133,7 +133,7 @@ func (n *node) repair(i int, addresses bool) {
 			missing, err = n.host.Verify(id.Name)
 		}
 		if err == nil && len(missing) > 0 {
-			err = n.host.AddAddresses(id.Name)
+			err = n.putAddresses(i)
 			n.tell(loader.Now(), "address-repaired", i, fmt.Sprintf("%d addresses were gone, %v first", len(missing), missing[0]), nil)
 		}
 		if err != nil && ctx.Err() == nil {

@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -13,6 +14,7 @@ import (
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/core"
+	"github.com/xdpha/xdpha/pkg/host"
 )
 
 // lookEvery is how often the maps are read when nothing hints at a change.
@@ -26,7 +28,8 @@ type loopState struct {
 	flags   loader.Flags
 	replies map[uint64]chan string
 	linkUp  [loader.Links]bool
-	differs bool // the peer lives, with another configuration
+	owned   []bool // by identity: what the host was told of addresses kept ahead
+	differs bool   // the peer lives, with another configuration
 	left    bool
 	told    [loader.MaxIdentities]toldStages
 	unseen  [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
@@ -36,7 +39,7 @@ type loopState struct {
 func newLoopState(cfg *config.Config, saved core.Saved) loopState {
 	return loopState{
 		machine: core.New(coreConfig(cfg), saved), lease: cfg.Timing.SupervisorLease,
-		replies: map[uint64]chan string{},
+		replies: map[uint64]chan string{}, owned: make([]bool, len(cfg.Identities)),
 	}
 }
 
@@ -70,9 +73,27 @@ func (n *node) run(ctx context.Context) error {
 				n.Log.Error("journal ends here, until the next start", "err", err)
 			}
 		}
+		n.followOwners()
 		n.publish()
 	}
 	return nil
+}
+
+// followOwners tells the host of addresses kept ahead whose owner has changed.
+func (n *node) followOwners() {
+	for i, id := range n.Config.Identities {
+		owned := n.dp.Word(i).Has(core.Owner)
+		if !id.StagingAhead || owned == n.loop.owned[i] {
+			continue
+		}
+		n.loop.owned[i] = owned
+		n.do(n.effects.addresses[i], func(context.Context) {
+			err := n.followOwner(i)
+			if err != nil && !errors.Is(err, host.ErrNotPrepared) {
+				n.tell(loader.Now(), "address-failed", i, err.Error(), nil)
+			}
+		})
+	}
 }
 
 func (n *node) handle(ev any) {

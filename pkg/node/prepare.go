@@ -14,11 +14,16 @@ import (
 	"github.com/xdpha/xdpha/pkg/host"
 )
 
-// Routing tables and rule priorities of the identities: far from what distributions use.
+// Routing tables and rule priorities of the identities: far from what distributions use. What
+// comes in by an identity's device is looked up before all others, what the host's programs
+// say of themselves after them.
 const (
-	firstTable    = 7364
-	firstPriority = 7364
-	tickPair      = "xdtick"
+	firstTable      = 7364
+	firstStageTable = firstTable + config.MaxIdentities // two each
+	stagePriority   = firstPriority - 1
+	firstPriority   = 7364 // three each
+	sourcePriority  = firstPriority + 3*config.MaxIdentities
+	tickPair        = "xdtick"
 )
 
 type tickEnds struct{ start, end int } // interface indexes
@@ -41,10 +46,14 @@ func carrierRole(cfg *config.Config, id config.Identity, node int) int {
 func hostIdentities(cfg *config.Config) (list []host.Identity) {
 	self := cfg.Nodes[cfg.Self]
 	for i, id := range cfg.Identities {
-		list = append(list, host.Identity{
+		h := host.Identity{
 			Name: id.Name, MAC: id.MAC, Carrier: nic(self, carrierRole(cfg, id, cfg.Self)), Lan: self.Lan,
 			Addresses: id.Addresses, Table: firstTable + i, Priority: firstPriority + 3*i,
-		})
+		}
+		if id.StagingAhead {
+			h.StageTable, h.StagePriority, h.SourcePriority = firstStageTable+2*i, stagePriority, sourcePriority
+		}
+		list = append(list, h)
 	}
 	return list
 }

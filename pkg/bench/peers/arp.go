@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package peers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/xdpha/xdpha/pkg/lab"
+)
+
+const (
+	arpAsks  = 10
+	arpEvery = 10 * time.Millisecond // longer than any answer takes
+)
+
+// bothAnswer asks by broadcast who has the address, as any client does whose ARP entry
+// has gone, and counts the questions that both nodes answered. It listens at the
+// switches' ends of the nodes' cables, for a virtual MAC does not tell who answers.
+func bothAnswer(ctx context.Context, l *lab.Lab, addr netip.Addr) (both int, err error) {
+	ports, err := listen(l)
+	defer func() { err = errors.Join(err, ports.stop()) }()
+	if err != nil {
+		return 0, err
+	}
+	for range arpAsks {
+		if err := askARP(l, addr); err != nil {
+			return 0, err
+		}
+		if err := pause(ctx, arpEvery); err != nil {
+			return 0, err
+		}
+		if len(ports.answered(addr)) > 1 {
+			both++
+		}
+	}
+	return both, nil
+}
+
+// ear is a capture of the frames that come from a node by one of its cables.
+type ear struct {
+	node    string
+	capture *lab.Capture
+	read    int
+}
+
+type ears []*ear
+
+func listen(l *lab.Lab) (ears, error) {
+	var all ears
+	for _, p := range lab.Ports {
+		if !p.Server() || p.Role == lab.Crossover {
+			continue
+		}
+		c, err := l.Capture(p.Switch, p.Name())
+		if err != nil {
+			return all, err
+		}
+		all = append(all, &ear{node: p.Node, capture: c})
+	}
+	return all, nil
+}
+
+// answered names the nodes that said since the last call that they have the address.
+func (all ears) answered(addr netip.Addr) map[string]bool {
+	who := map[string]bool{}
+	for _, e := range all {
+		frames, _ := e.capture.Frames()
+		for _, f := range frames[e.read:] {
+			if !f.Outgoing && f.ARP != nil && f.ARP.Op == 2 && f.ARP.SenderIP == addr && f.ARP.TargetIP != addr {
+				who[e.node] = true
+			}
+		}
+		e.read = len(frames)
+	}
+	return who
+}
+
+func (all ears) stop() error {
+	var errs []error
+	for _, e := range all {
+		_, err := e.capture.Stop()
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// askARP sends one request from the client.
+func askARP(l *lab.Lab, addr netip.Addr) error {
+	err := l.Do(lab.Client, func() error {
+		nic, from, err := clientNIC()
+		if err != nil {
+			return err
+		}
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.Sendto(fd, arpRequest(nic.HardwareAddr, from, addr), 0, &unix.SockaddrLinklayer{Ifindex: nic.Index})
+	})
+	if err != nil {
+		return fmt.Errorf("ask who has %s: %w", addr, err)
+	}
+	return nil
+}
+
+// clientNIC is the client's NIC and address; the calling thread must be in its namespace.
+func clientNIC() (nic *net.Interface, from netip.Addr, err error) {
+	if nic, err = net.InterfaceByName("eth0"); err != nil {
+		return nil, from, err
+	}
+	addrs, err := nic.Addrs()
+	if err != nil {
+		return nil, from, err
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() {
+			return nic, p.Addr(), nil
+		}
+	}
+	return nil, from, errors.New("the client has no address")
+}
+
+// arpRequest is RFC 826's.
+func arpRequest(mac net.HardwareAddr, from, to netip.Addr) []byte {
+	b := make([]byte, 0, 42)
+	b = append(append(b, 255, 255, 255, 255, 255, 255), mac...)
+	b = append(b, 0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1)
+	b = append(append(b, mac...), from.AsSlice()...)
+	return append(append(b, 0, 0, 0, 0, 0, 0), to.AsSlice()...)
+}

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bench-peers measures xdpha and keepalived side by side: `make bench-peers`. If
+// keepalived is not installed it says so, measures xdpha alone, and that is no failure.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+
+	"github.com/xdpha/xdpha/pkg/bench/peers"
+)
+
+// shortRounds are enough to see that it works, not for figures.
+const shortRounds = 2
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench-peers:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) (err error) {
+	o := peers.Options{Progress: func(s string) { fmt.Fprintln(os.Stderr, s) }}
+	flag.IntVar(&o.Rounds, "rounds", 100, "how many `hangs` of each contender, and a tenth of it of every other fault")
+	flag.StringVar(&o.Profile, "profile", "fast", "xdpha's timing `profile`")
+	flag.StringVar(&o.Executable, "xdpha", "bin/xdpha", "the xdpha `program` to measure")
+	short := flag.Bool("short", false, "few rounds: to see that it works, not for figures")
+	file := flag.String("json", "", "write the figures to this `file` too")
+	flag.Parse()
+	if *short {
+		o.Rounds = shortRounds
+	}
+	if o.Rounds < 1 {
+		return fmt.Errorf("-rounds %d: at least one", o.Rounds)
+	}
+	if o.Executable, err = filepath.Abs(o.Executable); err != nil { // nodes run in directories of their own
+		return err
+	}
+	r, err := peers.Run(ctx, os.Stdout, o)
+	if err != nil {
+		return err
+	}
+	if *file == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode figures: %w", err)
+	}
+	if err := os.WriteFile(*file, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write figures: %w", err)
+	}
+	return nil
+}
