@@ -191,7 +191,7 @@ func tellsOfAPowerCut(t *testing.T, c *cluster) {
 			return fmt.Errorf("it is not done: %+v", o)
 		}
 		if o.Cause != "peer-dead" || l.From != control.FromEvidence || l.AtNS == 0 ||
-			!(0 < l.SuspectUS && l.SuspectUS <= l.DeadUS && 5000 <= l.DeadUS && l.DeadUS <= l.FlipUS && l.FlipUS <= l.AnnouncedUS && l.FlipUS <= l.InUS && l.InUS <= l.OutUS) {
+			!(0 < l.SuspectUS && l.SuspectUS <= l.DeadUS && 5000 <= l.DeadUS && l.DeadUS <= l.FlipUS && l.FlipUS <= l.AnnouncedUS && l.FlipUS <= l.InUS && l.FlipUS <= l.OutUS) {
 			return fmt.Errorf("the stages are %+v", l)
 		}
 		if o.DetectUS != l.DeadUS || o.FlipUS != l.FlipUS || o.AnnounceUS != l.AnnouncedUS || o.AddressUS != l.AddressesUS || o.ServicesUS != l.ServicesUS {
