@@ -3,39 +3,56 @@
 package ctl
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/control"
+	"github.com/xdpha/xdpha/pkg/host"
 )
 
 func checkCommand(env Env) *cli.Command {
 	return &cli.Command{
 		Name: "check", Usage: "configuration and host: what is missing, and what each failure would do",
 		Description: `Reads the configuration, prints the timings that follow from it and what would happen in each
-failure, and then looks at this host: kernel features, capabilities, NICs. It changes nothing.
+failure, and then looks at this host: kernel features, capabilities, NICs, whether the kernel can pace.
+It changes nothing; the kernel may load a module for what is tried.
 
    xdpha check
    xdpha check --config ./new.yaml --node serv2      another file, as the other node sees it
    xdpha check --config-only                         without looking at this host
    xdpha check --json | jq .warnings
+   xdpha check --history                             asks the daemon how near the last hour's silences came
+                                                     to a takeover, and which dead_after that supports
 
 Mistakes in the file are shown with file:line:column, the line, and what to write instead; all
-of them at once. Exit status 2 for those, 1 if the host lacks something, 0 if all is well.`,
+of them at once. Exit status 2 for those, 1 if the host lacks something, 0 if all is well.
+With --history it is 1 if no daemon runs, or if a silence came to 80 % of dead_after or more.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{DisableDefaultText: true, Name: "config-only", Usage: "do not look at this host"},
+			&cli.BoolFlag{DisableDefaultText: true, Name: "history", Usage: "near misses of the last hour, instead of configuration and host"},
 			jsonFlag(),
 		},
 		Action: func(c *cli.Context) error {
 			if err := needArgs(c, 0, 0); err != nil {
 				return err
+			}
+			if c.Bool("history") {
+				if c.Bool("config-only") {
+					return usagef("check: --history asks the daemon, --config-only looks at the file alone: one of them")
+				}
+				return withClient(c, func(ctx context.Context, cl *control.Client) error { return checkHistory(ctx, env, cl, c.Bool("json")) })
 			}
 			cfg, err := loadConfig(c)
 			if err != nil {
@@ -80,6 +97,22 @@ type checkTiming struct {
 	ConfirmProbes     int    `json:"confirm_probes"`
 	SupervisorLeaseUS int64  `json:"supervisor_lease_us"`
 	BootHoldUS        int64  `json:"boot_hold_us"`
+	// Right is the right to serve; nil with arbiter none, which asks for none.
+	Right            *checkRight `json:"right_to_serve,omitempty"`
+	SupervisorLostUS int64       `json:"supervisor_lost_us"`
+	SupervisorLost   string      `json:"supervisor_lost"` // takeover | wait
+	Pacer            string      `json:"pacer"`
+}
+
+// checkRight shows that a right to serve ends before the peer may take over:
+// L(1+ρ)+ε < Δ(1−ρ), with Δ the dead_after.
+type checkRight struct {
+	ServeForUS int64   `json:"serve_for_us"` // L
+	LingerUS   int64   `json:"linger_us"`    // ε
+	ClockError float64 `json:"clock_error"`  // ρ
+	EndsUS     float64 `json:"ends_us"`      // at the latest: the left side
+	PeerUS     float64 `json:"peer_us"`      // takes over at the earliest: the right side
+	Holds      bool    `json:"holds"`
 }
 
 type checkIdentity struct {
@@ -115,12 +148,10 @@ func (r checkReport) good() bool {
 }
 
 func newCheckReport(cfg *config.Config) checkReport {
-	t := cfg.Timing
 	r := checkReport{
 		Config: cfg.Path, Cluster: cfg.Cluster, Node: cfg.Nodes[cfg.Self].Name, Peer: cfg.Nodes[cfg.Peer()].Name,
-		Digest: fmt.Sprintf("%08x", cfg.Digest),
-		Timing: checkTiming{t.Profile, t.Probe.Microseconds(), t.SuspectAfter.Microseconds(), t.DeadAfter.Microseconds(), t.ConfirmProbes,
-			t.SupervisorLease.Microseconds(), t.BootHold.Microseconds()},
+		Digest:   fmt.Sprintf("%08x", cfg.Digest),
+		Timing:   newCheckTiming(cfg),
 		Failures: failures(cfg), Warnings: warnings(cfg), Host: []hostCheck{},
 	}
 	for _, id := range cfg.Identities {
@@ -134,6 +165,26 @@ func newCheckReport(cfg *config.Config) checkReport {
 		r.Identities = append(r.Identities, ci)
 	}
 	return r
+}
+
+func newCheckTiming(cfg *config.Config) checkTiming {
+	t := cfg.Timing
+	out := checkTiming{
+		Profile: t.Profile, ProbeUS: t.Probe.Microseconds(), SuspectAfterUS: t.SuspectAfter.Microseconds(), DeadAfterUS: t.DeadAfter.Microseconds(),
+		ConfirmProbes: t.ConfirmProbes, SupervisorLeaseUS: t.SupervisorLease.Microseconds(), BootHoldUS: t.BootHold.Microseconds(),
+		SupervisorLostUS: t.SupervisorLost.Microseconds(), SupervisorLost: control.PolicyWait, Pacer: t.Pacer,
+	}
+	if t.DemandIfLost {
+		out.SupervisorLost = control.PolicyTakeover
+	}
+	if !cfg.Arbiter.None {
+		const micro = float64(time.Microsecond)
+		out.Right = &checkRight{
+			ServeForUS: t.ServeFor.Microseconds(), LingerUS: t.Linger.Microseconds(), ClockError: config.ClockError, Holds: t.RightEnds(),
+			EndsUS: (float64(t.ServeFor)*(1+config.ClockError) + float64(t.Linger)) / micro, PeerUS: float64(t.DeadAfter) * (1 - config.ClockError) / micro,
+		}
+	}
+	return out
 }
 
 // carrier names the NIC that carries an identity on a node.
@@ -159,8 +210,33 @@ func hostChecks(cfg *config.Config) []hostCheck {
 		}
 		out = append(out, h)
 	}
-	return out
+	mode, err := "", error(nil)
+	if cfg.Timing.Pacer != config.PacerThread {
+		mode, err = host.ProbePace(loader.TokenBytes, cfg.Timing.Probe)
+	}
+	return append(out, paceCheck(cfg.Timing.Pacer, mode, err))
 }
+
+// paceCheck says who can pace the probes here. What cannot be looked at is not wrong.
+func paceCheck(want, mode string, err error) hostCheck {
+	h := hostCheck{Name: "pacer " + want, OK: true}
+	switch {
+	case want == config.PacerThread:
+		h.Detail = "a thread of the daemon; a late one makes detection late"
+	case err == nil:
+		h.Detail = "the kernel can, by " + mode
+	case errors.Is(err, unix.EPERM):
+		h.Detail = "not tried: a network namespace to try it in needs CAP_SYS_ADMIN"
+	case want == config.PacerAuto:
+		h.Detail = "a thread of the daemon will: " + err.Error()
+	default:
+		h.OK, h.Detail, h.Remedy = false, err.Error(), "load sch_fq or sch_tbf, or write pacer: auto"
+	}
+	return h
+}
+
+// stagingAheadCaveat is what staging: ahead costs; pkg/host's StageAddresses says why.
+const stagingAheadCaveat = "on the standby a program cannot bind to its IPv4 addresses before the takeover (but with IP_FREEBIND), and netfilter's addrtype LOCAL does not match them"
 
 // warnings tells of what is allowed and may surprise.
 func warnings(cfg *config.Config) []string {
@@ -189,13 +265,18 @@ func warnings(cfg *config.Config) []string {
 	if len(homes) == 1 && len(cfg.Identities) > 1 {
 		add("all identities are at home on %s: the other node only stands by", cfg.Nodes[cfg.Identities[0].Home].Name)
 	}
+	for _, id := range cfg.Identities {
+		if id.StagingAhead {
+			add("%s is staged ahead: %s", id.Name, stagingAheadCaveat)
+		}
+	}
 	for _, s := range cfg.Services {
 		if s.Check == "" {
 			add("service %s has no check: it counts as up from its start on, whatever happens to it", s.Name)
 		}
 	}
-	if host, _, err := net.SplitHostPort(cfg.Metrics.Listen); err == nil {
-		if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+	if name, _, err := net.SplitHostPort(cfg.Metrics.Listen); err == nil {
+		if ip := net.ParseIP(name); ip == nil || !ip.IsLoopback() {
 			add("metrics listen on %s, not only on this host: whoever reaches it can read them", cfg.Metrics.Listen)
 		}
 	}
@@ -228,12 +309,20 @@ func failures(cfg *config.Config) []failure {
 		alone = "the gates close all the same (solo_without_supervisor: close)"
 	}
 	out = append(out,
-		failure{"the daemon of one node is killed, stopped or hangs", fmt.Sprintf("its kernel goes on for supervisor_lease, %s; back by then, nothing has happened; if not, its kernel releases what it owns and the other one takes it. If the other node is dead: %s", t.SupervisorLease, alone)},
+		failure{"the daemon of one node is killed, stopped or hangs", lostWords(t) + ". If the other node is dead: " + alone},
 		failure{"the crossover cable", "nothing moves; an event and a metric tell of it"},
 		failure{"all links between the nodes, both nodes alive", partitionWords(cfg)},
 		failure{"a service's check turns bad", "restarted in place as often as its restart window allows, then its identity moves; see the restart of each service"},
 	)
 	return out
+}
+
+// lostWords says what becomes of a node whose kernel is left without its daemon.
+func lostWords(t config.Timing) string {
+	if t.DemandIfLost {
+		return fmt.Sprintf("its kernel goes on; back within %s, nothing has happened; if not, the other node demands of that kernel what it owns, and takes it; after supervisor_lease, %s, it releases it by itself", t.SupervisorLost, t.SupervisorLease)
+	}
+	return fmt.Sprintf("its kernel goes on for supervisor_lease, %s; back by then, nothing has happened; if not, its kernel releases what it owns and the other one takes it", t.SupervisorLease)
 }
 
 func carrierOf(n config.Node) string {
@@ -287,16 +376,7 @@ func partitionWords(cfg *config.Config) string {
 func checkText(r checkReport) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: cluster %s, this node is %s, its peer %s; digest %s (the same on both nodes)\n", r.Config, r.Cluster, r.Node, r.Peer, r.Digest)
-	t := r.Timing
-	us := func(v int64) time.Duration { return time.Duration(v) * time.Microsecond }
-	fmt.Fprintf(&b, "\ntiming, profile %s\n", t.Profile)
-	table(&b, func(w io.Writer) {
-		fmt.Fprintf(w, "probe\t%s\ton every link\n", us(t.ProbeUS))
-		fmt.Fprintf(w, "suspect after\t%s\tsilence on all links; derived\n", us(t.SuspectAfterUS))
-		fmt.Fprintf(w, "dead after\t%s\tsilence, at least %d own probes unanswered (derived) among it\n", us(t.DeadAfterUS), t.ConfirmProbes)
-		fmt.Fprintf(w, "supervisor lease\t%s\tas long a daemon may be away\n", us(t.SupervisorLeaseUS))
-		fmt.Fprintf(w, "boot hold\t%s\ta peer that is not heard for that long after the start is dead\n", us(t.BootHoldUS))
-	})
+	timingText(&b, r.Timing)
 	b.WriteString("\nidentities\n")
 	table(&b, func(w io.Writer) {
 		for _, id := range r.Identities {
@@ -316,6 +396,33 @@ func checkText(r checkReport) string {
 	hostText(&b, r.Host)
 	return b.String()
 }
+
+func timingText(b *strings.Builder, t checkTiming) {
+	fmt.Fprintf(b, "\ntiming, profile %s\n", t.Profile)
+	table(b, func(w io.Writer) {
+		fmt.Fprintf(w, "probe\t%s\ton every link; pacer: %s\n", us(t.ProbeUS), t.Pacer)
+		fmt.Fprintf(w, "suspect after\t%s\tsilence on all links; derived\n", us(t.SuspectAfterUS))
+		fmt.Fprintf(w, "dead after\t%s\tsilence, at least %d own probes unanswered (derived) among it\n", us(t.DeadAfterUS), t.ConfirmProbes)
+		if r := t.Right; r != nil {
+			fmt.Fprintf(w, "right to serve\t%s\tL, derived: so long after the peer's or the arbiter's last word the gates stay open\n", us(r.ServeForUS))
+			fmt.Fprintf(w, "linger\t%s\tε: so long may a frame stay under way behind the gate\n", us(r.LingerUS))
+			fmt.Fprintf(w, "clock error\t%g %%\tρ: so much faster or slower may a node's clock run\n", 100*r.ClockError)
+		} else {
+			fmt.Fprintln(w, "right to serve\t-\tnot asked for (arbiter none)")
+		}
+		fmt.Fprintf(w, "supervisor lease\t%s\tas long a daemon may be away\n", us(t.SupervisorLeaseUS))
+		fmt.Fprintf(w, "supervisor lost\t%s\tsilence of the peer's daemon, its kernel answering (derived); then: %s\n", us(t.SupervisorLostUS), policyWord(control.Policy{SupervisorLost: t.SupervisorLost}))
+		fmt.Fprintf(w, "boot hold\t%s\ta peer that is not heard for that long after the start is dead\n", us(t.BootHoldUS))
+	})
+	if r := t.Right; r != nil {
+		fmt.Fprintf(b, "  the right ends before the peer takes over: L(1+ρ)+ε %s Δ(1−ρ), Δ being dead_after: %s %s %s\n", sign(r.Holds), micros(r.EndsUS), sign(r.Holds), micros(r.PeerUS))
+	}
+}
+
+func sign(less bool) string { return map[bool]string{true: "<", false: "≥"}[less] }
+
+// micros renders microseconds to the nanosecond.
+func micros(us float64) time.Duration { return time.Duration(math.Round(us * 1e3)) }
 
 func servicesWord(s []string) string {
 	if len(s) == 0 {

@@ -87,9 +87,10 @@ func fileMode(ts *testscript.TestScript, _ bool, args []string) {
 func fakeDaemon(ts *testscript.TestScript, _ bool, args []string) {
 	l, err := control.Listen(ts.MkAbs(args[0]))
 	ts.Check(err)
-	b := &fakeBackend{hub: control.NewHub(16), status: sampleStatus()}
+	b := &fakeBackend{hub: control.NewHub(16), status: sampleStatus(), history: sampleHistory()}
 	if args[1] == "ill" {
 		b.status = illStatus()
+		b.history.DeadAfterUS = 2500
 	}
 	b.hub.Publish(control.Event{TimeNS: 12_345_678_901_234, Wall: time.Date(2026, 11, 23, 9, 41, 0, 5e6, time.Local), Node: "serv2", Kind: "takeover", Identity: "files", Text: "serv1 is dead"})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -104,12 +105,14 @@ func fakeDaemon(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 type fakeBackend struct {
-	hub    *control.Hub
-	status control.Status
+	hub     *control.Hub
+	status  control.Status
+	history control.History
 }
 
-func (b *fakeBackend) Status() control.Status { return b.status }
-func (b *fakeBackend) Events() *control.Hub   { return b.hub }
+func (b *fakeBackend) Status() control.Status   { return b.status }
+func (b *fakeBackend) History() control.History { return b.history }
+func (b *fakeBackend) Events() *control.Hub     { return b.hub }
 func (b *fakeBackend) Ping(context.Context, time.Duration) (control.Ping, error) {
 	return samplePing(), nil
 }

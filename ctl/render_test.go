@@ -3,6 +3,8 @@
 package ctl
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,6 +13,7 @@ import (
 
 	"github.com/charmbracelet/x/ansi"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/control"
@@ -46,7 +49,9 @@ func sampleStatus() control.Status {
 	}
 	return control.Status{
 		Node: "serv2", Time: time.Date(2026, 11, 23, 9, 41, 7, 0, time.UTC), Version: "v0.1.0", Cluster: "lj64",
-		Peer:  control.Peer{Name: "serv1", State: control.PeerUp, BootID: "1f2e3d4c5b6a7988", SupervisorAgeUS: 48_000},
+		Peer: control.Peer{Name: "serv1", State: control.PeerUp, BootID: "1f2e3d4c5b6a7988", Supervisor: control.SupervisorUp, SupervisorAgeUS: 48_000,
+			Services: map[string]string{"files": control.ServicesUp}, Policy: control.Policy{SupervisorLost: control.PolicyTakeover, AfterUS: 750_000}},
+		Pacer: control.Pacer{Mode: "kernel (fq)", Wanted: "auto", LastTickUS: 310, GapMaxUS: 1260, TokensSent: 1}, RightToServeUS: new(int64(3900)),
 		Links: []control.Link{link("crossover", "eth1", 11.2), link("lan", "eth0", 14.5), link("spare", "eth2", 14.9)},
 		Identities: []control.Identity{
 			{Name: "files", Home: "serv1", Owner: "serv1", Generation: 3, Gate: "closed", Armed: true, Addresses: []string{"192.0.2.21/24", "2001:db8::21/64"}, MAC: "02:4c:4a:00:00:21"},
@@ -60,7 +65,7 @@ func sampleStatus() control.Status {
 
 func illStatus() control.Status {
 	s := sampleStatus()
-	s.Peer.State = control.PeerDead
+	s.Peer.State, s.Peer.Supervisor, s.Peer.Services = control.PeerDead, control.SupervisorUnknown, nil
 	for i := range s.Links {
 		s.Links[i].Up, s.Links[i].LastHeardUS = false, 73_000_000
 	}
@@ -68,8 +73,10 @@ func illStatus() control.Status {
 	s.Services[2] = control.Service{Name: "samba", State: "failing", Restarts: 2, Reason: "check: exit status 1"}
 	s.Arbiter.Reached, s.Arbiter.Hosts[1].Reached = 2, false
 	s.Frozen = true
-	s.LastTakeover = &control.Takeover{Identity: "files", Time: time.Date(2026, 11, 23, 9, 39, 54, 0, time.UTC), Cause: "dead", Generation: 4,
-		DetectUS: 5012, FlipUS: 5014, AnnounceUS: 5240, AddressUS: 5100, ServicesUS: 26_730}
+	s.LastTakeover = &control.Takeover{Identity: "files", Time: time.Date(2026, 11, 23, 9, 39, 54, 0, time.UTC), Cause: "peer-dead", Generation: 4,
+		DetectUS: 5012, FlipUS: 5014, AnnounceUS: 5240, AddressUS: 7100,
+		Timeline: control.Timeline{From: control.FromEvidence, AtNS: 3_600_000_000_000, SuspectUS: 3004, DeadUS: 5012, FlipUS: 5014, AnnouncedUS: 5240,
+			InUS: 5350, OutUS: 5352, AddressesUS: 7100, RepeatedUS: 7300}}
 	return s
 }
 
@@ -94,7 +101,60 @@ func TestStatusOfAHealthyPair(t *testing.T) {
 	golden(t, "status-healthy", statusText(s))
 }
 
+func TestStatusTellsThePeersThreeValuesApart(t *testing.T) {
+	s := sampleStatus()
+	s.Peer.State, s.Peer.Supervisor, s.Peer.Solo = control.PeerSupervisorLost, control.SupervisorLost, true
+	s.Peer.Services["files"], s.Peer.Policy.SupervisorLost = control.ServicesDown, control.PolicyWait
+	s.RightToServeUS = new(int64)
+	text := statusText(s)
+	for _, want := range []string{
+		"peer serv1: kernel up, supervisor lost, services of files down; it serves by the arbiter's leave", "silent for 750ms: nothing, until",
+		"right to serve: has run out", "! the services of files, which serv1 owns, are not up there",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("lacks %q:\n%s", want, text)
+		}
+	}
+	if s.RightToServeUS = nil; !strings.Contains(statusText(s), "not asked for (arbiter none)") {
+		t.Error("arbiter none is not told")
+	}
+}
+
 func TestStatusAfterATakeover(t *testing.T) { golden(t, "status-ill", statusText(illStatus())) }
+
+func TestAPlannedChangeHasNoDetection(t *testing.T) {
+	for _, st := range takeoverStages(control.Timeline{From: control.FromFlip, AnnouncedUS: 30, InUS: 12}) {
+		if st.name == "dead" || st.name == "owned (flip)" {
+			t.Errorf("it has stage %q", st.name)
+		}
+	}
+	s := sampleStatus()
+	s.LastTakeover = &control.Takeover{Identity: "files", Cause: "hand-over", Timeline: control.Timeline{From: control.FromFlip, AnnouncedUS: 30}}
+	if text := statusText(s); !strings.Contains(text, "after the flip") {
+		t.Errorf("the status does not say from what it counts:\n%s", text)
+	}
+}
+
+func TestStagesOfAnotherChangeAreNotInTheTimeline(t *testing.T) {
+	o := sampleRun()
+	for name, set := range map[string]func(*control.Takeover){
+		"an earlier change":  func(t *control.Takeover) { t.Generation = o.before },
+		"another identity":   func(t *control.Takeover) { t.Identity = "mail" },
+		"before the fault":   func(t *control.Takeover) { t.Timeline.AtNS -= 1e9 },
+		"nothing is reached": func(t *control.Takeover) { t.Timeline.InUS, t.Timeline.OutUS = 0, 0 },
+	} {
+		other := *o.takeover
+		set(&other)
+		changed := o
+		changed.takeover = &other
+		if got := newOwnersStages(changed); len(got) != 0 {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+	if got := newOwnersStages(o); len(got) != 2 {
+		t.Errorf("of this change: %v", got)
+	}
+}
 
 func TestPingHistogram(t *testing.T) { golden(t, "ping", pingText(samplePing())) }
 
@@ -121,7 +181,8 @@ func sampleRun() observation {
 			ev(-500_000, "peer-up", "", "serv1 is up"), ev(6646, "peer-dead", "", "serv1 is dead"),
 			ev(4800, "dead", "", "silent for 5.01 ms"), ev(4801, "flip", "files", "generation 2"), ev(26_736, "services", "files", ""),
 		},
-		takeover: &control.Takeover{Identity: "files", Generation: 2, DetectUS: 5012},
+		takeover: &control.Takeover{Identity: "files", Generation: 2, DetectUS: 5012,
+			Timeline: control.Timeline{From: control.FromEvidence, AtNS: t0 - 212_000, InUS: 5700, OutUS: 5703}},
 	}
 }
 
@@ -192,6 +253,50 @@ func TestACheckExplainsEachFailure(t *testing.T) {
 		r := newCheckReport(cfg)
 		r.Host = []hostCheck{{Name: "CAP_BPF", OK: true, Detail: "held"}, {Name: "NIC eth1", Detail: "Link not found", Remedy: "correct its name"}}
 		golden(t, "check-"+file, checkText(r))
+	}
+}
+
+func TestACheckSaysWhoCanPace(t *testing.T) {
+	none := errors.New("this kernel has neither fq nor tbf")
+	for _, tt := range []struct {
+		want, mode string
+		err        error
+		ok         bool
+		detail     string
+	}{
+		{"auto", "fq", nil, true, "the kernel can, by fq"},
+		{"auto", "", none, true, "a thread of the daemon will"},
+		{"kernel", "tbf", nil, true, "the kernel can, by tbf"},
+		{"kernel", "", none, false, "neither fq nor tbf"},
+		{"kernel", "", fmt.Errorf("make a network namespace: %w", unix.EPERM), true, "needs CAP_SYS_ADMIN"},
+		{"thread", "", nil, true, "a thread of the daemon;"},
+	} {
+		if h := paceCheck(tt.want, tt.mode, tt.err); h.OK != tt.ok || !strings.Contains(h.Detail, tt.detail) || h.OK != (h.Remedy == "") {
+			t.Errorf("%s, %q, %v: %+v", tt.want, tt.mode, tt.err, h)
+		}
+	}
+}
+
+func TestACheckWarnsOfWhatMaySurprise(t *testing.T) {
+	cfg := &config.Config{Identities: []config.Identity{{Name: "files", StagingAhead: true}, {Name: "mail"}}}
+	text := strings.Join(warnings(cfg), "\n")
+	if !strings.Contains(text, "files is staged ahead: "+stagingAheadCaveat) || strings.Contains(text, "mail is staged") {
+		t.Error(text)
+	}
+}
+
+func TestACheckShowsARightThatWouldNotEnd(t *testing.T) {
+	cfg := &config.Config{Timing: config.Timing{DeadAfter: 5 * time.Millisecond, ServeFor: 4490 * time.Microsecond, Linger: 500 * time.Microsecond, SupervisorLost: time.Second}}
+	var b strings.Builder
+	timingText(&b, newCheckTiming(cfg))
+	if want := "L(1+ρ)+ε < Δ(1−ρ), Δ being dead_after: 4.99449ms < 4.995ms"; !strings.Contains(b.String(), want) {
+		t.Errorf("lacks %q:\n%s", want, b.String())
+	}
+	cfg.Timing.ServeFor += 10 * time.Microsecond
+	b.Reset()
+	timingText(&b, newCheckTiming(cfg))
+	if want := "5.0045ms ≥ 4.995ms"; !strings.Contains(b.String(), want) {
+		t.Errorf("lacks %q:\n%s", want, b.String())
 	}
 }
 

@@ -103,10 +103,6 @@ func wrong(o observation, r demoResult) []string {
 // expected is the node that must serve the identity when the run ends.
 func expected(p demoPlan, lease time.Duration) string {
 	home := p.identity.Home
-	other := lab.Serv1
-	if home == lab.Serv1 {
-		other = lab.Serv2
-	}
 	switch p.fault {
 	case "", lab.FaultCrossover, lab.FaultService:
 		return home
@@ -115,10 +111,10 @@ func expected(p demoPlan, lease time.Duration) string {
 			return home
 		}
 	}
-	return other
+	return otherNode(home)
 }
 
-// timeline joins both nodes' events, the fault and what the client saw.
+// timeline joins both nodes' events, the new owner's stages, the fault and what the client saw.
 func timeline(o observation) []demoEvent {
 	type row struct {
 		ns int64
@@ -140,6 +136,9 @@ func timeline(o observation) []demoEvent {
 			add(e.TimeNS, e.Node, eventWords(e))
 		}
 	}
+	for _, st := range newOwnersStages(o) {
+		add(st.ns, st.node, st.text)
+	}
 	if c := o.client; c.Lost > 0 && c.ToNs > c.FromNs {
 		add(c.FromNs, lab.Client, "last probe before the silence is answered by "+nodeWord(c.FromTTL))
 		if c.Restored {
@@ -152,6 +151,38 @@ func timeline(o observation) []demoEvent {
 		out = append(out, r.e)
 	}
 	return out
+}
+
+// ownersStage is a stage of the takeover that is no event: the kernel stamps it and tells nobody.
+type ownersStage struct {
+	ns         int64
+	node, text string
+}
+
+// newOwnersStages are those that fall into the run.
+func newOwnersStages(o observation) (out []ownersStage) {
+	t := o.takeover
+	if t == nil || t.Identity != o.plan.identity.Name || t.Generation <= o.before {
+		return nil
+	}
+	for _, st := range []struct {
+		us   int64
+		text string
+	}{
+		{t.Timeline.AnsweredUS, "first ARP or ND question answered"}, {t.Timeline.InUS, "first packet in"}, {t.Timeline.OutUS, "first packet out"},
+	} {
+		if ns := t.Timeline.AtNS + st.us*1e3; st.us != 0 && ns >= o.t0 && ns <= o.end {
+			out = append(out, ownersStage{ns, otherNode(o.plan.identity.Home), st.text + " " + t.Identity})
+		}
+	}
+	return out
+}
+
+func otherNode(name string) string {
+	if name == lab.Serv1 {
+		return lab.Serv2
+	}
+	return lab.Serv1
 }
 
 func eventWords(e control.Event) string {

@@ -391,12 +391,13 @@ func (s *stage) gather(ctx context.Context, l *lab.Lab, o *observation) {
 			continue // a stopped daemon does not answer
 		}
 		for _, id := range st.Identities {
-			if id.Name == s.plan.identity.Name {
-				o.after = max(o.after, id.Generation)
+			if id.Name != s.plan.identity.Name {
+				continue
 			}
-		}
-		if t := st.LastTakeover; t != nil && n.Name != s.plan.identity.Home {
-			o.takeover = t
+			o.after = max(o.after, id.Generation)
+			if n.Name != id.Home {
+				o.takeover = id.Takeover
+			}
 		}
 	}
 	o.after = max(o.after, o.before)

@@ -3,10 +3,13 @@
 package ctl
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -109,6 +112,8 @@ func statusText(s control.Status) string {
 	statusLinks(&b, s)
 	statusIdentities(&b, s)
 	statusServices(&b, s)
+	statusPeer(&b, s)
+	statusServing(&b, s)
 	statusArbiter(&b, s.Arbiter)
 	statusTakeover(&b, s)
 	for i, a := range attention(s) {
@@ -256,8 +261,50 @@ func statusServices(b *strings.Builder, s control.Status) {
 	}
 }
 
+// statusPeer tells the peer's three values apart: its kernel, its daemon, its services.
+func statusPeer(b *strings.Builder, s control.Status) {
+	p := s.Peer
+	fmt.Fprintf(b, "\npeer %s: kernel %s, supervisor %s", orDash(p.Name), kernelWord(p), orDash(p.Supervisor))
+	for _, id := range slices.Sorted(maps.Keys(p.Services)) {
+		fmt.Fprintf(b, ", services of %s %s", id, p.Services[id])
+	}
+	if p.Solo {
+		b.WriteString("; it serves by the arbiter's leave")
+	}
+	fmt.Fprintf(b, "\n  once its supervisor is silent for %s: %s\n", us(p.Policy.AfterUS), policyWord(p.Policy))
+}
+
+func kernelWord(p control.Peer) string {
+	if p.State == control.PeerSupervisorLost {
+		return control.PeerUp
+	}
+	return orDash(p.State)
+}
+
+// policyWord says what is done once the peer's supervisor counts as lost.
+func policyWord(p control.Policy) string {
+	if p.SupervisorLost == control.PolicyTakeover {
+		return "this node demands of its kernel what it owns, and takes it"
+	}
+	return "nothing, until its kernel releases what it owns by itself"
+}
+
+// statusServing is what the kernel needs to detect in time and to serve.
+func statusServing(b *strings.Builder, s control.Status) {
+	p := s.Pacer
+	fmt.Fprintf(b, "pacer %s, wanted %s: last tick %s, longest gap %s, tokens sent %d\n", orDash(p.Mode), orDash(p.Wanted), heard(p.LastTickUS), shortUS(p.GapMaxUS), p.TokensSent)
+	switch right := s.RightToServeUS; {
+	case right == nil:
+		b.WriteString("right to serve: not asked for (arbiter none)\n")
+	case *right == 0:
+		b.WriteString("right to serve: has run out, the gates are closed\n")
+	default:
+		fmt.Fprintf(b, "right to serve: %s left\n", shortUS(*right))
+	}
+}
+
 func statusArbiter(b *strings.Builder, a control.Arbiter) {
-	fmt.Fprintf(b, "\narbiter %s", a.Kind)
+	fmt.Fprintf(b, "arbiter %s", a.Kind)
 	if a.Kind == "reach" {
 		fmt.Fprintf(b, ": reaches %d of %d hosts, needs %d", a.Reached, len(a.Hosts), a.Needed)
 		for i, h := range a.Hosts {
@@ -280,20 +327,52 @@ func statusArbiter(b *strings.Builder, a control.Arbiter) {
 func statusTakeover(b *strings.Builder, s control.Status) {
 	t := s.LastTakeover
 	if t == nil {
-		b.WriteString("last takeover to this node: none since the daemon started\n")
+		b.WriteString("last takeover to this node: none since the kernel's part was loaded\n")
 		return
 	}
 	fmt.Fprintf(b, "last takeover to this node: %s, generation %d, %s, at %s\n", t.Identity, t.Generation, t.Cause, t.Time.Format(time.DateTime))
-	b.WriteString("  after the last sign of life:")
-	for _, st := range []struct {
-		name string
-		us   int64
-	}{{"detected", t.DetectUS}, {"owned", t.FlipUS}, {"announced", t.AnnounceUS}, {"addresses in place", t.AddressUS}, {"services up", t.ServicesUS}} {
-		if st.us != 0 {
-			fmt.Fprintf(b, "  %s %s", st.name, shortNS(float64(st.us)*1e3))
-		}
+	since := "after the last sign of life"
+	if t.Timeline.From == control.FromFlip {
+		since = "after the flip"
 	}
-	b.WriteString("\n")
+	table(b, func(w io.Writer) {
+		fmt.Fprintf(w, "%s\tby\tstage\n", since)
+		for _, st := range takeoverStages(t.Timeline) {
+			fmt.Fprintf(w, "%s\t%s\t%s\n", st.when(), st.by, st.name)
+		}
+	})
+}
+
+// takeoverStage is a stage of a takeover as people read it.
+type takeoverStage struct {
+	us       int64 // 0: not reached, or there is nothing of the kind
+	by, name string
+}
+
+func (s takeoverStage) when() string {
+	if s.us == 0 {
+		return "-"
+	}
+	return shortNS(float64(s.us) * 1e3)
+}
+
+// takeoverStages are those of a takeover in the order in which they came; what is not reached is last.
+func takeoverStages(t control.Timeline) []takeoverStage {
+	list := []takeoverStage{
+		{t.AnnouncedUS, "kernel", "first announcement"},
+		{t.AnsweredUS, "kernel", "first ARP or ND question answered"}, {t.InUS, "kernel", "first packet in"}, {t.OutUS, "kernel", "first packet out"},
+		{t.AddressesUS, "daemon", "addresses in place"}, {t.RepeatedUS, "daemon", "announced again"}, {t.ServicesUS, "daemon", "services up"},
+	}
+	if t.From == control.FromEvidence {
+		list = append([]takeoverStage{{t.SuspectUS, "kernel", "suspect"}, {t.DeadUS, "kernel", "dead"}, {t.FlipUS, "kernel", "owned (flip)"}}, list...)
+	}
+	slices.SortStableFunc(list, func(a, b takeoverStage) int {
+		if a.us == 0 || b.us == 0 {
+			return cmp.Compare(b.us, a.us)
+		}
+		return cmp.Compare(a.us, b.us)
+	})
+	return list
 }
 
 // attention lists what an administrator should look at; none means healthy.
@@ -302,6 +381,11 @@ func attention(s control.Status) []string {
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	if s.Peer.State != control.PeerUp {
 		add("%s is %s: a failure of this node would not be covered", orDash(s.Peer.Name), s.Peer.State)
+	}
+	for _, id := range slices.Sorted(maps.Keys(s.Peer.Services)) {
+		if s.Peer.Services[id] != control.ServicesUp {
+			add("the services of %s, which %s owns, are not up there", id, orDash(s.Peer.Name))
+		}
 	}
 	for _, l := range s.Links {
 		if !l.Up {

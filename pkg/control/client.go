@@ -68,6 +68,12 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return s, c.call(ctx, http.MethodGet, "/v1/status", nil, &s)
 }
 
+// History asks how near the peer's silences came to a takeover.
+func (c *Client) History(ctx context.Context) (History, error) {
+	var h History
+	return h, c.call(ctx, http.MethodGet, "/v1/history", nil, &h)
+}
+
 // Ping asks for the round trips of the time d.
 func (c *Client) Ping(ctx context.Context, d time.Duration) (Ping, error) {
 	var p Ping

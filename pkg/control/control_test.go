@@ -24,16 +24,18 @@ import (
 )
 
 type fake struct {
-	hub    *Hub
-	status Status
+	hub     *Hub
+	status  Status
+	history History
 
 	mu   sync.Mutex
 	done []Command
 	err  error
 }
 
-func (f *fake) Status() Status { return f.status }
-func (f *fake) Events() *Hub   { return f.hub }
+func (f *fake) Status() Status   { return f.status }
+func (f *fake) History() History { return f.history }
+func (f *fake) Events() *Hub     { return f.hub }
 
 func (f *fake) Do(_ context.Context, c Command) error {
 	f.mu.Lock()
@@ -76,13 +78,16 @@ func serve(t *testing.T, b Backend) (*Client, func() error) {
 func TestStatusCrossesTheSocketWhole(t *testing.T) {
 	want := Status{
 		Node: "serv1", Time: time.Unix(1, 2).UTC(), Version: "1", Cluster: "lj64", Standby: true, Frozen: true,
-		Peer:         Peer{Name: "serv2", State: PeerUp, BootID: "00000000000000ff", SupervisorAgeUS: 7},
-		Links:        []Link{{Name: "lan", Interface: "eth0", Up: true, LastHeardUS: 3, RTTUS: RTT{1.3, 1.9, 80}, GapMaxUS: 9, Mode: "native"}},
-		Identities:   []Identity{{Name: "files", Home: "serv1", Owner: "serv1", Generation: 1<<56 - 1, Gate: GateOpen, Addresses: []string{"192.0.2.21/24"}, MAC: "02:00:00:00:00:01"}},
-		Services:     []Service{{Name: "samba", State: "up", Restarts: 2}},
-		Mirrors:      []Mirror{},
-		Arbiter:      Arbiter{Kind: "reach", Satisfied: true, Reached: 2, Needed: 2, Hosts: []ArbiterHost{{Address: "192.0.2.1", Reached: true}}},
-		LastTakeover: &Takeover{Identity: "files", DetectUS: 5000, Cause: "peer-dead", Generation: 4},
+		Peer: Peer{Name: "serv2", State: PeerUp, BootID: "00000000000000ff", Supervisor: SupervisorUp, SupervisorAgeUS: 7,
+			Services: map[string]string{"mail": ServicesDown}, Solo: true, Policy: Policy{PolicyTakeover, 750_000}},
+		Pacer: Pacer{Mode: "kernel (fq)", Wanted: "auto", LastTickUS: 9, GapMaxUS: 1100, TokensSent: 1}, RightToServeUS: new(int64),
+		Links:      []Link{{Name: "lan", Interface: "eth0", Up: true, LastHeardUS: 3, RTTUS: RTT{1.3, 1.9, 80}, GapMaxUS: 9, Mode: "native"}},
+		Identities: []Identity{{Name: "files", Home: "serv1", Owner: "serv1", Generation: 1<<56 - 1, Gate: GateOpen, Addresses: []string{"192.0.2.21/24"}, MAC: "02:00:00:00:00:01"}},
+		Services:   []Service{{Name: "samba", State: "up", Restarts: 2}},
+		Mirrors:    []Mirror{},
+		Arbiter:    Arbiter{Kind: "reach", Satisfied: true, Reached: 2, Needed: 2, Hosts: []ArbiterHost{{Address: "192.0.2.1", Reached: true}}},
+		LastTakeover: &Takeover{Identity: "files", DetectUS: 5000, Cause: "peer-dead", Generation: 4,
+			Timeline: Timeline{From: FromEvidence, AtNS: 1, SuspectUS: 3000, DeadUS: 5000, FlipUS: 5001, AnnouncedUS: 5002, AnsweredUS: 5003, InUS: 5004, OutUS: 5005, AddressesUS: 5006, RepeatedUS: 5007, ServicesUS: 5008}},
 	}
 	c, _ := serve(t, &fake{status: want})
 	got, err := c.Status(t.Context())
@@ -91,6 +96,31 @@ func TestStatusCrossesTheSocketWhole(t *testing.T) {
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
+	}
+}
+
+func TestHistoryCrossesTheSocketWhole(t *testing.T) {
+	want := History{
+		Node: "serv1", Time: time.Unix(1, 2).UTC(), ProbeUS: 1000, DeadAfterUS: 5000,
+		SinceStart: SinceStart{Time: time.Unix(0, 0).UTC(), SilenceMaxUS: 2100, Suspects: 3, Refuted: 2, SelfStalls: 4, Reverted: 1},
+		Minutes:    []Minute{{Time: time.Unix(60, 0).UTC(), MinutesAgo: 7, SilenceUS: 2100, LinksUS: map[string]int64{"lan": 2100, "crossover": 9000}, StallUS: 12}},
+	}
+	want.SinceStart.Silence.Observe(2_100_000)
+	c, _ := serve(t, &fake{history: want})
+	got, err := c.History(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestHistoryOfNothingHasNoNullList(t *testing.T) {
+	w := httptest.NewRecorder()
+	NewServer(&fake{}, quiet()).ServeHTTP(w, httptest.NewRequest("GET", "/v1/history", nil))
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), `"minutes":[]`) {
+		t.Error(w.Code, w.Body)
 	}
 }
 
@@ -164,6 +194,7 @@ func TestBadRequestsAreRefusedBeforeTheBackend(t *testing.T) {
 		{"wrong method", "GET", "/v1/move", "", 405, "POST"},
 		{"post to status", "POST", "/v1/status", "", 405, "GET"},
 		{"unknown parameter", "GET", "/v1/status?x=1", "", 400, `"x"`},
+		{"parameter of history", "GET", "/v1/history?minutes=5", "", 400, `"minutes"`},
 		{"no body", "POST", "/v1/move", "", 400, "empty"},
 		{"no JSON", "POST", "/v1/move", "move it", 400, "invalid character"},
 		{"unknown key", "POST", "/v1/move", `{"identity":"files","form":"serv1"}`, 400, `"form"`},

@@ -3,11 +3,12 @@
 // Package control is the daemon's API: HTTP over a unix socket that only its
 // owner may open.
 //
-// It owns the types that cross that socket (Status, Event, Command, Ping), the
+// It owns the types that cross that socket (Status, History, Event, Command, Ping), the
 // server, the client, and the hub from which events are read. It knows nothing
 // of the daemon behind it: that is a Backend.
 //
 //	GET  /v1/status                            Status
+//	GET  /v1/history                           History: how near silences came to a takeover
 //	GET  /v1/events?since=SEQ&follow=1         server-sent events, each an Event
 //	GET  /v1/ping?for=1s                       Ping: the round trips of that time, per link
 //	POST /v1/move     {"identity","to","force"}

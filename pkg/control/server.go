@@ -23,6 +23,7 @@ import (
 // below if the caller is to know whose fault it is.
 type Backend interface {
 	Status() Status
+	History() History
 	Events() *Hub
 	Do(ctx context.Context, c Command) error
 	// Ping gathers the round trips of the given time.
@@ -69,6 +70,7 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 	s := &Server{backend: b, log: log}
 	s.routes = map[string]route{
 		"/v1/status":   {http.MethodGet, s.status},
+		"/v1/history":  {http.MethodGet, s.history},
 		"/v1/events":   {http.MethodGet, s.events},
 		"/v1/ping":     {http.MethodGet, s.ping},
 		"/v1/move":     {http.MethodPost, s.move},
@@ -128,6 +130,15 @@ func (s *Server) status(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return reply(w, s.backend.Status().lists())
+}
+
+func (s *Server) history(w http.ResponseWriter, r *http.Request) error {
+	if err := query(r); err != nil {
+		return err
+	}
+	h := s.backend.History()
+	h.Minutes = nonNil(h.Minutes)
+	return reply(w, h)
 }
 
 func (s *Server) ping(w http.ResponseWriter, r *http.Request) error {

@@ -9,19 +9,23 @@ import (
 
 // Status is what a node knows, as `xdpha status --json` prints it.
 type Status struct {
-	Node         string     `json:"node"`
-	Time         time.Time  `json:"time"`
-	Version      string     `json:"version"`
-	Cluster      string     `json:"cluster"`
-	Standby      bool       `json:"standby"`
-	Frozen       bool       `json:"frozen"`
-	Peer         Peer       `json:"peer"`
-	Links        []Link     `json:"links"`
-	Identities   []Identity `json:"identities"`
-	Services     []Service  `json:"services"`
-	Mirrors      []Mirror   `json:"mirrors"`
-	Arbiter      Arbiter    `json:"arbiter"`
-	LastTakeover *Takeover  `json:"last_takeover"`
+	Node    string    `json:"node"`
+	Time    time.Time `json:"time"`
+	Version string    `json:"version"`
+	Cluster string    `json:"cluster"`
+	Standby bool      `json:"standby"`
+	Frozen  bool      `json:"frozen"`
+	Peer    Peer      `json:"peer"`
+	Pacer   Pacer     `json:"pacer"`
+	// RightToServeUS is what is left of the right to serve, 0 if it has run out; nil with
+	// arbiter none, which asks for none.
+	RightToServeUS *int64     `json:"right_to_serve_us,omitempty"`
+	Links          []Link     `json:"links"`
+	Identities     []Identity `json:"identities"`
+	Services       []Service  `json:"services"`
+	Mirrors        []Mirror   `json:"mirrors"`
+	Arbiter        Arbiter    `json:"arbiter"`
+	LastTakeover   *Takeover  `json:"last_takeover"`
 }
 
 // The values of Peer.State.
@@ -32,13 +36,52 @@ const (
 	PeerUnknown        = "unknown"
 )
 
-// Peer is the other node. BootID is hexadecimal: a 64-bit number does not
-// survive every reader of JSON.
+// The values of Peer.Supervisor.
+const (
+	SupervisorUp      = "up"
+	SupervisorLost    = "lost"
+	SupervisorUnknown = "unknown"
+)
+
+// The values of Peer.Services.
+const (
+	ServicesUp   = "up"
+	ServicesDown = "down"
+)
+
+// Peer is the other node: its kernel (State), its daemon, and the services of what it owns, as
+// far as it is heard. BootID is hexadecimal: a 64-bit number does not survive every reader of JSON.
 type Peer struct {
-	Name            string `json:"name"`
-	State           string `json:"state"`
-	BootID          string `json:"boot_id"`
-	SupervisorAgeUS int64  `json:"supervisor_age_us"`
+	Name            string            `json:"name"`
+	State           string            `json:"state"`
+	BootID          string            `json:"boot_id"`
+	Supervisor      string            `json:"supervisor"`
+	SupervisorAgeUS int64             `json:"supervisor_age_us"`
+	Services        map[string]string `json:"services"` // by identity that it owns
+	Solo            bool              `json:"solo"`     // it serves by the arbiter's leave
+	Policy          Policy            `json:"policy"`
+}
+
+// The values of Policy.SupervisorLost.
+const (
+	PolicyTakeover = "takeover" // its kernel is asked to release what it owns
+	PolicyWait     = "wait"     // nothing, until its kernel releases it by itself
+)
+
+// Policy is what this node does about a peer whose kernel answers and whose supervisor
+// has been silent for AfterUS.
+type Policy struct {
+	SupervisorLost string `json:"supervisor_lost"`
+	AfterUS        int64  `json:"after_us"`
+}
+
+// Pacer is what sends the probes in time.
+type Pacer struct {
+	Mode       string `json:"mode"`         // "kernel (tbf)", "kernel (fq)" or "thread"
+	Wanted     string `json:"wanted"`       // kernel | thread | auto
+	LastTickUS int64  `json:"last_tick_us"` // ago; -1: none yet
+	GapMaxUS   int64  `json:"gap_max_us"`
+	TokensSent uint64 `json:"tokens_sent"` // more than one: some got lost
 }
 
 // Link is one path between the nodes.
@@ -77,6 +120,8 @@ type Identity struct {
 	Armed      bool     `json:"armed"`
 	Addresses  []string `json:"addresses"`
 	MAC        string   `json:"mac"`
+	// Takeover is its last change of owner to this node; nil if there was none.
+	Takeover *Takeover `json:"takeover,omitempty"`
 }
 
 // Service is a service on this node.
@@ -110,23 +155,56 @@ type ArbiterHost struct {
 	LastHeardUS int64  `json:"last_heard_us"`
 }
 
-// Takeover is the last change of owner to this node. Each stage is counted
-// from the last evidence of the peer's life; a stage not reached yet is zero.
+// Takeover is a change of owner to this node. Each stage is counted from the last
+// evidence of the former owner's life, or from the flip if no death went before it (see
+// Timeline.From); a stage not reached yet is zero.
 type Takeover struct {
 	Identity   string    `json:"identity"`
 	Time       time.Time `json:"time"`
 	DetectUS   int64     `json:"detect_us"`
 	FlipUS     int64     `json:"flip_us"`
-	AnnounceUS int64     `json:"announce_us"`
+	AnnounceUS int64     `json:"announce_us"` // the kernel's first announcement
 	AddressUS  int64     `json:"address_us"`
 	ServicesUS int64     `json:"services_us"`
 	Cause      string    `json:"cause"`
 	Generation uint64    `json:"generation"`
+	Timeline   Timeline  `json:"timeline"`
+}
+
+// The values of Timeline.From.
+const (
+	FromEvidence = "evidence" // the last sign of the former owner's life
+	FromFlip     = "flip"     // hand-over, stand-down, or armed long after the death
+)
+
+// Timeline is the stages of a takeover by the kernel's clock. Each is counted from AtNS
+// and rounded up, so that only what has not been reached (or, with FromFlip, the flip) is zero.
+type Timeline struct {
+	From        string `json:"from"`
+	AtNS        int64  `json:"at_ns"` // CLOCK_BOOTTIME
+	SuspectUS   int64  `json:"suspect_us,omitempty"`
+	DeadUS      int64  `json:"dead_us,omitempty"`
+	FlipUS      int64  `json:"flip_us,omitempty"`
+	AnnouncedUS int64  `json:"announced_us,omitempty"` // the kernel's first announcement left
+	AnsweredUS  int64  `json:"answered_us,omitempty"`  // the first ARP or ND question was answered
+	InUS        int64  `json:"in_us,omitempty"`        // the first packet came in by the open gate
+	OutUS       int64  `json:"out_us,omitempty"`       // and the first went out
+	AddressesUS int64  `json:"addresses_us,omitempty"` // user space put the addresses in place,
+	RepeatedUS  int64  `json:"repeated_us,omitempty"`  // announced again,
+	ServicesUS  int64  `json:"services_us,omitempty"`  // and had the services up
+}
+
+// Stages lists them as tables show them; the first seven are the kernel's.
+func (t Timeline) Stages() []int64 {
+	return []int64{t.SuspectUS, t.DeadUS, t.FlipUS, t.AnnouncedUS, t.AnsweredUS, t.InUS, t.OutUS, t.AddressesUS, t.ServicesUS}
 }
 
 // lists gives every list a value, so that none is printed as null.
 func (s Status) lists() Status {
 	s.Links = nonNil(s.Links)
+	if s.Peer.Services == nil {
+		s.Peer.Services = map[string]string{}
+	}
 	s.Services = nonNil(s.Services)
 	s.Mirrors = nonNil(s.Mirrors)
 	s.Arbiter.Hosts = nonNil(s.Arbiter.Hosts)

@@ -21,7 +21,7 @@ func NewCollector(src Source) *Collector {
 	c := &Collector{
 		src:       src,
 		detection: prometheus.NewHistogram(takeoverHistogram("detection_seconds", "From the last evidence of the peer's life to the flip of ownership.")),
-		stage:     prometheus.NewHistogramVec(takeoverHistogram("takeover_stage_seconds", "From the last evidence of the peer's life to the end of a takeover's stage."), []string{"stage"}),
+		stage:     prometheus.NewHistogramVec(takeoverHistogram("takeover_stage_seconds", "From the last evidence of the peer's life, or the flip of a planned change, to the end of a takeover's stage."), []string{"stage"}),
 		takeovers: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "xdpha_takeovers_total", Help: "Changes of owner to this node, by cause."}, []string{"identity", "cause"}),
 	}
 	for _, s := range stages { // a series that is missing until the first takeover cannot be alerted on
@@ -39,8 +39,8 @@ func (c *Collector) ObserveTakeover(identity, cause string) {
 // its identities were flipped.
 func (c *Collector) ObserveDetection(d time.Duration) { c.detection.Observe(d.Seconds()) }
 
-// ObserveStage tells how long after the last evidence of the peer's life a
-// stage of the takeover ended.
+// ObserveStage tells how long after the last evidence of the peer's life, or the
+// flip of a planned change, a stage of the takeover ended.
 func (c *Collector) ObserveStage(stage string, d time.Duration) {
 	c.stage.WithLabelValues(stage).Observe(d.Seconds())
 }
@@ -49,7 +49,7 @@ func (c *Collector) ObserveStage(stage string, d time.Duration) {
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		owner, generation, gateOpen, conflicts, leaseMin, rtt, rttMax, gap, gapMax, linkUp, suspects, refuted, selfStalls, pacerGapMax,
-		frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, buildInfo,
+		reverted, silence, silenceMax, rightToServe, peerServices, frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, buildInfo,
 	} {
 		ch <- d
 	}
@@ -102,6 +102,15 @@ func (e emitter) node(s Snapshot) {
 	e.counter(suspects, s.Suspects)
 	e.counter(refuted, s.SuspectsRefuted)
 	e.counter(selfStalls, s.SelfStalls)
+	e.counter(reverted, s.Reverted)
+	e.histogram(silence, s.Silence)
+	e.gauge(silenceMax, seconds(s.Silence.MaxNS))
+	if s.RightToServeNS != nil {
+		e.gauge(rightToServe, seconds(*s.RightToServeNS))
+	}
+	for identity, up := range s.PeerServices {
+		e.flag(peerServices, up, identity)
+	}
 	e.gauge(pacerGapMax, seconds(s.PacerGapMaxNS))
 	e.gauge(peerState, peerStates[s.PeerState])
 	for _, a := range s.Ages {

@@ -52,6 +52,10 @@ func sample() *Collector {
 		Suspects:            3,
 		SuspectsRefuted:     2,
 		SelfStalls:          1,
+		Reverted:            1,
+		Silence:             histogram(1_000_000, 2_100_000),
+		PeerServices:        map[string]bool{"mail": true, "web": false},
+		RightToServeNS:      new(int64(4_200_000)),
 		PacerGapMaxNS:       1_900_000,
 		LeaseRemainingMinNS: -5_000_000,
 		Build:               Build{"1.0.0", "abc", "go1.26"},
@@ -111,6 +115,7 @@ func TestContractsMetricsAreThere(t *testing.T) {
 		xdpha_generation{identity} xdpha_gate_open{identity} xdpha_lease_remaining_min_seconds xdpha_heartbeat_rtt_seconds{link} xdpha_heartbeat_gap_seconds{link}
 		xdpha_heartbeat_gap_max_seconds{link} xdpha_suspects_total xdpha_suspects_refuted_total xdpha_self_stalls_total xdpha_pacer_gap_max_seconds
 		xdpha_frames_total{link,kind,verdict,reason} xdpha_address_conflicts_total{identity} xdpha_peer_state xdpha_supervisor_age_seconds{node}
+		xdpha_silence_seconds xdpha_silence_max_seconds xdpha_deaths_reverted_total xdpha_right_to_serve_remaining_seconds xdpha_peer_services_up{identity}
 		xdpha_service_up{service} xdpha_service_restarts_total{service} xdpha_mirror_lag_seconds{set} xdpha_build_info`) {
 		name, labels, _ := strings.Cut(strings.TrimSuffix(want, "}"), "{")
 		have, ok := got[name]
@@ -179,6 +184,15 @@ func TestUnknownSumIsNotANumber(t *testing.T) {
 	}
 }
 
+// With arbiter none there is no right to serve, and a peer that is not heard says nothing: a 0 would be an alarm.
+func TestWhatDoesNotApplyIsAbsent(t *testing.T) {
+	for _, mf := range gather(t, NewCollector(fixed{})) {
+		if n := mf.GetName(); n == "xdpha_right_to_serve_remaining_seconds" || n == "xdpha_peer_services_up" {
+			t.Errorf("%s is there: %v", n, mf.GetMetric())
+		}
+	}
+}
+
 func TestOneBadValueDoesNotTakeTheOthersWithIt(t *testing.T) {
 	w := get(t, NewCollector(fixed{Services: []Service{{Name: "bad\xff"}}, Suspects: 5}), control.Status{}, "/metrics")
 	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "xdpha_suspects_total 5\n") {
@@ -204,13 +218,13 @@ func TestStatusPageTellsAllAndEscapesIt(t *testing.T) {
 		Identities:   []control.Identity{{Name: "files", Home: "serv1", Generation: 41, Gate: control.GateClosed, Reason: "lease", Addresses: []string{"192.0.2.21/24"}}},
 		Services:     []control.Service{{Name: "samba", State: "failed", Reason: `<script>alert("x")</script>`}},
 		Mirrors:      []control.Mirror{{Name: "samba-data", Direction: "out", LagS: 2}},
-		LastTakeover: &control.Takeover{Identity: "files", DetectUS: 4200, Cause: "peer-dead"},
+		LastTakeover: &control.Takeover{Identity: "files", Cause: "peer-dead", Timeline: control.Timeline{From: control.FromEvidence, DeadUS: 4200, OutUS: 6700}},
 	}
 	w := get(t, sample(), s, "/")
 	page := w.Body.String()
 	for _, want := range []string{
 		`http-equiv="refresh"`, "serv1", "lj64", "xdpha standby off", `<span class="bad">dead</span>`, "crossover", "1.3µs", "1.5ms", "files",
-		`<span class="bad">nobody</span>`, "41", "192.0.2.21/24", "samba", "&lt;script&gt;", "samba-data", "4.2ms", "peer-dead",
+		`<span class="bad">nobody</span>`, "41", "192.0.2.21/24", "samba", "&lt;script&gt;", "samba-data", "4.2ms", "6.7ms", "peer-dead",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("page lacks %q", want)

@@ -23,6 +23,11 @@ var (
 	suspects       = desc("suspects_total", "Times that the peer was suspected dead.")
 	refuted        = desc("suspects_refuted_total", "Suspicions that a confirming probe's answer refuted.")
 	selfStalls     = desc("self_stalls_total", "Evaluations of the peer that were skipped because this node itself was late.")
+	reverted       = desc("deaths_reverted_total", "Deaths of the peer that were taken back, because a frame came while they were declared.")
+	silence        = desc("silence_seconds", "Time in which the peer was not heard on any link; its death is none.")
+	silenceMax     = desc("silence_max_seconds", "Longest time in which the peer was not heard on any link and did not die.")
+	rightToServe   = desc("right_to_serve_remaining_seconds", "What is left of the right to serve, which the peer's frames or the arbiter renew; 0 if it has run out.")
+	peerServices   = desc("peer_services_up", "1 if the services of the identity, which the peer owns, are up on the peer, as it says.", "identity")
 	pacerGapMax    = desc("pacer_gap_max_seconds", "Longest time between two ticks of the pacer.")
 	frames         = desc("frames_total", "Frames that the kernel side handled, by what became of them and why.", "link", "kind", "verdict", "reason")
 	peerState      = desc("peer_state", "The peer: 0 unknown, 1 up, 2 suspect, 3 dead, 4 up with its supervisor lost.")
@@ -53,13 +58,18 @@ func takeoverHistogram(name, help string) prometheus.HistogramOpts {
 	}
 }
 
-// The stages of a takeover, each counted from the last evidence of life.
+// The stages of a takeover, each counted from the last evidence of life, or from the flip
+// if no death went before it.
 const (
+	StageSuspect  = "suspect"
 	StageDetect   = "detect"
 	StageFlip     = "flip"
-	StageAnnounce = "announce"
+	StageAnnounce = "announce" // the kernel's first announcement
+	StageAnswer   = "answer"   // the first ARP or ND question answered
+	StageIn       = "in"       // the first packet through the open gate
+	StageOut      = "out"
 	StageAddress  = "address"
 	StageServices = "services"
 )
 
-var stages = []string{StageDetect, StageFlip, StageAnnounce, StageAddress, StageServices}
+var stages = []string{StageSuspect, StageDetect, StageFlip, StageAnnounce, StageAnswer, StageIn, StageOut, StageAddress, StageServices}

@@ -25,6 +25,10 @@ type Snapshot struct {
 	Suspects            uint64
 	SuspectsRefuted     uint64
 	SelfStalls          uint64
+	Reverted            uint64            // deaths taken back
+	Silence             control.Histogram // on all links at once
+	PeerServices        map[string]bool   // by identity that the peer owns; empty unless it is heard
+	RightToServeNS      *int64            // what is left of it; nil with arbiter none
 	PacerGapMaxNS       uint64
 	LeaseRemainingMinNS int64 // negative: it had run out
 	Build               Build

@@ -120,12 +120,12 @@ func (b backend) Status() control.Status {
 	s, v := n.dp.State(len(cfg.Identities)), n.view()
 	st := control.Status{
 		Node: n.self(), Time: time.Now(), Version: n.Version, Cluster: cfg.Cluster,
-		Standby: v.snapshot.Standby, Frozen: v.snapshot.Frozen, LastTakeover: v.takeover,
-		Peer: control.Peer{
-			Name: cfg.Nodes[cfg.Peer()].Name, State: peerState(&s, cfg.Timing.SupervisorLost),
-			BootID: fmt.Sprintf("%016x", s.PeerBoot), SupervisorAgeUS: s.PeerAge.Microseconds(),
-		},
+		Standby: v.snapshot.Standby, Frozen: v.snapshot.Frozen, LastTakeover: n.takeover(last(v.changes)),
+		Peer: n.peerStatus(&s), Pacer: n.pacerStatus(&s),
 		Arbiter: n.arbiterStatus(&s),
+	}
+	if left := rightToServe(&s); left != nil {
+		st.RightToServeUS = new(*left / 1000)
 	}
 	for role, l := range s.Links {
 		mode := n.dp.Mode(role)
@@ -144,7 +144,9 @@ func (b backend) Status() control.Status {
 		st.Links = append(st.Links, link)
 	}
 	for i, id := range v.snapshot.Identities {
-		st.Identities = append(st.Identities, n.identityStatus(i, id, &s))
+		is := n.identityStatus(i, id, &s)
+		is.Takeover = n.takeover(v.changes[i])
+		st.Identities = append(st.Identities, is)
 	}
 	for _, svc := range n.services.States() {
 		st.Services = append(st.Services, control.Service{Name: svc.Service, State: svc.Phase.String(), Restarts: svc.Restarts, Reason: svc.Reason})
@@ -216,7 +218,8 @@ func (src source) Snapshot() metrics.Snapshot {
 	s, v := n.dp.State(len(cfg.Identities)), n.view()
 	m := metrics.Snapshot{
 		PeerState: peerState(&s, cfg.Timing.SupervisorLost), Suspects: s.Suspects, SuspectsRefuted: s.Refuted, SelfStalls: s.SelfStalls,
-		PacerGapMaxNS: s.TickGapMaxNS, LeaseRemainingMinNS: v.leaseMin,
+		PacerGapMaxNS: s.TickGapMaxNS, LeaseRemainingMinNS: v.leaseMin, RightToServeNS: rightToServe(&s),
+		Reverted: s.Reverted, Silence: histogram(s.Silence.Buckets, s.Silence.MaxNS), PeerServices: map[string]bool{},
 		Ages: []metrics.Age{
 			{Node: n.self(), NS: s.AtNS - s.SupervisorAtNS},
 			{Node: cfg.Nodes[cfg.Peer()].Name, NS: int64(s.PeerAge) + max(0, s.AtNS-s.PeerAgeAtNS)},
@@ -230,6 +233,9 @@ func (src source) Snapshot() metrics.Snapshot {
 		if n.dp.Mode(role) != "" {
 			m.Links = append(m.Links, metrics.Link{Name: loader.LinkNames[role], Up: n.heard(l, s.AtNS), RTT: histogram(l.RTT, l.RTTMaxNS), Gap: histogram(l.Gap, l.GapMaxNS)})
 		}
+	}
+	for i, up := range peerServices(cfg, &s) {
+		m.PeerServices[cfg.Identities[i].Name] = up
 	}
 	counters, err := n.dp.Counters()
 	if err != nil {

@@ -237,6 +237,9 @@ func ordersMoveAndBringBack(t *testing.T, c *cluster) {
 
 func stoppedDaemonLosesAll(t *testing.T, c *cluster) {
 	w := fail(t, c, lab.FaultDaemonStop)
+	if o := c.mustStatus(t, lab.Serv2).LastTakeover; o == nil || o.Cause != "stand-down" { // its kernel was asked, and released it
+		t.Errorf("the takeover was %+v", o)
+	}
 	within(t, func(ctx context.Context) error { return c.Heal(ctx, lab.FaultDaemonStop, files) })
 	c.awaitSettled(t, everythingOn(lab.Serv2)) // the daemon that woke up has put addresses and services away
 	w.end()

@@ -14,7 +14,6 @@ import (
 	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
-	"github.com/xdpha/xdpha/pkg/metrics"
 	"github.com/xdpha/xdpha/pkg/service"
 )
 
@@ -82,7 +81,7 @@ func (n *node) act(a core.Action) {
 	case core.AddAddresses:
 		n.do(e.addresses[a.Identity], func(context.Context) {
 			err := n.putAddresses(a.Identity)
-			n.mark(a.Identity, "addresses", err, func(t *control.Takeover) *int64 { return &t.AddressUS }, metrics.StageAddress)
+			n.mark(a.Identity, addressesPlaced, err)
 			n.report(a.Op, err)
 			n.restorePaths(a.Identity)
 		})
@@ -194,7 +193,7 @@ func (n *node) startServices(a core.StartServices) {
 			err = n.startAll(ctx, id.Services, service.Env{Identity: id.Name, Generation: a.Generation, Node: n.self()})
 		}
 		if len(id.Services) > 0 {
-			n.mark(a.Identity, "services", err, func(t *control.Takeover) *int64 { return &t.ServicesUS }, metrics.StageServices)
+			n.mark(a.Identity, servicesStarted, err)
 		}
 		n.report(a.Op, err)
 	})
@@ -217,10 +216,13 @@ func (n *node) serviceChanged(s service.State) {
 			identity = i
 		}
 	}
-	// From a goroutine of its own: the manager must not wait for the loop.
+	// From a goroutine of its own: the manager must not wait for the loop. What the core need
+	// not know wakes the loop all the same: the peer is told which services are up.
+	var ev any = func() {}
 	if s.Phase == service.Failed || s.Phase == service.Up {
-		go n.post(core.ServiceState{Identity: identity, Service: s.Service, Healthy: s.Phase == service.Up, Err: s.Reason})
+		ev = core.ServiceState{Identity: identity, Service: s.Service, Healthy: s.Phase == service.Up, Err: s.Reason}
 	}
+	go n.post(ev)
 }
 
 func (n *node) announceIdentity(a core.Announce) {
@@ -235,32 +237,7 @@ func (n *node) announceIdentity(a core.Announce) {
 	if err != nil {
 		n.Log.Warn("announce", "identity", id.Name, "err", err)
 	}
-	n.mark(a.Identity, "announced", err, func(t *control.Takeover) *int64 { return &t.AnnounceUS }, metrics.StageAnnounce)
-}
-
-// mark notes when a stage of the last change of owner was reached, counted from
-// the last evidence of the former owner's life. What is done again later, or ahead of a
-// change, is told but is no stage of it.
-func (n *node) mark(identity int, kind string, err error, field func(*control.Takeover) *int64, stage string) {
-	now := loader.Now()
-	if err != nil {
-		n.tell(now, kind+"-failed", identity, err.Error(), nil)
-		return
-	}
-	n.mu.Lock()
-	t := n.shared.takeover
-	since := int64(-1)
-	if t != nil && t.Identity == n.Config.Identities[identity].Name && t.Generation == n.dp.Word(identity).Gen() && *field(t) == 0 {
-		copied := *t
-		since = now - n.shared.evidence
-		*field(&copied) = since / 1000
-		n.shared.takeover = &copied
-	}
-	n.mu.Unlock()
-	if since >= 0 {
-		n.metrics.ObserveStage(stage, time.Duration(since))
-	}
-	n.tell(now, kind, identity, "", nil)
+	n.mark(a.Identity, announcedAgain, err)
 }
 
 // tell publishes an event: to the API, the log and the hook.

@@ -12,10 +12,8 @@ import (
 	"time"
 
 	"github.com/xdpha/xdpha/loader"
-	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
-	"github.com/xdpha/xdpha/pkg/metrics"
 )
 
 // readEvents passes the kernel's hints on. What they say is shown; what holds is read from the maps.
@@ -38,9 +36,6 @@ func (n *node) readEvents(ctx context.Context, events *loader.Events) error {
 }
 
 func (n *node) kernelEvent(e loader.Event) {
-	if e.Kind == loader.TakenOver || e.Kind == loader.Taken {
-		n.noteTakeover(e)
-	}
 	n.look() // first what must be done, then what is told
 	if e.Identity >= len(n.Config.Identities) {
 		return
@@ -74,33 +69,6 @@ func describe(e loader.Event) string {
 		return fmt.Sprintf("%v claims %v", mac, ip)
 	}
 	return ""
-}
-
-// noteTakeover begins the timeline of a change of owner to this node.
-func (n *node) noteTakeover(e loader.Event) {
-	id, cause, evidence := n.Config.Identities[e.Identity].Name, "hand-over", e.AtNS
-	t := &control.Takeover{Identity: id, Time: time.Now(), Generation: core.Word(e.A).Gen()}
-	switch {
-	case e.Kind == loader.Taken && core.Word(e.B).Has(core.Demand):
-		cause = "stand-down"
-	case e.Kind == loader.TakenOver:
-		cause = "peer-dead"
-		k := n.dp.Timeline(e.Identity)
-		if e.AtNS-k.DeadNS > int64(n.Config.Timing.DeadAfter) { // armed long after the death: that is no detection
-			cause = "peer-dead-before"
-			break
-		}
-		evidence = int64(e.B)
-		t.DetectUS = (k.DeadNS - evidence) / 1000
-		n.metrics.ObserveDetection(time.Duration(e.AtNS - evidence))
-		n.metrics.ObserveStage(metrics.StageDetect, time.Duration(k.DeadNS-evidence))
-		n.metrics.ObserveStage(metrics.StageFlip, time.Duration(e.AtNS-evidence))
-	}
-	t.FlipUS, t.Cause = (e.AtNS-evidence)/1000, cause
-	n.metrics.ObserveTakeover(id, cause)
-	n.mu.Lock()
-	n.shared.takeover, n.shared.evidence = t, evidence
-	n.mu.Unlock()
 }
 
 // watchHost follows the NICs and repairs what was taken away.

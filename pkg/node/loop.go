@@ -13,7 +13,6 @@ import (
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
-	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
 )
@@ -32,6 +31,9 @@ type loopState struct {
 	owned   []bool // by identity: what the host was told of addresses kept ahead
 	differs bool   // the peer lives, with another configuration
 	left    bool
+	told    [loader.MaxIdentities]toldStages
+	unseen  [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
+	theirs  map[int]bool               // the last word on the peer's services, by identity
 }
 
 func newLoopState(cfg *config.Config, saved core.Saved) loopState {
@@ -139,7 +141,10 @@ func (n *node) step(ev core.Event) {
 // look reads the kernel's maps and tells the core, if they say anything new.
 func (n *node) look() {
 	s := n.dp.State(len(n.Config.Identities))
+	n.noteChanges()
 	n.watchLinks(&s)
+	n.watchPeerServices(&s)
+	n.tellStages()
 	mine := n.myView(&s)
 	if n.differs(&s) {
 		s.Peer = core.PeerUnknown // its words speak of other identities: nothing may follow from them
@@ -248,8 +253,7 @@ func (n *node) watchLinks(s *loader.State) {
 // shared is what the loop shows to the API and to the metrics.
 type shared struct {
 	snapshot  core.Snapshot
-	takeover  *control.Takeover // the last one
-	evidence  int64             // before it
+	changes   [loader.MaxIdentities]change // of owner to this node, the last by identity
 	linkHeard [loader.Links]bool
 	linkKnown [loader.Links]bool
 	leaseMin  int64
@@ -258,6 +262,7 @@ type shared struct {
 
 func (n *node) publish() {
 	snap := n.loop.machine.Snapshot()
+	n.setFlags(func(f *loader.Flags) { f.Services = n.ownServices(snap) })
 	n.mu.Lock()
 	n.shared.snapshot = snap
 	n.mu.Unlock()

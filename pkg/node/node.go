@@ -171,6 +171,11 @@ func (n *node) prepare() (err error) {
 		return err
 	}
 	n.loop = newLoopState(cfg, n.store.saved)
+	n.loop.flags = n.dp.Flags()
+	for i := range n.loop.unseen {
+		n.loop.unseen[i] = n.dp.Adopted()
+	}
+	n.restoreChanges()
 	for role := range loader.Links { // the watch tells of changes from here on
 		if name := nic(cfg.Nodes[cfg.Self], role); name != "" {
 			l, err := n.host.LinkInfo(name)
