@@ -358,7 +358,7 @@ func badStateIsRefused(t *testing.T, c *cluster) {
 // TestARestartWithinTheLeaseCostsNothing has a longer lease, that a busy machine
 // makes it in time too.
 func TestARestartWithinTheLeaseCostsNothing(t *testing.T) {
-	c := running(t, lab.Scene{SupervisorLease: "4s"})
+	c := running(t, lab.Scene{SupervisorLease: "20s"})
 	gen := c.generation(t, lab.Serv1, "files")
 	for _, kind := range []lab.Fault{lab.FaultDaemonKill, lab.FaultDaemonStop} {
 		t.Run(string(kind), func(t *testing.T) {
@@ -384,7 +384,7 @@ func TestARestartWithinTheLeaseCostsNothing(t *testing.T) {
 }
 
 func TestANodeLeavesTheHostAsItFoundIt(t *testing.T) {
-	c := newCluster(t, lab.Scene{SupervisorLease: "4s"})
+	c := newCluster(t, lab.Scene{SupervisorLease: "20s"})
 	before, sysctls := map[string]string{}, map[string]map[string]string{}
 	for _, n := range c.Nodes {
 		before[n.Name], sysctls[n.Name] = c.host(t, n.Name), c.sysctls(t, n.Name)

@@ -187,7 +187,7 @@ func ringIsMended(t *testing.T, c *cluster) {
 // TestAnotherBuildTakesOver: the daemon ends, and one of another build goes on with all that the
 // kernel holds, while ten thousand packets a second pass.
 func TestAnotherBuildTakesOver(t *testing.T) {
-	c := running(t, lab.Scene{SupervisorLease: "10s"}, "--keep")
+	c := running(t, lab.Scene{SupervisorLease: "20s"}, "--keep")
 	other := filepath.Join(t.TempDir(), "xdpha")
 	out, err := exec.Command("go", "build", "-o", other, "-ldflags", "-X github.com/xdpha/xdpha/ctl.Build=another", "../../ctl/xdpha").CombinedOutput()
 	if err != nil {
