@@ -301,7 +301,7 @@ func bothWithoutPower(t *testing.T, c *cluster) {
 // runDaemon runs a daemon on a node beside the lab's own, and returns how it ended.
 func (c *cluster) runDaemon(t *testing.T, node string, flags ...string) (status int, output string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program, append(slices.Concat(c.Node(node).Flags(), flags), "run")...)
+	cmd := exec.CommandContext(t.Context(), built, append(slices.Concat(c.Node(node).Flags(), flags), "run")...)
 	var b strings.Builder
 	cmd.Stdout, cmd.Stderr = &b, &b
 	must(t, c.Do(node, cmd.Start))

@@ -196,7 +196,7 @@ func TestAnotherBuildTakesOver(t *testing.T) {
 	gen := c.generation(t, lab.Serv1, "files")
 	n := c.Node(lab.Serv1)
 	w := c.watch(t, files, lab.Serv1)
-	for _, path := range []string{other, program, other} {
+	for _, path := range []string{other, built, other} {
 		within(t, func(ctx context.Context) error { status, err := n.Stop(ctx); return orStatus(status, err) })
 		must(t, n.StartProgram(path, append(n.Flags(), "run", "--keep")...))
 		c.awaitSettled(t, atHome)

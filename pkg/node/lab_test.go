@@ -30,29 +30,31 @@ import (
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
-// program is the real binary, built once.
-var program string
+// built holds the real binary, for those tests that need one.
+var built string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
-
-func run(m *testing.M) int {
-	if os.Geteuid() == 0 {
-		dir, err := os.MkdirTemp("", "xdpha-node-test-")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, "make directory for the program:", err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		program = filepath.Join(dir, "xdpha")
-		build := exec.Command("go", "build", "-o", program, "./ctl/xdpha")
-		build.Dir = filepath.Join("..", "..")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build the program: %v\n%s", err, out)
-			return 1
-		}
+func TestMain(m *testing.M) {
+	status := m.Run()
+	if built != "" {
+		os.RemoveAll(filepath.Dir(built))
 	}
-	return m.Run()
+	os.Exit(status)
 }
+
+// program builds the real binary, once.
+var program = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "xdpha-node-test-")
+	if err != nil {
+		return "", fmt.Errorf("make directory for the program: %w", err)
+	}
+	built = filepath.Join(dir, "xdpha")
+	build := exec.Command("go", "build", "-o", built, "./ctl/xdpha")
+	build.Dir = filepath.Join("..", "..")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the program: %w: %s", err, out)
+	}
+	return built, nil
+})
 
 // patience bounds every wait; a machine with all CPUs busy needs some.
 const patience = 30 * time.Second
@@ -79,7 +81,9 @@ func newCluster(t *testing.T, s lab.Scene) *cluster {
 		t.Skip("needs root")
 	}
 	c := &cluster{ahead: s.Staging == "ahead", api: map[string]*control.Client{}}
-	l, err := lab.New(context.Background(), lab.Options{Executable: program})
+	executable, err := program()
+	must(t, err)
+	l, err := lab.New(context.Background(), lab.Options{Executable: executable})
 	must(t, err)
 	c.Lab = l
 	t.Cleanup(func() {

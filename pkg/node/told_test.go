@@ -77,7 +77,7 @@ func tellsOfThePairAtRest(t *testing.T, c *cluster) {
 // command is what the program prints on a node; its exit status is not looked at.
 func (c *cluster) command(t *testing.T, node string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), program, append(c.Node(node).Flags(), args...)...)
+	cmd := exec.CommandContext(t.Context(), built, append(c.Node(node).Flags(), args...)...)
 	var b strings.Builder
 	cmd.Stdout, cmd.Stderr = &b, &b
 	must(t, c.Do(node, cmd.Start))
