@@ -5,7 +5,7 @@ GO     ?= go
 BIN    := bin/xdpha
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 DEMO   ?= --fault power
-# For example: make bench BENCH='-runs 3 -json bench.json'
+# For example: make bench BENCH='-runs 3 -only answers,flood -json bench.json'
 BENCH  ?=
 # For example: make bench-peers BENCH_PEERS='-rounds 20 -json peers.json'
 BENCH_PEERS ?=
@@ -32,7 +32,7 @@ race:
 generate:
 	$(GO) generate ./bpf
 
-bench:
+bench: build
 	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/bench $(BENCH)
 
 # xdpha beside keepalived, if that is installed: scripts/setup --peers.

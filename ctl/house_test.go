@@ -22,7 +22,7 @@ var layers = [][]string{
 	{"bpf", "pkg/core", "pkg/wire", "pkg/config"},
 	{"loader", "pkg/host", "pkg/announce", "pkg/arbiter", "pkg/service", "pkg/mirror", "pkg/control"},
 	{"pkg/metrics", "pkg/lab", "pkg/sim", "pkg/bench"},
-	{"pkg/node", "pkg/bench/peers"},
+	{"pkg/node", "pkg/bench/peers", "pkg/bench/cost"},
 	{"ctl"},
 	{"ctl/xdpha", "scripts/bench", "scripts/bench-peers"},
 }

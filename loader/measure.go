@@ -3,11 +3,17 @@
 package loader
 
 import (
+	"cmp"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -53,6 +59,14 @@ func (p Program) Runs() (count uint64, total time.Duration, err error) {
 	return s.RunCount, s.Runtime, nil
 }
 
+// ForgetGaps forgets the longest silences so far, so that those of a stretch can be read.
+func (d *Datapath) ForgetGaps() {
+	atomic.StoreUint64(&d.state.GapMaxNs, 0)
+	for i := range d.state.Links {
+		atomic.StoreUint64(&d.state.Links[i].GapMaxNs, 0)
+	}
+}
+
 // CountRuns has the kernel time every run of every program until it is closed.
 func CountRuns() (io.Closer, error) {
 	c, err := ebpf.EnableStats(unix.BPF_STATS_RUN_TIME)
@@ -60,4 +74,90 @@ func CountRuns() (io.Closer, error) {
 		return nil, fmt.Errorf("turn on run time statistics: %w", err)
 	}
 	return c, nil
+}
+
+// Pinned is what a node's pins hold, as a benchmark sees it.
+type Pinned struct {
+	Programs  []PinnedProgram // those that are attached, each once; not the one that starts the detector
+	MapBytes  uint64
+	CodeBytes uint64
+}
+
+// PinnedProgram is an attached program. What the kernel counts of its runs it counts while
+// CountRuns is on.
+type PinnedProgram struct {
+	Name  string
+	Runs  uint64
+	Total time.Duration
+}
+
+// ReadPinned reads what is pinned in a node's directory, by whatever process.
+func ReadPinned(dir string) (p Pinned, err error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return p, fmt.Errorf("read pins: %w", err)
+	}
+	seen := map[ebpf.ProgramID]bool{}
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if isLinkPin(e.Name()) {
+			err = p.addLink(path, seen)
+		} else {
+			err = p.addMap(path)
+		}
+		if err != nil {
+			return p, fmt.Errorf("read pin %s: %w", path, err)
+		}
+	}
+	slices.SortFunc(p.Programs, func(a, b PinnedProgram) int { return cmp.Compare(a.Name, b.Name) })
+	return p, nil
+}
+
+func (p *Pinned) addMap(path string) error {
+	m, err := ebpf.LoadPinnedMap(path, &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer m.Close()
+	info, err := m.Info()
+	if err != nil {
+		return err
+	}
+	bytes, _ := info.Memlock()
+	p.MapBytes += bytes
+	return nil
+}
+
+func (p *Pinned) addLink(path string, seen map[ebpf.ProgramID]bool) error {
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	about, err := l.Info()
+	if err != nil || seen[about.Program] {
+		return err
+	}
+	seen[about.Program] = true
+	program, err := ebpf.NewProgramFromID(about.Program)
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	return p.addProgram(program)
+}
+
+func (p *Pinned) addProgram(program *ebpf.Program) error {
+	info, err := program.Info()
+	if err != nil {
+		return err
+	}
+	s, err := program.Stats()
+	if err != nil {
+		return err
+	}
+	bytes, _ := info.Memlock()
+	p.CodeBytes += bytes
+	p.Programs = append(p.Programs, PinnedProgram{info.Name, s.RunCount, s.Runtime})
+	return nil
 }

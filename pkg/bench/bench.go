@@ -6,59 +6,58 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math"
 	"runtime"
 	"runtime/debug"
 	"slices"
-	"time"
+	"text/tabwriter"
 )
 
-// Limit is what an answer may cost at most, as a multiple of the bare reflector's.
-const Limit = 1.3
+// What an answer may cost at most, as a multiple of what it is measured beside.
+const (
+	HeartbeatLimit = 1.2 // with authentication, of the bare reflector's: the promise
+	Limit          = 1.3
+)
 
-// Options say how long to measure.
+// Options say what to measure, and for how long.
 type Options struct {
-	Short  bool // a second instead of some ten: for tests, not for figures
-	Repeat int  // runs, each in new namespaces; 0 is 1
+	Short  bool     // a few seconds instead of a minute: for tests, not for figures
+	Repeat int      // runs, each in new namespaces; 0 is 1
+	Only   []string // names of Sections; empty: all
 }
 
 type size struct {
 	batches, perBatch int // round trips of each kind
 	warm              int // before them
 	repeat            uint32
+	tables            []int // how many addresses, for the gate
+	deaths            int   // takeovers of each kind
+	flood             flood
 }
 
 func (o Options) size() size {
 	if o.Short {
-		return size{batches: 5, perBatch: 100, warm: 50, repeat: 100_000}
+		return size{batches: 5, perBatch: 100, warm: 50, repeat: 100_000, tables: []int{1, 10_000}, deaths: 3, flood: shortFlood}
 	}
-	return size{batches: 200, perBatch: 500, warm: 2000, repeat: 2_000_000}
+	return size{batches: 200, perBatch: 500, warm: 2000, repeat: 2_000_000, tables: []int{1, 100, 1000, 10_000}, deaths: 50, flood: longFlood}
 }
 
 // Report is what was measured.
 type Report struct {
 	Kernel string   `json:"kernel"`
 	CPUs   int      `json:"cpus"`
-	Limit  float64  `json:"limit"`
 	Runs   []Result `json:"runs"`
 }
 
-// Result is one run's figures.
+// Result is one run's figures; of sections that were not asked for there are none.
 type Result struct {
-	Mode       string      `json:"mode"` // of XDP: native or generic
-	RoundTrips []RoundTrip `json:"round_trips"`
-	Ratios     []Ratio     `json:"ratios"`
-	Costs      []Cost      `json:"costs"`
-}
-
-// RoundTrip is the time from a raw socket's send to its receiving the answer.
-type RoundTrip struct {
-	Name     string `json:"name"`
-	Answers  int    `json:"answers"`
-	Lost     int    `json:"lost"`
-	MedianNS int64  `json:"median_ns"`
-	P99NS    int64  `json:"p99_ns"`
-	MaxNS    int64  `json:"max_ns"`
+	Mode       string      `json:"mode,omitempty"` // of XDP: native or generic
+	RoundTrips []RoundTrip `json:"round_trips,omitempty"`
+	Ratios     []Ratio     `json:"ratios,omitempty"`
+	Costs      []Cost      `json:"costs,omitempty"`
+	Gates      []Gate      `json:"gates,omitempty"`
+	Flips      []Flip      `json:"flips,omitempty"`
+	Flat       []Ratio     `json:"flat,omitempty"` // flips with many addresses beside few
+	Stretches  []Stretch   `json:"flood,omitempty"`
 }
 
 // Ratio compares two medians.
@@ -66,55 +65,87 @@ type Ratio struct {
 	Of     string  `json:"of"`
 	To     string  `json:"to"`
 	Value  float64 `json:"value"`
-	Within bool    `json:"within"` // Limit
+	AtMost float64 `json:"at_most"`
+	Within bool    `json:"within"`
 }
 
-// Cost is the time that one packet spends in a program.
-type Cost struct {
-	Name string  `json:"name"`
-	NS   float64 `json:"ns"`
-	How  string  `json:"how"`
+func ratio(of, to string, value, atMost float64) Ratio {
+	return Ratio{Of: of, To: to, Value: value, AtMost: atMost, Within: value <= atMost}
 }
 
-// Within reports whether every ratio is within Limit.
+// Within reports whether every ratio is within its limit, and no flood made a node take over.
 func (r Report) Within() bool {
 	for _, run := range r.Runs {
-		for _, ratio := range run.Ratios {
-			if !ratio.Within {
-				return false
-			}
+		if slices.ContainsFunc(slices.Concat(run.Ratios, run.Flat), func(x Ratio) bool { return !x.Within }) ||
+			slices.ContainsFunc(run.Stretches, func(x Stretch) bool { return x.Takeovers > 0 }) {
+			return false
 		}
 	}
 	return true
 }
 
+// section is one thing that is measured.
+type section struct {
+	name    string
+	measure func(context.Context, size, *Result) error
+	print   func(io.Writer, Result)
+}
+
+var sections = []section{
+	{"answers", answers, printAnswers},
+	{"gate", gate, printGates},
+	{"flip", flip, printFlips},
+	{"flood", flooded, printStretches},
+}
+
+// Sections are the names of what can be measured.
+func Sections() (names []string) {
+	for _, s := range sections {
+		names = append(names, s.name)
+	}
+	return names
+}
+
 // Run measures and prints what it finds to w as it goes. It needs root.
 func Run(ctx context.Context, w io.Writer, o Options) (Report, error) {
-	r := Report{Kernel: kernelRelease(), CPUs: runtime.NumCPU(), Limit: Limit}
+	r := Report{Kernel: kernelRelease(), CPUs: runtime.NumCPU()}
 	if err := printHead(w, r); err != nil {
 		return r, err
 	}
 	for i := range max(o.Repeat, 1) {
-		res, err := runOnce(ctx, o.size())
+		if _, err := fmt.Fprintf(w, "\nRun %d\n", i+1); err != nil {
+			return r, err
+		}
+		res, err := runOnce(ctx, w, o)
 		if err != nil {
 			return r, fmt.Errorf("run %d: %w", i+1, err)
 		}
 		r.Runs = append(r.Runs, res)
-		if err := printResult(w, i+1, res); err != nil {
-			return r, err
-		}
 	}
 	return r, nil
 }
 
-// runOnce measures on a thread of its own, which ends with all that it has made: its
-// namespaces, the NICs in them and the pins.
-func runOnce(ctx context.Context, s size) (Result, error) {
-	type outcome struct {
-		res Result
-		err error
+func runOnce(ctx context.Context, w io.Writer, o Options) (res Result, err error) {
+	for _, s := range sections {
+		if len(o.Only) > 0 && !slices.Contains(o.Only, s.name) {
+			continue
+		}
+		if err := alone(func() error { return s.measure(ctx, o.size(), &res) }); err != nil {
+			return res, fmt.Errorf("%s: %w", s.name, err)
+		}
+		t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+		s.print(t, res)
+		if err := t.Flush(); err != nil {
+			return res, err
+		}
 	}
-	done := make(chan outcome)
+	return res, nil
+}
+
+// alone measures on a thread of its own, which ends with all that it has made: its
+// namespaces, the NICs in them and the pins.
+func alone(f func() error) error {
+	done := make(chan error)
 	var live func()
 	settled := make(chan struct{})
 	live = func() {
@@ -128,92 +159,8 @@ func runOnce(ctx context.Context, s size) (Result, error) {
 		close(settled)
 		defer debug.SetGCPercent(debug.SetGCPercent(-1))
 		runtime.GC()
-		res, err := measure(ctx, s)
-		done <- outcome{res, err}
+		done <- f()
 	}
 	go live()
-	o := <-done
-	return o.res, o.err
-}
-
-func measure(ctx context.Context, s size) (_ Result, err error) {
-	r, err := newRig()
-	if err != nil {
-		return Result{}, err
-	}
-	defer r.close()
-	if err := r.greet(ctx); err != nil {
-		return Result{}, err
-	}
-	all, err := r.contenders()
-	if err != nil {
-		return Result{}, err
-	}
-	for _, c := range all {
-		c.batch(s.warm)
-		c.samples, c.lost = c.samples[:0], 0
-	}
-	for range s.batches {
-		if err := ctx.Err(); err != nil {
-			return Result{}, err
-		}
-		for _, c := range all {
-			c.batch(s.perBatch)
-		}
-	}
-	res := Result{Mode: r.mode}
-	medians := map[string]int64{}
-	for _, c := range all {
-		t, err := c.summary()
-		if err != nil {
-			return Result{}, err
-		}
-		medians[c.name] = t.MedianNS
-		res.RoundTrips = append(res.RoundTrips, t)
-	}
-	for _, pair := range [][2]string{{heartbeat, heartbeatBare}, {arp, arpBare}, {arp, arpKernel}} {
-		v := float64(medians[pair[0]]) / float64(medians[pair[1]])
-		res.Ratios = append(res.Ratios, Ratio{Of: pair[0], To: pair[1], Value: v, Within: v <= Limit})
-	}
-	if res.Costs, err = r.costs(s, all); err != nil {
-		return Result{}, err
-	}
-	return res, nil
-}
-
-// contender is one kind of question and who answers it.
-type contender struct {
-	name    string
-	socket  *socket
-	ask     func() []byte            // the next question
-	check   func(answer []byte) bool // is it the answer to the last question?
-	samples []int64
-	lost    int
-}
-
-// patience is longer than a busy machine keeps a thread waiting.
-const patience = 2 * time.Second
-
-func (c *contender) batch(n int) {
-	buf := make([]byte, 512)
-	for range n {
-		q := c.ask()
-		if ns, ok := c.socket.roundTrip(q, buf, c.check); ok {
-			c.samples = append(c.samples, ns)
-		} else {
-			c.lost++
-		}
-	}
-}
-
-func (c *contender) summary() (RoundTrip, error) {
-	if len(c.samples) == 0 {
-		return RoundTrip{}, fmt.Errorf("measure %s: none of %d questions was answered", c.name, c.lost)
-	}
-	slices.Sort(c.samples)
-	n := len(c.samples)
-	return RoundTrip{
-		Name: c.name, Answers: n, Lost: c.lost, MedianNS: c.samples[n/2],
-		P99NS: c.samples[int(math.Ceil(float64(n)*0.99))-1], MaxNS: c.samples[n-1],
-	}, nil
+	return <-done
 }

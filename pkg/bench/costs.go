@@ -44,38 +44,51 @@ func (r *rig) stillCosts(s size) (costs []Cost, err error) {
 		frame   []byte
 		exit    loader.Reason
 	}{
-		{"not ours: passed", r.dp.In(), "lan", udp(askMAC, nodeMAC, askIP, ownIP), exit("other", "pass", "not_ours")},
-		{"heartbeat with a bad tag: dropped", r.dp.In(), "hb", forged, exit("heartbeat", "dropped", "bad_tag")},
-		{"gate open, in: passed", r.dp.In(), "lan", udp(askMAC, vipMAC, askIP, vip), exit("in", "pass", "gate_open")},
-		{"gate open, out: passed", r.dp.Out(), "lan", udp(vipMAC, askMAC, vip, askIP), exit("out", "pass", "gate_open")},
+		{"not ours: passed", r.dp.In(), "lan", udp(askMAC, nodeMAC, askIP, ownIP), passed("other", "not_ours")},
+		{"heartbeat with a bad tag: dropped", r.dp.In(), "hb", forged, dropped("heartbeat", "bad_tag")},
+		{"gate open, in: passed", r.dp.In(), "lan", udp(askMAC, vipMAC, askIP, vip), passed("in", "gate_open")},
+		{"gate open, out: passed", r.dp.Out(), "lan", udp(vipMAC, askMAC, vip, askIP), passed("out", "gate_open")},
 	} {
-		before, err := r.exits(c.exit)
-		if err != nil {
-			return nil, err
-		}
-		ns, err := best(c.program, r.answer[c.pair], c.frame, s.repeat)
+		ns, err := r.repeated(s, c.program, r.answer[c.pair], c.frame, c.exit)
 		if err != nil {
 			return nil, fmt.Errorf("measure %q: %w", c.name, err)
-		}
-		after, err := r.exits(c.exit)
-		if err != nil {
-			return nil, err
-		}
-		if n := after - before; n < uint64(s.repeat/tries*tries) {
-			return nil, fmt.Errorf("measure %q: of %d runs only %d ended as %v", c.name, s.repeat, n, c.exit)
 		}
 		costs = append(costs, Cost{c.name, ns, byRepetition})
 	}
 	return costs, nil
 }
 
-func exit(kind, verdict, name string) loader.Reason {
-	return loader.Reason{Kind: kind, Verdict: verdict, Name: name}
+// repeated is what a program costs that leaves this frame as it is, by this exit.
+func (r *rig) repeated(s size, p loader.Program, index int, frame []byte, exit loader.Reason) (float64, error) {
+	before, err := exits(r.dp, exit)
+	if err != nil {
+		return 0, err
+	}
+	ns, err := best(p, index, frame, s.repeat)
+	if err != nil {
+		return 0, err
+	}
+	after, err := exits(r.dp, exit)
+	if err != nil {
+		return 0, err
+	}
+	if n := after - before; n < uint64(s.repeat/tries*tries) {
+		return 0, fmt.Errorf("of %d runs only %d ended as %v", s.repeat, n, exit)
+	}
+	return ns, nil
+}
+
+func passed(kind, name string) loader.Reason {
+	return loader.Reason{Kind: kind, Verdict: "pass", Name: name}
+}
+
+func dropped(kind, name string) loader.Reason {
+	return loader.Reason{Kind: kind, Verdict: "dropped", Name: name}
 }
 
 // exits is how often an exit was taken, on any link.
-func (r *rig) exits(exit loader.Reason) (n uint64, err error) {
-	all, err := r.dp.Counters()
+func exits(d *loader.Datapath, exit loader.Reason) (n uint64, err error) {
+	all, err := d.Counters()
 	for _, c := range all {
 		if c.Reason == exit {
 			n += c.Count
@@ -105,14 +118,10 @@ func (r *rig) liveCosts(s size, all []*contender) (costs []Cost, err error) {
 	}
 	defer func() { err = errors.Join(err, counting.Close()) }()
 	for _, c := range all {
-		p := r.dp.In()
-		switch c.name {
-		case arpKernel:
+		if c.program == nil {
 			continue
-		case heartbeatBare, arpBare:
-			p = r.lab.Reflect()
 		}
-		ns, err := c.timed(p, max(s.batches*s.perBatch/5/tries, 1))
+		ns, err := timed(*c.program, c.batch, max(s.batches*s.perBatch/5/tries, 1))
 		if err != nil {
 			return nil, fmt.Errorf("measure %s: %w", c.name, err)
 		}
@@ -121,14 +130,15 @@ func (r *rig) liveCosts(s size, all []*contender) (costs []Cost, err error) {
 	return costs, nil
 }
 
-// timed asks and reads what the kernel says of the program's runs meanwhile: the fastest try.
-func (c *contender) timed(p loader.Program, questions int) (ns float64, err error) {
+// timed has frames sent and reads what the kernel says of the program's runs meanwhile: the
+// fastest try. What is sent must have been received when send returns.
+func timed(p loader.Program, send func(n int), frames int) (ns float64, err error) {
 	count, total, err := p.Runs()
 	if err != nil {
 		return 0, err
 	}
 	for i := range tries {
-		c.batch(questions)
+		send(frames)
 		countNow, totalNow, err := p.Runs()
 		if err != nil {
 			return 0, err

@@ -6,16 +6,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/loader"
@@ -28,6 +24,8 @@ const (
 	digest    = 0x68
 	peerBoot  = 0x6f74686572
 	peerNonce = 0x6e6f6e6365
+
+	firstGeneration = 5
 )
 
 var (
@@ -35,53 +33,91 @@ var (
 	nodeMAC = wire.MAC{0x02, 0xbe, 0, 0, 0, 0x01}
 	vipMAC  = wire.MAC{0x02, 0xbe, 0, 0, 0, 0x21}
 	// askMAC is no NIC's: the asking side's stack drops the answers at once, all of them alike.
-	askMAC  = wire.MAC{0x02, 0xbe, 0, 0, 0, 0x02}
-	nodeIP  = netip.MustParseAddr("192.168.111.1")
-	peerIP  = netip.MustParseAddr("192.168.111.2")
-	ownIP   = netip.MustParseAddr("192.0.2.11")
-	vip     = netip.MustParseAddr("192.0.2.21")
-	otherIP = netip.MustParseAddr("192.0.2.22")
-	askIP   = netip.MustParseAddr("192.0.2.100")
-	// The kernel's own ARP has a network of its own.
-	kernelIP  = netip.MustParseAddr("198.51.100.1")
-	kernelAsk = netip.MustParseAddr("198.51.100.2")
+	askMAC = wire.MAC{0x02, 0xbe, 0, 0, 0, 0x02}
+	// stackMAC is the NIC's own there.
+	stackMAC  = wire.MAC{0x02, 0xbe, 0, 0, 0, 0x03}
+	nodeIP    = netip.MustParseAddr("192.168.111.1")
+	peerIP    = netip.MustParseAddr("192.168.111.2")
+	ownIP     = netip.MustParseAddr("192.0.2.11")
+	peerOwnIP = netip.MustParseAddr("192.0.2.12")
+	vip       = netip.MustParseAddr("192.0.2.21")
+	otherIP   = netip.MustParseAddr("192.0.2.22")
+	askIP     = netip.MustParseAddr("192.0.2.100")
+	vip6      = netip.MustParseAddr("2001:db8::21")
+	askIP6    = netip.MustParseAddr("2001:db8::100")
+	// The kernel's own answers have a network of their own.
+	kernelIP   = netip.MustParseAddr("198.51.100.1")
+	kernelAsk  = netip.MustParseAddr("198.51.100.2")
+	kernelIP6  = netip.MustParseAddr("2001:db8:1::1")
+	kernelAsk6 = netip.MustParseAddr("2001:db8:1::2")
 )
 
-// The veth pairs: q asks in one namespace, a answers in the other.
+// The veth pairs between who answers and who asks.
 var pairs = []string{"hb", "lan", "bare", "own"}
 
-// rig is two namespaces joined by veth pairs: one that asks, and one with a node's
-// datapath, the bare reflector and the kernel's own ARP. All its work is done on one thread.
-type rig struct {
-	asking, answering netns.NsHandle
-	answer            map[string]int // interface index by pair
-	sockets           map[string]*socket
-	tick              *socket
-	lab               *loader.Lab
-	dp                *loader.Datapath
-	mode              string
-	peer              wire.Frame // the next probe
-	dir               string
+// The rig's namespaces.
+const (
+	answering = iota
+	asking
+)
+
+// setup is what varies between rigs.
+type setup struct {
+	probe, suspect, dead time.Duration
+	identities           [][]netip.Addr // the addresses of each
+	standby              bool           // the node owns none of them instead of the first
 }
 
-func newRig() (_ *rig, err error) {
-	r := &rig{asking: netns.None(), answering: netns.None(), answer: map[string]int{}, sockets: map[string]*socket{}}
+// atRest is a node that never suspects anybody.
+func atRest(identities ...[]netip.Addr) setup {
+	return setup{probe: time.Millisecond, suspect: time.Minute, dead: time.Hour, identities: identities}
+}
+
+// words are the ownership words at the start: of the node, and of its peer.
+func (s setup) words() (mine, theirs []uint64) {
+	for i := range s.identities {
+		owner := i == 0 && !s.standby
+		mine, theirs = append(mine, firstWord(owner)), append(theirs, firstWord(!owner))
+	}
+	return mine, theirs
+}
+
+func firstWord(owner bool) uint64 {
+	if owner {
+		return uint64(core.MakeWord(core.Owner, firstGeneration))
+	}
+	return firstGeneration
+}
+
+// rig is a node's datapath, the bare reflector and the kernel's own answers in one namespace,
+// and who asks them in the other, where the thread is.
+type rig struct {
+	*ground
+	setup   setup
+	answer  map[string]int // interface index by pair
+	sockets map[string]*socket
+	tick    *socket
+	lab     *loader.Lab
+	dp      *loader.Datapath
+	mode    string
+	peer    wire.Frame // the next probe
+}
+
+func newRig(s setup) (_ *rig, err error) {
+	r := &rig{setup: s, answer: map[string]int{}, sockets: map[string]*socket{}}
 	defer func() {
 		if err != nil {
 			r.close()
 		}
 	}()
-	if err := r.private(); err != nil {
+	if r.ground, err = newGround(); err != nil {
 		return nil, err
 	}
-	if r.asking, err = quietNamespace(); err != nil {
-		return nil, err
-	}
-	if r.answering, err = quietNamespace(); err != nil {
+	if err := r.enter(answering); err != nil {
 		return nil, err
 	}
 	for _, p := range pairs {
-		if err := r.join(p); err != nil {
+		if err := r.lay(p); err != nil {
 			return nil, err
 		}
 	}
@@ -97,102 +133,75 @@ func newRig() (_ *rig, err error) {
 	return r, r.enterAsking()
 }
 
-// private gives the thread a mount namespace with a bpffs of its own.
-func (r *rig) private() (err error) {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return fmt.Errorf("make a mount namespace: %w (the benchmark needs root)", err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
-	if r.dir, err = os.MkdirTemp("", "xdpha-bench-"); err != nil {
-		return fmt.Errorf("make a directory for pins: %w", err)
-	}
-	if err := unix.Mount("xdpha-bench", r.dir, "bpf", 0, "mode=0700"); err != nil {
-		return fmt.Errorf("mount a bpffs: %w", err)
-	}
-	return nil
-}
-
-// quietNamespace makes a network namespace without IPv6, and enters it.
-func quietNamespace() (netns.NsHandle, error) {
-	h, err := netns.New()
-	if err != nil {
-		return netns.None(), fmt.Errorf("make a network namespace: %w", err)
-	}
-	err = os.WriteFile("/proc/sys/net/ipv6/conf/default/disable_ipv6", []byte("1"), 0)
-	if errors.Is(err, fs.ErrNotExist) { // a kernel without IPv6 is quiet enough
-		err = nil
-	}
-	if err != nil {
-		return h, fmt.Errorf("turn IPv6 off: %w", err)
-	}
-	return h, nil
-}
-
-// join lays a pair between the namespaces; the thread is in the answering one.
-func (r *rig) join(name string) error {
-	pair := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: name, HardwareAddr: net.HardwareAddr(nodeMAC[:])},
-		PeerName:  name, PeerNamespace: netlink.NsFd(int(r.asking)),
-	}
-	if err := netlink.LinkAdd(pair); err != nil {
-		return fmt.Errorf("add veth pair %s: %w", name, err)
-	}
-	index, err := setUp(name)
-	if err != nil {
+func (r *rig) lay(name string) (err error) {
+	if err := r.join(name, [2][6]byte{nodeMAC, stackMAC}); err != nil {
 		return err
 	}
-	r.answer[name] = index
-	if name != "own" {
-		return nil
-	}
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("find %s: %w", name, err)
-	}
-	addr := &netlink.Addr{IPNet: &net.IPNet{IP: kernelIP.AsSlice(), Mask: net.CIDRMask(24, 32)}}
-	if err := netlink.AddrAdd(l, addr); err != nil {
-		return fmt.Errorf("add %s to %s: %w", kernelIP, name, err)
-	}
-	return nil
-}
-
-func setUp(name string) (int, error) {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return 0, fmt.Errorf("find %s: %w", name, err)
-	}
-	if err := netlink.LinkSetUp(l); err != nil {
-		return 0, fmt.Errorf("set %s up: %w", name, err)
-	}
-	return l.Attrs().Index, nil
-}
-
-// node starts the datapath of a node that owns the first of two identities.
-func (r *rig) node() (err error) {
-	cfg := loader.Config{
-		ClusterID: clusterID, Digest: digest, Probe: time.Millisecond,
-		SuspectAfter: time.Minute, DeadAfter: time.Hour, BootHold: time.Hour, ConfirmProbes: 2, ServeFor: time.Hour,
-		Keys: []loader.Key{{K0: key.K0, K1: key.K1, ID: key.ID}}, OwnAddress: ownIP,
-		Identities: []loader.IdentityConfig{
-			{Carrier: r.answer["lan"], MAC: vipMAC, Addresses: []netip.Addr{vip}},
-			{Carrier: r.answer["lan"], MAC: [6]byte{0x02, 0xbe, 0, 0, 0, 0x22}, Addresses: []netip.Addr{otherIP}},
-		},
-	}
-	cfg.Links[loader.Crossover] = loader.LinkConfig{Index: r.answer["hb"], MAC: nodeMAC, Local: nodeIP, Remote: peerIP}
-	cfg.Links[loader.Lan] = loader.LinkConfig{Index: r.answer["lan"], MAC: nodeMAC, Local: ownIP, Remote: netip.MustParseAddr("192.0.2.12")}
-	r.dp, err = loader.Open(cfg, loader.Options{PinDir: r.pins(), Log: slog.New(slog.DiscardHandler), Anew: func() error { return nil }})
-	if err != nil {
-		return err
-	}
-	r.dp.SetWord(0, core.Owner|5)
-	r.dp.SetWord(1, 5)
-	r.dp.Renew(loader.Now(), time.Hour)
-	for _, role := range []int{loader.Crossover, loader.Lan} {
-		if err := r.dp.AttachNIC(role, int(cfg.Links[role].Index)); err != nil {
+	if name == "own" {
+		if err := speakIPv6(name); err != nil {
 			return err
 		}
+	}
+	if r.answer[name], err = setUp(name); err != nil || name != "own" {
+		return err
+	}
+	return r.address(name)
+}
+
+// speakIPv6 turns it on for one NIC, with no address but what it is given, and no question of its own.
+func speakIPv6(nic string) error {
+	for _, set := range [][2]string{{"addr_gen_mode", "1"}, {"router_solicitations", "0"}, {"accept_ra", "0"}, {"disable_ipv6", "0"}} {
+		if err := sysctlIPv6(nic+"/"+set[0], set[1]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// address gives the kernel what it answers for by itself.
+func (r *rig) address(nic string) error {
+	l, err := netlink.LinkByName(nic)
+	if err != nil {
+		return fmt.Errorf("find %s: %w", nic, err)
+	}
+	addrs := []*netlink.Addr{{IPNet: &net.IPNet{IP: kernelIP.AsSlice(), Mask: net.CIDRMask(24, 32)}}}
+	if hasIPv6() {
+		addrs = append(addrs, &netlink.Addr{IPNet: &net.IPNet{IP: kernelIP6.AsSlice(), Mask: net.CIDRMask(64, 128)}, Flags: unix.IFA_F_NODAD})
+	}
+	for _, a := range addrs {
+		if err := netlink.AddrAdd(l, a); err != nil {
+			return fmt.Errorf("add %s to %s: %w", a, nic, err)
+		}
+	}
+	return nil
+}
+
+// node starts the datapath.
+func (r *rig) node() (err error) {
+	cfg := loader.Config{
+		ClusterID: clusterID, Digest: digest, Probe: r.setup.probe,
+		SuspectAfter: r.setup.suspect, DeadAfter: r.setup.dead, BootHold: time.Hour, ConfirmProbes: 2,
+		Keys: []loader.Key{{K0: key.K0, K1: key.K1, ID: key.ID}}, OwnAddress: ownIP,
+	}
+	if !r.setup.standby {
+		cfg.ServeFor = time.Hour // the gate asks for the right to serve: that is the dearer one
+	}
+	for i, addrs := range r.setup.identities {
+		mac := vipMAC
+		mac[5] += byte(i)
+		cfg.Identities = append(cfg.Identities, loader.IdentityConfig{Carrier: r.answer["lan"], MAC: mac, Addresses: addrs})
+	}
+	cfg.Links[loader.Crossover] = loader.LinkConfig{Index: r.answer["hb"], MAC: nodeMAC, Local: nodeIP, Remote: peerIP}
+	cfg.Links[loader.Lan] = loader.LinkConfig{Index: r.answer["lan"], MAC: nodeMAC, Local: ownIP, Remote: peerOwnIP}
+	if r.dp, err = openDatapath(cfg, r.pins("node")); err != nil {
+		return err
+	}
+	mine, _ := r.setup.words()
+	for i, w := range mine {
+		r.dp.SetWord(i, core.Word(w))
+	}
+	if err := attach(r.dp, cfg); err != nil {
+		return err
 	}
 	r.mode = r.dp.Mode(loader.Crossover)
 	if err := r.pacer(); err != nil {
@@ -201,7 +210,23 @@ func (r *rig) node() (err error) {
 	return r.dp.Start()
 }
 
-func (r *rig) pins() string { return filepath.Join(r.dir, "node") }
+func openDatapath(cfg loader.Config, pins string) (*loader.Datapath, error) {
+	d, err := loader.Open(cfg, loader.Options{PinDir: pins, Log: slog.New(slog.DiscardHandler), Anew: func() error { return nil }})
+	if err != nil {
+		return nil, err
+	}
+	d.Renew(loader.Now(), time.Hour)
+	return d, nil
+}
+
+func attach(d *loader.Datapath, cfg loader.Config) error {
+	for _, role := range []int{loader.Crossover, loader.Lan} {
+		if err := d.AttachNIC(role, cfg.Links[role].Index); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // pacer makes the private pair whose frames become the node's own probes.
 func (r *rig) pacer() error {
@@ -220,39 +245,41 @@ func (r *rig) pacer() error {
 	if err := r.dp.AttachTick(tock); err != nil {
 		return err
 	}
-	r.tick, err = openSocket(tick, unix.ETH_P_IP)
+	r.tick, err = openSocket(tick, 0)
 	return err
 }
 
-// enterAsking goes to the other namespace for good and opens its sockets.
+// enterAsking goes to the other namespace and opens the sockets there.
 func (r *rig) enterAsking() error {
-	if err := netns.Set(r.asking); err != nil {
-		return fmt.Errorf("enter the asking namespace: %w", err)
+	if err := r.enter(asking); err != nil {
+		return err
 	}
+	index := map[string]int{}
 	for _, p := range pairs {
-		index, err := setUp(p)
-		if err != nil {
+		var err error
+		if index[p], err = setUp(p); err != nil {
 			return err
 		}
-		if p != "own" { // the kernel's own ARP is measured without XDP
-			if err := r.lab.AttachPass(index); err != nil {
+		if p != "own" { // the kernel's own answers are measured without XDP
+			if err := r.lab.AttachPass(index[p]); err != nil {
 				return err
 			}
 		}
-		if err := r.listen(p, index); err != nil {
+	}
+	for _, s := range []struct {
+		name, pair string
+		protocol   uint16
+	}{
+		{"hb", "hb", unix.ETH_P_IP}, {"bare", "bare", unix.ETH_P_IP},
+		{"lan", "lan", unix.ETH_P_ARP}, {"bare-arp", "bare", unix.ETH_P_ARP}, {"own", "own", unix.ETH_P_ARP},
+		{"lan-nd", "lan", unix.ETH_P_IPV6}, {"bare-nd", "bare", unix.ETH_P_IPV6}, {"own-nd", "own", unix.ETH_P_IPV6},
+	} {
+		var err error
+		if r.sockets[s.name], err = openSocket(index[s.pair], s.protocol); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (r *rig) listen(pair string, index int) (err error) {
-	protocols := map[string]uint16{"hb": unix.ETH_P_IP, "lan": unix.ETH_P_ARP, "own": unix.ETH_P_ARP, "bare": unix.ETH_P_IP}
-	if r.sockets[pair], err = openSocket(index, protocols[pair]); err != nil || pair != "bare" {
-		return err
-	}
-	r.sockets["bare-arp"], err = openSocket(index, unix.ETH_P_ARP)
-	return err
 }
 
 // greet proves a peer to the node, as another node would: it hears the node's nonce in a
@@ -260,9 +287,10 @@ func (r *rig) listen(pair string, index int) (err error) {
 func (r *rig) greet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
+	_, words := r.setup.words()
 	r.peer = wire.Frame{
 		SrcMAC: askMAC, DstMAC: nodeMAC, SrcIP: peerIP, DstIP: nodeIP, Sender: 1, Link: loader.Crossover,
-		ClusterID: clusterID, BootID: peerBoot, Nonce: peerNonce, Digest: digest, Words: []uint64{5, uint64(core.Owner | 5)},
+		ClusterID: clusterID, BootID: peerBoot, Nonce: peerNonce, Digest: digest, Words: words,
 	}
 	hear := func(want wire.Direction) bool {
 		buf := make([]byte, 512)
@@ -310,34 +338,31 @@ func (r *rig) next() ([]byte, error) {
 	return r.peer.Marshal(key)
 }
 
-// close ends what would outlive the thread: descriptors and an empty directory.
 func (r *rig) close() {
 	for _, s := range r.sockets {
 		s.close()
 	}
 	r.tick.close()
-	if r.dp != nil {
-		_ = r.dp.Remove() // all that it could leave is in namespaces that end now
-		_ = r.dp.Close()
-	}
+	shut(r.dp)
 	if r.lab != nil {
 		_ = r.lab.Close()
 	}
-	for _, h := range []netns.NsHandle{r.asking, r.answering} {
-		if h.IsOpen() {
-			_ = h.Close()
-		}
+	if r.ground != nil {
+		r.ground.close()
 	}
-	if r.dir != "" {
-		_ = unix.Unmount(r.dir, unix.MNT_DETACH)
-		_ = os.Remove(r.dir)
+}
+
+func shut(d *loader.Datapath) {
+	if d != nil {
+		_ = d.Remove() // all that it could leave is in namespaces that end now
+		_ = d.Close()
 	}
 }
 
 // inAnswering runs f where the node is: interface indices mean something there.
 func (r *rig) inAnswering(f func() error) error {
-	if err := netns.Set(r.answering); err != nil {
-		return fmt.Errorf("enter the answering namespace: %w", err)
+	if err := r.enter(answering); err != nil {
+		return err
 	}
-	return errors.Join(f(), netns.Set(r.asking))
+	return errors.Join(f(), r.enter(asking))
 }

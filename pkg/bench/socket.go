@@ -16,7 +16,8 @@ import (
 // take the thread's place on a CPU away between them.
 type socket struct{ fd int }
 
-// openSocket binds to one interface and one protocol: it does not hear what it sends.
+// openSocket binds to one interface and one protocol: it does not hear what it sends, and of
+// protocol 0 nothing at all.
 func openSocket(index int, protocol uint16) (*socket, error) {
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -42,6 +43,35 @@ func (s *socket) close() {
 func (s *socket) send(b []byte) bool {
 	_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(s.fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), 0, 0, 0)
 	return errno == 0
+}
+
+// burst is how many frames one system call sends.
+const burst = 64
+
+// flood sends a frame as often as the limit allows, many a call, and tells how many left and
+// how many the NIC refused.
+func (s *socket) flood(frame []byte, limit flood) (sent, refused uint64) {
+	type message struct { // struct mmsghdr
+		head unix.Msghdr
+		_    uint32 // how much was sent
+		_    [4]byte
+	}
+	part := unix.Iovec{Base: &frame[0]}
+	part.SetLen(len(frame))
+	var messages [burst]message
+	for i := range messages {
+		messages[i].head.Iov = &part
+		messages[i].head.SetIovlen(1)
+	}
+	for end := time.Now().Add(limit.time); sent+refused < limit.frames && time.Now().Before(end); {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(s.fd), uintptr(unsafe.Pointer(&messages[0])), burst, 0, 0, 0)
+		if errno != 0 {
+			refused++
+			continue
+		}
+		sent += uint64(n)
+	}
+	return sent, refused
 }
 
 // receive returns the length of a frame that is there, or 0.

@@ -115,6 +115,16 @@ func (n *Node) Alive() bool {
 	return n.alive()
 }
 
+// PID is the daemon's process; 0: it does not run.
+func (n *Node) PID() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.alive() {
+		return 0
+	}
+	return n.cmd.Process.Pid
+}
+
 // Signal sends a signal to the daemon.
 func (n *Node) Signal(sig unix.Signal) error {
 	n.mu.Lock()
