@@ -67,8 +67,8 @@ static __always_inline int serve_alone(const struct xd_config *cfg, struct xd_st
 		st->majority_since_ns = 0;
 		return may_serve(cfg, st, now);
 	}
-	if (!st->majority_since_ns)
-		st->majority_since_ns = now;
+	if (!st->majority_since_ns || (__s64)(*(volatile __u64 *)&st->serve_until_ns - st->majority_since_ns) > 0)
+		st->majority_since_ns = now; // not since before the right ran out
 	if (may_serve(cfg, st, now) || (__s64)(now - st->majority_since_ns) >= (__s64)(SOLO_NS + cfg->dead_ns))
 		raise_time(&st->serve_until_ns, ok + SOLO_NS);
 	return may_serve(cfg, st, now);

@@ -340,6 +340,21 @@ func TestAloneTheArbitersLeaveRunsOut(t *testing.T) {
 	}
 }
 
+// A majority of an earlier time alone gives nothing back: whoever is cut off now must see one for
+// long enough again.
+func TestAMajorityOfLongAgoGivesNothingBack(t *testing.T) {
+	n := watched(t, func(v *truth) {
+		reachable(v)
+		v.state.Links[0].HeardNs, v.state.ReachOkNs, v.state.MajoritySinceNs = now(), now(), 1
+	})
+	n.probed(8, now())
+	n.expect(eventSuspect, eventIsolated)
+	n.quiet()
+	if s := n.state(); s.ServeUntilNs > now() {
+		t.Errorf("cut off, and serves for %v more", time.Duration(s.ServeUntilNs-now()))
+	}
+}
+
 // A peer that served by the arbiter's leave when it was last heard may do so still.
 func TestAPeerThatServedAloneIsDeadLater(t *testing.T) {
 	last := now()

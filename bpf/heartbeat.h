@@ -137,7 +137,8 @@ static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_li
 {
 	__u64 nonce = *(volatile __u64 *)&st->nonce;
 
-	if (h->echo != nonce &&
+	// Until xdpha_start has chosen a nonce it is 0, which the first frames of any boot echo.
+	if ((!nonce || h->echo != nonce) &&
 	    !(h->boot_id == st->peer_boot && st->nonce_before && h->echo == st->nonce_before)) {
 		if (st->peer_state == PEER_UNKNOWN || st->peer_state == PEER_DEAD) {
 			st->candidate = h->nonce;

@@ -279,6 +279,8 @@ func freshness(t *testing.T) []packet {
 			given:   func(v *truth) { v.state.NonceBefore = 0x0b },
 			verdict: xdpTX, counted: "lan hb-probe-answered", reply: signed(t, before.Answer(selfSays()), signing)},
 		drop("but not twice", before, "hb-replayed", func(v *truth) { v.state.NonceBefore = 0x0b; heard(v) }, nil),
+		drop("no echo while there is no nonce yet", with(probeOn(lan), func(f *wire.Frame) { f.BootID, f.Echo = 0xb2, 0 }), "hb-unproven",
+			func(v *truth) { v.state.PeerState, v.state.Nonce = 0, 0 }, candidate(peerNonce)),
 		drop("no echo is no nonce before", with(probeOn(lan), func(f *wire.Frame) { f.Echo = 0 }), "hb-unproven", nil, unheard),
 	}
 }
