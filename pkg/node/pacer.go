@@ -207,12 +207,14 @@ func (p *pacer) mend() error {
 	}
 	p.mu.Lock()
 	moved := start != p.start
-	p.start = start
 	p.mu.Unlock()
 	if moved {
 		if err := p.dp.MoveTick(end); err != nil {
 			return err
 		}
+		p.mu.Lock()
+		p.start = start // not before its program is there: what failed is tried again
+		p.mu.Unlock()
 	}
 	return p.useKernel()
 }

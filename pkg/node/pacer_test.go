@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
@@ -52,6 +54,43 @@ func TestThePacersTick(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Half of a mending is no mending: what failed of it is done the next time.
+func TestAPairIsMovedToAsOftenAsItTakes(t *testing.T) {
+	alone(t, func(n *node, start int) {
+		n.Config.Timing.Pacer, n.Config.Timing.Probe = config.PacerKernel, 2*time.Millisecond
+		p, err := newPacer(n, start)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer p.close()
+		lost, err := netlink.LinkByName(tickPair + "0")
+		if err == nil {
+			err = netlink.LinkDel(lost)
+		}
+		pin := filepath.Join(n.PinDir, "link-tick")
+		obstacle := filepath.Join(pin, "obstacle")
+		if err := errors.Join(err, os.Remove(pin), os.MkdirAll(obstacle, 0o700)); err != nil {
+			t.Error(err)
+			return
+		}
+		if err := p.mend(); err == nil {
+			t.Error("the program is attached although its pin is in the way")
+		}
+		if err := errors.Join(os.Remove(obstacle), os.Remove(pin), p.mend()); err != nil {
+			t.Errorf("mend again: %v", err)
+		}
+		begin, first := time.Now(), n.dp.State(0).Seq
+		for n.dp.State(0).Seq < first+10 {
+			if time.Since(begin) > 10*time.Second {
+				t.Error("mended, and no tick")
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	})
 }
 
 // alone runs f in a network namespace and with a bpffs of its own.
@@ -111,6 +150,6 @@ func inPrivate(dir string, f func(n *node, start int)) error {
 	if err := dp.Start(); err != nil {
 		return err
 	}
-	f(&node{Options: Options{Config: &config.Config{}, Log: log}, host: h, dp: dp}, start)
+	f(&node{Options: Options{Config: &config.Config{}, Log: log, PinDir: filepath.Join(dir, "pins")}, host: h, dp: dp}, start)
 	return nil
 }
