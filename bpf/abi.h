@@ -117,7 +117,7 @@ struct xd_state {
 	__u64 nonce_before; // what it may echo still: frames of both nodes cross
 	__u64 peer_boot;
 	__u64 peer_nonce;
-	__u64 candidate; // nonce of somebody with the key who is not proven yet
+	__u64 candidate[MAX_LINKS]; // nonce of somebody with the key who is not proven yet
 	__u64 peer_state;
 	__u64 peer_since_ns;
 	__u64 peer_age_us; // age of the peer's supervisor, as it said
@@ -141,6 +141,7 @@ struct xd_state {
 	__u64 reach_ok_ns; // when the last round was sent that a majority answered
 	__u64 majority_since_ns;
 	__u64 isolated_since_ns; // not 0: cut off, the right to serve has run out
+	__u64 stranger_ns; // last frame on the crossover of another version, or signed with another secret
 	__u64 knocked_ns; // last frame of somebody with the key who is not proven yet
 	__u64 suspects;
 	__u64 refuted;

@@ -20,8 +20,9 @@ static __always_inline __u32 reached(const struct xd_config *cfg, struct xd_stat
 }
 
 // An answer counts for the round of questions before it. Once a majority has answered a round,
-// this node may serve for as long after the round as after a frame that the peer counts; not
-// if its right has run out meanwhile, for the peer may have taken over: see serve_alone.
+// this node may serve for as long after the round as after a frame that the peer counts. Not if
+// its right has run out meanwhile, for the peer may have taken over: see serve_alone. And not
+// while the peer is heard: then it grants, or does not hear us and is about to take over.
 static __always_inline void reach_heard(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
 	__u64 sent = *(volatile __u64 *)&st->reach_sent_ns;
@@ -29,7 +30,8 @@ static __always_inline void reach_heard(const struct xd_config *cfg, struct xd_s
 	if (!sent || reached(cfg, st, sent) * 2 <= cfg->n_reach)
 		return;
 	raise_time(&st->reach_ok_ns, sent);
-	if (cfg->serve_ns && may_serve(cfg, st, now))
+	if (cfg->serve_ns && may_serve(cfg, st, now) &&
+	    (__s64)(now - *(volatile __u64 *)&st->heard_ns) >= (__s64)(cfg->probe_ns + cfg->probe_ns / 2))
 		raise_time(&st->serve_until_ns, sent + cfg->serve_ns);
 }
 

@@ -8,6 +8,7 @@
 #include "heartbeat.h"
 
 #define SOLO_NS 500000000ULL // how long the arbiter's leave lasts while the peer is dead
+#define SOLO_OVER_NS (SOLO_NS + SOLO_NS / 256) // when it has surely ended on another clock, and on the wire
 #define LATE_VERDICT_NS 50000000ULL // so long after its time a verdict must wait for one who was quicker
 #define DETECTOR_MIN_NS 50000ULL // no faster than timers are exact
 #define DETECTOR_MAX_NS 10000000ULL // leases and returning peers are looked after this often
@@ -69,7 +70,7 @@ static __always_inline int serve_alone(const struct xd_config *cfg, struct xd_st
 	}
 	if (!st->majority_since_ns || (__s64)(*(volatile __u64 *)&st->serve_until_ns - st->majority_since_ns) > 0)
 		st->majority_since_ns = now; // not since before the right ran out
-	if (may_serve(cfg, st, now) || (__s64)(now - st->majority_since_ns) >= (__s64)(SOLO_NS + cfg->dead_ns))
+	if (may_serve(cfg, st, now) || (__s64)(now - st->majority_since_ns) >= (__s64)(SOLO_OVER_NS + cfg->dead_ns))
 		raise_time(&st->serve_until_ns, ok + SOLO_NS);
 	return may_serve(cfg, st, now);
 }
@@ -79,7 +80,7 @@ static __always_inline int serve_alone(const struct xd_config *cfg, struct xd_st
 static __always_inline int peer_may_serve_alone(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
 	return cfg->serve_ns && st->peer_solo_ns &&
-	       (__s64)(now - st->peer_solo_ns) < (__s64)(SOLO_NS + cfg->dead_ns);
+	       (__s64)(now - st->peer_solo_ns) < (__s64)(SOLO_OVER_NS + cfg->dead_ns);
 }
 
 // die declares the peer dead, unless a frame came while it did so: see hb_promise. Both
@@ -99,6 +100,25 @@ static __always_inline int die(struct xd_state *st, __u64 last, __u64 now)
 	return 1;
 }
 
+// A node whose right ran out was cut off, or stood still, and the peer may have taken over. When
+// the network is back the listed hosts may be heard a moment before the peer is: it has two
+// intervals to speak.
+static __always_inline int just_back(const struct xd_config *cfg, struct xd_state *st, __u64 now)
+{
+	if (may_serve(cfg, st, now))
+		return 0;
+	if (!st->majority_since_ns || (__s64)(*(volatile __u64 *)&st->serve_until_ns - st->majority_since_ns) > 0)
+		st->majority_since_ns = now;
+	return (__s64)(now - st->majority_since_ns) < (__s64)(2 * cfg->probe_ns);
+}
+
+// A booting node that hears somebody on the cable who speaks another version, or has another
+// secret, is not alone: it takes nothing.
+static __always_inline int stranger_heard(const struct xd_config *cfg, const struct xd_state *st, __u64 now)
+{
+	return st->stranger_ns && (__s64)(now - st->stranger_ns) < (__s64)cfg->hold_ns;
+}
+
 // silence is evaluated in SUSPECT, and in UNKNOWN with the hold after boot for dead_ns. A node
 // that is cut off need not be told: its right to serve runs out by itself.
 static __always_inline void judge(const struct xd_config *cfg, struct xd_state *st, __u64 last, __u64 limit,
@@ -108,12 +128,14 @@ static __always_inline void judge(const struct xd_config *cfg, struct xd_state *
 
 	if ((__s64)(now - last) < (__s64)limit || peer_may_serve_alone(cfg, st, now))
 		return;
+	if (st->peer_state == PEER_UNKNOWN && stranger_heard(cfg, st, now))
+		return;
 	if (st->peer_state == PEER_SUSPECT && (__s64)(now - last - limit) >= (__s64)LATE_VERDICT_NS &&
 	    !serve_alone(cfg, st, now))
 		return;
 	if (st->peer_state == PEER_SUSPECT && (__s64)(st->suspect_ns - since) > 0)
 		since = st->suspect_ns; // what answered before may have gone with the peer
-	if (!arbiter_allows(cfg, st, since) || (__s64)(now - not_before) < 0 ||
+	if (!arbiter_allows(cfg, st, since) || just_back(cfg, st, now) || (__s64)(now - not_before) < 0 ||
 	    unanswered(cfg, st, last, now) < cfg->confirm_probes)
 		return;
 	if (!die(st, last, now))
@@ -129,7 +151,7 @@ static __always_inline void judge(const struct xd_config *cfg, struct xd_state *
 // watch_right tells when this node is cut off: it owns something, and may not serve it.
 static __always_inline void watch_right(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
-	int owns = 0;
+	int any = 0;
 
 	if (may_serve(cfg, st, now)) {
 		if (st->isolated_since_ns) {
@@ -140,12 +162,9 @@ static __always_inline void watch_right(const struct xd_config *cfg, struct xd_s
 	}
 	if (st->isolated_since_ns)
 		return;
-	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++) {
-		__u64 *word = the_word(i);
-
-		owns |= word && *(volatile __u64 *)word & WORD_OWNER;
-	}
-	if (!owns)
+	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++)
+		any |= owns(i);
+	if (!any)
 		return;
 	*(volatile __u64 *)&st->isolated_since_ns = now;
 	tell(now, EVENT_ISOLATED, NO_IDENTITY, 0, 0);

@@ -20,6 +20,13 @@ static __always_inline int may_serve(const struct xd_config *cfg, const struct x
 	return !cfg->serve_ns || (__s64)(*(volatile __u64 *)&st->serve_until_ns - now) > 0;
 }
 
+static __always_inline int owns(__u32 identity)
+{
+	__u64 *word = the_word(identity);
+
+	return word && *(volatile __u64 *)word & WORD_OWNER;
+}
+
 // A lost supervisor closes the gate, unless the peer is known dead and the configuration
 // says that served is better than dark: nobody could take over then.
 static __always_inline int gate_open(const struct xd_config *cfg, __u32 identity)

@@ -141,7 +141,7 @@ static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_li
 	if ((!nonce || h->echo != nonce) &&
 	    !(h->boot_id == st->peer_boot && st->nonce_before && h->echo == st->nonce_before)) {
 		if (st->peer_state == PEER_UNKNOWN || st->peer_state == PEER_DEAD) {
-			st->candidate = h->nonce;
+			st->candidate[link < MAX_LINKS ? link : 0] = h->nonce;
 			st->knocked_ns = now;
 		}
 		return REASON_HB_UNPROVEN;
@@ -349,6 +349,9 @@ static __always_inline enum xd_reason handle_heartbeat(const struct xd_config *c
 		return REASON_HB_BAD_SHAPE;
 	hb_fetch(st, link);
 	reason = hb_check(cfg, link, ip, udp, c.at, c.end);
+	if (link == LINK_CROSSOVER &&
+	    (reason == REASON_HB_BAD_VERSION || reason == REASON_HB_UNKNOWN_KEY || reason == REASON_HB_BAD_TAG))
+		st->stranger_ns = bpf_ktime_get_boot_ns();
 	if (reason)
 		return reason;
 	if ((void *)(h + 1) > c.end)

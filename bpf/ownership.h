@@ -90,19 +90,43 @@ static __always_inline void lapse(const struct xd_config *cfg, __u64 now)
 		lapse_one(i, now);
 }
 
-static __always_inline void change(__u64 *word, __u64 old, __u64 new, enum xd_event_kind kind, __u32 i, __u64 b)
+static __always_inline int change(__u64 *word, __u64 old, __u64 new, enum xd_event_kind kind, __u32 i)
 {
-	if (swap_word(word, old, new) && old & WORD_OWNER)
-		tell(bpf_ktime_get_boot_ns(), kind, i, new, b);
+	if (!swap_word(word, old, new))
+		return 0;
+	if (old & WORD_OWNER)
+		tell(bpf_ktime_get_boot_ns(), kind, i, new, old);
+	return 1;
 }
 
-// peer_word applies what the peer says of one identity.
+// What the peer says of one identity, applied to a word as it was read; 0: it has changed since.
+static __always_inline int apply_word(const struct xd_config *cfg, struct xd_state *st, const struct xd_control *ctl,
+				      __u64 *word, __u64 old, __u64 theirs, __u32 i, __u64 now)
+{
+	__u64 gen = old & WORD_GEN;
+
+	if ((theirs & WORD_GEN) > gen)
+		return change(word, old, theirs & WORD_GEN, EVENT_CLOSED, i);
+	if ((theirs & WORD_GEN) < gen)
+		return 1;
+	if (theirs & WORD_OWNER && old & WORD_OWNER && cfg->self == 1)
+		return change(word, old, gen, EVENT_CLOSED, i);
+	if ((theirs & (WORD_READY | WORD_DEMAND)) == (WORD_READY | WORD_DEMAND) && old & WORD_OWNER)
+		return change(word, old, WORD_YIELD | gen, EVENT_STOOD_DOWN, i);
+	if ((theirs & (WORD_OWNER | WORD_YIELD)) == WORD_YIELD && (old & (WORD_READY | WORD_OWNER)) == WORD_READY &&
+	    lease_valid(ctl, now))
+		return take(st, word, old, EVENT_TAKEN, i, now);
+	return 1;
+}
+
+// peer_word applies what the peer says of one identity. User space may change the word in the
+// same moment: what closes a gate is not lost by that.
 __noinline int peer_word(__u32 i, __u64 theirs, __u64 now)
 {
 	struct xd_config *cfg = the_config();
 	struct xd_control *ctl = the_control();
 	struct xd_state *st = the_state();
-	__u64 *word = the_word(i), old, gen;
+	__u64 *word = the_word(i);
 
 	if (!cfg || !ctl || !st || !word || i >= MAX_IDENTITIES)
 		return 0;
@@ -114,19 +138,9 @@ __noinline int peer_word(__u32 i, __u64 theirs, __u64 now)
 		st->peer_words[i] = theirs;
 		tell(now, EVENT_PEER_WORD, i, theirs, 0);
 	}
-	old = *(volatile __u64 *)word;
-	gen = old & WORD_GEN;
-	if ((theirs & WORD_GEN) > gen)
-		change(word, old, theirs & WORD_GEN, EVENT_CLOSED, i, old);
-	else if ((theirs & WORD_GEN) < gen)
-		return 0;
-	else if ((theirs & WORD_OWNER) && (old & WORD_OWNER) && cfg->self == 1)
-		change(word, old, gen, EVENT_CLOSED, i, old);
-	else if ((theirs & (WORD_READY | WORD_DEMAND)) == (WORD_READY | WORD_DEMAND) && old & WORD_OWNER)
-		change(word, old, WORD_YIELD | gen, EVENT_STOOD_DOWN, i, old);
-	else if ((theirs & (WORD_OWNER | WORD_YIELD)) == WORD_YIELD && (old & (WORD_READY | WORD_OWNER)) == WORD_READY &&
-		 lease_valid(ctl, now))
-		take(st, word, old, EVENT_TAKEN, i, now);
+	for (int tries = 0; tries < 4; tries++)
+		if (apply_word(cfg, st, ctl, word, *(volatile __u64 *)word, theirs, i, now))
+			break;
 	return 0;
 }
 

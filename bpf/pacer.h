@@ -46,12 +46,12 @@ static __always_inline __u16 ip_sum(const void *ip)
 }
 
 // The echo that the peer must see: while no proven peer is up, the candidate has its turn.
-static __always_inline __u64 echo_for_peer(const struct xd_state *st, __u64 seq)
+static __always_inline __u64 echo_for_peer(const struct xd_state *st, __u32 link, __u64 seq)
 {
 	int proven_up = st->peer_state == PEER_UP || st->peer_state == PEER_SUSPECT;
 
-	if (!proven_up && st->candidate && (!st->peer_nonce || seq & 1))
-		return st->candidate;
+	if (!proven_up && st->candidate[link] && (!st->peer_nonce || seq & 1))
+		return st->candidate[link];
 	return st->peer_nonce;
 }
 
@@ -99,7 +99,7 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	h->link = link;
 	h->n_identities = n;
 	h->cluster_id = cfg->cluster_id;
-	h->echo = echo_for_peer(st, seq);
+	h->echo = echo_for_peer(st, link, seq);
 	h->seq = seq;
 	h->grant_ns = *(volatile __u64 *)&st->peer_sent_ns;
 	hb_say(h, cfg, st, ctl, now);
@@ -229,8 +229,13 @@ static __always_inline void send_announcements(struct __sk_buff *skb, const stru
 		struct xd_timeline *timeline = the_timeline(i);
 		__u64 now;
 
-		if (!(pending & 1ULL << i) || (!id->announced_be && !has_ip6(id)) || !gate_open(cfg, i))
+		if (!(pending & 1ULL << i) || (!id->announced_be && !has_ip6(id)))
 			continue;
+		if (!gate_open(cfg, i)) {
+			if (owns(i)) // its right is out for the moment
+				__sync_fetch_and_or(&st->to_announce, 1ULL << i);
+			continue;
+		}
 		if (id->announced_be && !bpf_skb_change_tail(skb, ETH_ZLEN, 0)) {
 			send_announcement(skb, id, 1);
 			send_announcement(skb, id, 2);

@@ -242,7 +242,7 @@ func unheard(t *testing.T, s bpf.XdphaXdState) {
 			t.Errorf("link %d: the frame was believed: %+v", i, l)
 		}
 	}
-	if s.PeerBoot != peerBoot || s.PeerNonce != peerNonce || s.Candidate != 0 || s.PeerAgeUs != 0 || s.Nonce != selfNonce {
+	if s.PeerBoot != peerBoot || s.PeerNonce != peerNonce || s.Candidate != [3]uint64{} || s.PeerAgeUs != 0 || s.Nonce != selfNonce {
 		t.Errorf("the frame was believed: %+v", s)
 	}
 }
@@ -253,8 +253,8 @@ func freshness(t *testing.T) []packet {
 	}
 	candidate := func(want uint64) func(*testing.T, bpf.XdphaXdState) {
 		return func(t *testing.T, s bpf.XdphaXdState) {
-			if s.Candidate != want || s.Links[lan].HeardNs != 0 || s.PeerBoot != peerBoot {
-				t.Errorf("candidate %x, want %x; heard %d", s.Candidate, want, s.Links[lan].HeardNs)
+			if s.Candidate[lan] != want || s.Links[lan].HeardNs != 0 || s.PeerBoot != peerBoot {
+				t.Errorf("candidate %x, want %x; heard %d", s.Candidate[lan], want, s.Links[lan].HeardNs)
 			}
 		}
 	}

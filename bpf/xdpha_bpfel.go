@@ -176,7 +176,7 @@ type XdphaXdState struct {
 	NonceBefore     uint64
 	PeerBoot        uint64
 	PeerNonce       uint64
-	Candidate       uint64
+	Candidate       [3]uint64
 	PeerState       uint64
 	PeerSinceNs     uint64
 	PeerAgeUs       uint64
@@ -200,6 +200,7 @@ type XdphaXdState struct {
 	ReachOkNs       uint64
 	MajoritySinceNs uint64
 	IsolatedSinceNs uint64
+	StrangerNs      uint64
 	KnockedNs       uint64
 	Suspects        uint64
 	Refuted         uint64
