@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf/ringbuf"
 
 	"github.com/xdpha/xdpha/bpf"
+	"github.com/xdpha/xdpha/pkg/wire"
 )
 
 // Where the kernel's fields stand that a test writes while the detector runs.
@@ -87,7 +88,12 @@ func (n *node) expect(kinds ...bpf.XdphaXdEventKind) (events []bpf.XdphaXdEvent)
 // quiet fails if an event comes within a time that is long for the detector.
 func (n *node) quiet() {
 	n.t.Helper()
-	n.events.SetDeadline(time.Now().Add(untouched))
+	n.quietFor(untouched)
+}
+
+func (n *node) quietFor(d time.Duration) {
+	n.t.Helper()
+	n.events.SetDeadline(time.Now().Add(d))
 	for {
 		r, err := n.events.Read()
 		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ringbuf.ErrFlushed) {
@@ -325,6 +331,7 @@ func TestAloneTheArbitersLeaveRunsOut(t *testing.T) {
 	n := watched(t, func(v *truth) {
 		reachable(v)
 		v.state.PeerState, v.state.PeerSinceNs, v.state.ReachOkNs = dead, now(), now()
+		v.state.ServeUntilNs = now() + 100e6 // a busy machine may begin late
 		v.words[1] = 5
 	})
 	e := n.expect(eventIsolated)
@@ -368,6 +375,40 @@ func TestAPeerThatServedAloneIsDeadLater(t *testing.T) {
 	if e[1].AtNs-last < solo {
 		t.Errorf("dead after %d ns", e[1].AtNs-last)
 	}
+}
+
+// The listed hosts are heard again a moment before the peer: it has two intervals to speak.
+func TestWhoWasCutOffLetsThePeerSpeakFirst(t *testing.T) {
+	n := watched(t, func(v *truth) {
+		reachable(v)
+		v.config.ProbeNs, v.config.DeadNs, v.config.SuspectNs = 50e6, 60e6, 55e6
+		v.state.Links[0].HeardNs, v.state.ServeUntilNs = now(), now()+1
+	})
+	n.probed(8, now())
+	n.expect(eventIsolated, eventSuspect)
+	for n.state().Links[0].HeardNs+70e6 > now() {
+		time.Sleep(time.Millisecond)
+	}
+	back := now()
+	n.majority(back + hour)
+	e := n.expect(eventDead, eventTakeover, eventRejoined)
+	if e[0].AtNs-back < 100e6 {
+		t.Errorf("dead %d ns after the hosts were heard again", e[0].AtNs-back)
+	}
+}
+
+// Somebody on the cable speaks another version, or has another secret: this node is not alone.
+func TestABootingNodeIsNotAloneBesideAStranger(t *testing.T) {
+	n := watched(t, func(v *truth) { v.state.PeerState, v.state.StartedNs, v.config.HoldNs = unknown, 0, 20e6 })
+	other := spoiled(t, probeOn(crossover), wire.OffsetVersion, 1)
+	n.probed(8, now())
+	for end := now() + 100e6; now() < end; {
+		n.receive(crossover, other)
+	}
+	n.quietFor(0)
+	n.wantWords(owner|5, ready|5)
+	n.probed(8, now())
+	n.expect(eventDead, eventTakeover) // when it has gone
 }
 
 // An upgrade starts the detector again; it goes on where it was.

@@ -99,9 +99,18 @@ func TestSoloIsSaid(t *testing.T) {
 // A round of questions that a majority answered lets a node serve on, but gives back nothing.
 func TestTheArbitersLeave(t *testing.T) {
 	n := newBench(t).newNode(t, 0)
-	for name, left := range map[string]uint64{"serving": 1e9, "no longer serving": 0} {
+	for name, c := range map[string]struct {
+		left    uint64
+		heard   uint64 // how long ago
+		allowed bool
+	}{
+		"serving, the peer silent": {1e9, hour, true},
+		"serving, the peer heard":  {1e9, 0, false}, // it does not hear us, or it would grant
+		"no longer serving":        {0, hour, false},
+	} {
 		t.Run(name, func(t *testing.T) {
-			v := n.atWork()
+			v, left := n.atWork(), c.left
+			v.state.HeardNs = now() - c.heard
 			v.config.N_reach, v.config.Arbiter, v.config.ServeNs = 3, 1, uint64(hour)
 			v.state.ReachSentNs, v.state.ServeUntilNs = now(), now()+left
 			n.put(v)
@@ -111,7 +120,7 @@ func TestTheArbitersLeave(t *testing.T) {
 			}
 			n.receive(spare, isAt(hosts[2], client, nodeMAC[0][spare], nodeIP[0][spare]))
 			want := v.state.ReachSentNs + hour
-			if left == 0 {
+			if !c.allowed {
 				want = v.state.ServeUntilNs
 			}
 			if s := n.state(); s.ServeUntilNs != want || s.ReachOkNs != v.state.ReachSentNs {

@@ -106,6 +106,7 @@ type State struct {
 	ServeUntilNS   int64 // the right to serve
 	ServeNeeded    bool  // false: arbiter none
 	Isolated       bool
+	StrangerNS     int64 // last frame on the crossover of another version or secret
 	Suspects       uint64
 	Refuted        uint64
 	SelfStalls     uint64
@@ -187,6 +188,8 @@ const (
 
 // SetPace says how the token is held back, for how long, and where it is sent round.
 func (d *Datapath) SetPace(p Pace, ring int, lap time.Duration) {
+	// A token that comes by meanwhile ends: half of both would send it round without a delay.
+	atomic.StoreUint32((*uint32)(&d.control.Pace), uint32(PaceThread))
 	atomic.StoreUint64(&d.control.LapNs, uint64(lap))
 	atomic.StoreUint32(&d.control.RingIfindex, uint32(ring))
 	atomic.StoreUint32((*uint32)(&d.control.Pace), uint32(p))
@@ -214,7 +217,7 @@ func (d *Datapath) State(n int) State {
 		PeerAge: time.Duration(u(&p.PeerAgeUs)) * time.Microsecond, PeerAgeAtNS: l(&p.PeerAgeAtNs),
 		PeerFlags: parseFlags(u(&p.PeerFlags)), PeerDigest: uint32(u(&p.PeerDigest)),
 		Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs), Isolated: u(&p.IsolatedSinceNs) != 0,
-		TokenNS: l(&p.TokenNs), ServeUntilNS: l(&p.ServeUntilNs), ServeNeeded: d.serves,
+		TokenNS: l(&p.TokenNs), ServeUntilNS: l(&p.ServeUntilNs), ServeNeeded: d.serves, StrangerNS: l(&p.StrangerNs),
 		Suspects: u(&p.Suspects), Refuted: u(&p.Refuted), SelfStalls: u(&p.SelfStalls), Reverted: u(&p.Reverted),
 		Silence:      Histogram{MaxNS: u(&p.GapMaxNs)},
 		LeaseUntilNS: d.LeaseUntil(), SupervisorAtNS: l(&d.control.RenewedNs),

@@ -28,6 +28,7 @@ type effects struct {
 	addresses, services []lane // by identity
 	disk, concurrent    lane
 	starting            []context.CancelFunc // of StartServices, by identity; the loop's
+	owning              []sync.Mutex         // by identity: who owns it is told to the host
 	repairing           []atomic.Bool        // by identity: a repair waits in its lane already
 	commands            atomic.Uint64
 }
@@ -48,6 +49,7 @@ func (e *effects) start(n *node, ctx context.Context, wg *sync.WaitGroup) {
 		return l
 	}
 	e.repairing = make([]atomic.Bool, len(n.Config.Identities))
+	e.owning = make([]sync.Mutex, len(n.Config.Identities))
 	for range n.Config.Identities {
 		e.addresses, e.services = append(e.addresses, open()), append(e.services, open())
 		e.starting = append(e.starting, func() {})
@@ -138,6 +140,8 @@ func (n *node) putAddresses(identity int) error {
 // followOwner makes what is kept ahead the host's own, or the peer's.
 func (n *node) followOwner(identity int) error {
 	id := n.Config.Identities[identity]
+	n.effects.owning[identity].Lock() // what was read is applied before it is read again
+	defer n.effects.owning[identity].Unlock()
 	if n.dp.Word(identity).Has(core.Owner) {
 		return n.host.Own(id.Name)
 	}
@@ -187,7 +191,7 @@ func (n *node) startServices(a core.StartServices) {
 		}()
 		var err error
 		if id.StagingAhead && len(id.Services) > 0 {
-			err = n.host.Own(id.Name) // a service may bind to an address that it finds
+			err = n.followOwner(a.Identity) // a service may bind to an address that it finds
 		}
 		if err == nil {
 			err = n.startAll(ctx, id.Services, service.Env{Identity: id.Name, Generation: a.Generation, Node: n.self()})

@@ -29,6 +29,7 @@ type loopState struct {
 	replies map[uint64]chan string
 	linkUp  [loader.Links]bool
 	owned   []bool // by identity: what the host was told of addresses kept ahead
+	strange bool   // somebody on the crossover cannot be understood
 	differs bool   // the peer lives, with another configuration
 	left    bool
 	told    [loader.MaxIdentities]toldStages
@@ -79,6 +80,9 @@ func (n *node) run(ctx context.Context) error {
 	return nil
 }
 
+// followAgain is when the host is told once more what it could not do.
+const followAgain = time.Second
+
 // followOwners tells the host of addresses kept ahead whose owner has changed.
 func (n *node) followOwners() {
 	for i, id := range n.Config.Identities {
@@ -89,9 +93,11 @@ func (n *node) followOwners() {
 		n.loop.owned[i] = owned
 		n.do(n.effects.addresses[i], func(context.Context) {
 			err := n.followOwner(i)
-			if err != nil && !errors.Is(err, host.ErrNotPrepared) {
-				n.tell(loader.Now(), "address-failed", i, err.Error(), nil)
+			if err == nil || errors.Is(err, host.ErrNotPrepared) {
+				return
 			}
+			n.tell(loader.Now(), "address-failed", i, err.Error(), nil)
+			time.AfterFunc(followAgain, func() { n.post(func() { n.loop.owned[i] = !owned }) })
 		})
 	}
 }
@@ -143,6 +149,7 @@ func (n *node) look() {
 	s := n.dp.State(len(n.Config.Identities))
 	n.noteChanges()
 	n.watchLinks(&s)
+	n.watchStrangers(&s)
 	n.watchPeerServices(&s)
 	n.tellStages()
 	mine := n.myView(&s)
@@ -166,6 +173,15 @@ func (n *node) look() {
 	}
 	n.loop.last = same
 	n.step(o)
+}
+
+// watchStrangers tells once of a neighbour that speaks another version or has another secret.
+func (n *node) watchStrangers(s *loader.State) {
+	yes := s.StrangerNS != 0 && s.AtNS-s.StrangerNS < int64(time.Second)
+	if yes && !n.loop.strange {
+		n.tell(s.AtNS, "stranger", -1, "the crossover brings heartbeats of another version or with another secret: upgrade both nodes, copy the secret; until then a node that boots takes nothing", nil)
+	}
+	n.loop.strange = yes
 }
 
 // differs reports a living peer of another configuration, and tells of it once.

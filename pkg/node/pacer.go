@@ -136,23 +136,23 @@ func (p *pacer) mode() string {
 }
 
 // pulse sends one tick now.
-func (p *pacer) pulse() { p.send(p.past, 0xff) }
+func (p *pacer) pulse() { _ = p.send(p.past, 0xff) } // what does not arrive is missed: see watch, tick
 
 // seed sends a tick that comes back. It goes through the delay line first: what an idle one
 // has saved up is spent by this lap, or it would let the token come back at once, too early.
 func (p *pacer) seed() {
 	p.seeds.Add(1)
-	p.send(p.into, loader.TokenMark)
+	_ = p.send(p.into, loader.TokenMark) // the line may be full of them
 }
 
-func (p *pacer) send(fd int, mark byte) {
+func (p *pacer) send(fd int, mark byte) error {
 	var frame [loader.TokenBytes]byte
 	frame[5] = mark
 	frame[12] = 8 // EtherType IPv4: what the clones will be
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	to := unix.SockaddrLinklayer{Ifindex: p.start, Protocol: 0x0008}
-	_ = unix.Sendto(fd, frame[:], 0, &to) // what does not arrive is missed: see watch
+	return unix.Sendto(fd, frame[:], 0, &to)
 }
 
 // run paces, or looks after who does, until ctx ends.
@@ -201,6 +201,13 @@ func (p *pacer) watch(ctx context.Context) {
 
 // mend makes the pair and its delay line anew where they are gone, and sends a token round.
 func (p *pacer) mend() error {
+	if err := p.mendPair(); err != nil {
+		return err
+	}
+	return p.useKernel()
+}
+
+func (p *pacer) mendPair() error {
 	start, end, err := p.host.EnsureTickPair(tickPair)
 	if err != nil {
 		return err
@@ -216,7 +223,7 @@ func (p *pacer) mend() error {
 		p.start = start // not before its program is there: what failed is tried again
 		p.mu.Unlock()
 	}
-	return p.useKernel()
+	return nil
 }
 
 // tick sends a pulse at the probe interval, at half of it while the peer is suspect.
@@ -224,9 +231,14 @@ func (p *pacer) tick(ctx context.Context) {
 	runtime.LockOSThread() // never unlocked: the thread's scheduling ends with it
 	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: pacerPriority}
 	_ = unix.SchedSetAttr(0, &attr, 0) // without CAP_SYS_NICE: an ordinary thread, later under load
-	next := monotonic()
+	next, mendAt := monotonic(), int64(0)
 	for ctx.Err() == nil {
-		p.pulse()
+		if err := p.send(p.past, 0xff); err != nil && monotonic() > mendAt { // the pair is gone, or down
+			if err := p.mendPair(); err != nil {
+				p.tell("pacer-failed", err.Error())
+			}
+			mendAt = monotonic() + int64(time.Second)
+		}
 		wait := p.probe
 		if p.dp.Peer() == core.PeerSuspect {
 			wait /= 2
