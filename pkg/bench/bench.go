@@ -11,6 +11,8 @@ import (
 	"runtime/debug"
 	"slices"
 	"time"
+
+	"github.com/xdpha/xdpha/pkg/bench/stats"
 )
 
 // Limit is what an answer may cost at most, as a multiple of the bare reflector's.
@@ -90,7 +92,7 @@ func (r Report) Within() bool {
 
 // Run measures and prints what it finds to w as it goes. It needs root.
 func Run(ctx context.Context, w io.Writer, o Options) (Report, error) {
-	r := Report{Kernel: kernelRelease(), CPUs: runtime.NumCPU(), Limit: Limit}
+	r := Report{Kernel: stats.KernelRelease(), CPUs: runtime.NumCPU(), Limit: Limit}
 	if err := printHead(w, r); err != nil {
 		return r, err
 	}

@@ -3,9 +3,11 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -67,4 +69,38 @@ func awaitHog(cmd *exec.Cmd) error {
 		return nil
 	}
 	return fmt.Errorf("hog %d ended before its time: %w", cmd.Process.Pid, errors.Join(err, errors.New(cmd.ProcessState.String())))
+}
+
+// KeepBusy starts n ordinary processes that do nothing but run. They end with this one.
+func KeepBusy(ctx context.Context, n int) (stop func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	started, ended := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread() // pdeathsig is the thread's death
+		defer runtime.UnlockOSThread()
+		var all []*exec.Cmd
+		var err error
+		for range n {
+			cmd := exec.CommandContext(ctx, "/bin/sh", "-c", "while :; do :; done")
+			cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
+			if err = cmd.Start(); err != nil {
+				err = fmt.Errorf("start a busy process: %w", err)
+				cancel()
+				break
+			}
+			all = append(all, cmd)
+		}
+		started <- err
+		<-ctx.Done()
+		for _, cmd := range all {
+			_ = cmd.Wait() // killed, as intended
+		}
+	}()
+	stop = func() { cancel(); <-ended }
+	if err := <-started; err != nil {
+		stop()
+		return nil, err
+	}
+	return stop, nil
 }
