@@ -4,6 +4,7 @@ package pair
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -135,13 +136,22 @@ func Giveback(ctx context.Context, n *lab.Node, identity string) error {
 	return c.Giveback(ctx, identity)
 }
 
-// HandOver is a lab's planned hand-over, for lab.Options.
+// HandOver is a lab's planned hand-over, for lab.Options. A node that is refused because the
+// other one was suspected for a moment orders it again, as an administrator would.
 func HandOver(ctx context.Context, n *lab.Node, identity string) error {
 	c := control.NewClient(n.RunDir)
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
 	defer cancel()
-	return c.Move(ctx, identity, "", false)
+	for {
+		err := c.Move(ctx, identity, "", false)
+		if !errors.Is(err, control.ErrRefused) {
+			return err
+		}
+		if Pause(ctx, pollEvery) != nil {
+			return err
+		}
+	}
 }
 
 // Ended says so if a daemon that should run does not.
