@@ -63,7 +63,7 @@ func (o Options) addresses(ctx context.Context, notes *[]Note) (*AddressesReport
 func (a *AddressesReport) sum() *AddressesReport {
 	for i := range a.Counts {
 		c := &a.Counts[i]
-		c.Tally = tally(c.Falls)
+		c.sum(c.Falls)
 		if base := a.Counts[0].MedianNS; base > 0 {
 			c.Ratio = float64(c.MedianNS) / float64(base)
 		}
@@ -88,19 +88,13 @@ func (o Options) hangs(ctx context.Context, c *CountSeries, rounds int, notes *[
 	o.tell("addresses: %d are in place after %s", c.Addresses, took.Round(100*time.Millisecond))
 	id := lab.Identities[0]
 	id.Addr = lab.RangeAddr(c.Addresses)
-	first := len(c.Falls)
-	falls, err := r.Campaign(ctx, lab.CampaignPlan{
-		Rounds: rounds, Faults: []lab.Fault{lab.FaultHang}, Identities: []lab.Identity{id}, NoIPv6: true, Ready: r.settle, Back: r.settle,
-		Expect: func(_ lab.Fault, id lab.Identity) string { return r.Peer(id.Home).Name },
-		Each: func(f lab.Fall) {
-			f.Round += first
-			r.judge(f, longOutage)
-			o.tell("addresses: %d, round %d of %d: %9.3f ms%s", c.Addresses, f.Round+1, o.Rounds, float64(f.OutageNs)/1e6, wrong(f))
-		},
-	})
-	for _, f := range falls {
-		f.Round += first
-		c.Falls = append(c.Falls, f)
+	for range rounds {
+		f, unasked, err := r.round(ctx, lab.FaultHang, id, len(c.Falls))
+		if err != nil {
+			return err
+		}
+		c.Falls, c.Unasked = append(c.Falls, f), c.Unasked+unasked
+		o.tell("addresses: %d, round %d of %d: %9.3f ms%s", c.Addresses, len(c.Falls), o.Rounds, float64(f.OutageNs)/1e6, wrong(f))
 	}
-	return err
+	return nil
 }

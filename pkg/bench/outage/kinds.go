@@ -13,8 +13,8 @@ import (
 
 // KindsReport is the outages of each kind of fault.
 type KindsReport struct {
-	Kinds []KindSeries `json:"kinds"`
-	Total Tally        `json:"total"` // its spread is of all kinds together
+	Kinds []*KindSeries `json:"kinds"`
+	Total Tally         `json:"total"` // its spread is of all kinds together
 }
 
 // KindSeries is the outages of one kind.
@@ -78,54 +78,26 @@ func (o Options) kinds(ctx context.Context, notes *[]Note) (_ *KindsReport, err 
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.close(notes)) }()
-	falls := map[lab.Fault][]lab.Fall{}
-	defer func(began time.Time) {
-		o.tell("kinds: %s", time.Since(began).Round(time.Second))
-	}(time.Now())
-	var all []lab.Fall
-	for _, c := range choices(o.Faults, o.Rounds, o.Seed) {
-		f, err := o.round(ctx, r, c, len(all))
-		if err != nil {
-			return kindsReport(o.Faults, falls, all), err
+	rep := &KindsReport{}
+	series := map[lab.Fault]*KindSeries{}
+	for _, k := range o.Faults {
+		rep.Kinds = append(rep.Kinds, &KindSeries{Kind: k})
+		series[k] = rep.Kinds[len(rep.Kinds)-1]
+	}
+	for i, c := range choices(o.Faults, o.Rounds, o.Seed) {
+		id := c.id
+		if c.family == 6 {
+			id.Addr = id.Addr6
 		}
-		all, falls[c.kind] = append(all, f), append(falls[c.kind], f)
+		f, unasked, err := r.round(ctx, c.kind, id, i)
+		if err != nil {
+			return rep.sum(), err
+		}
+		s := series[c.kind]
+		s.Falls, s.Unasked = append(s.Falls, f), s.Unasked+unasked
+		o.tell("%3d of %d: %-12s %s  IPv%d  %9.3f ms%s", i+1, o.Rounds*len(o.Faults), f.Kind, f.Node, f.Family, float64(f.OutageNs)/1e6, wrong(f))
 	}
-	return kindsReport(o.Faults, falls, all), nil
-}
-
-// round is a campaign of one round.
-func (o Options) round(ctx context.Context, r *rig, c choice, number int) (lab.Fall, error) {
-	id := c.id
-	if c.family == 6 {
-		id.Addr = id.Addr6
-	}
-	falls, err := r.Campaign(ctx, lab.CampaignPlan{
-		Rounds: 1, Faults: []lab.Fault{c.kind}, Identities: []lab.Identity{id}, NoIPv6: true,
-		Settle: settleTime(c.kind), Ready: r.settle, Back: r.settle,
-		Expect: func(kind lab.Fault, id lab.Identity) string {
-			if stays(kind) {
-				return id.Home
-			}
-			return r.Peer(id.Home).Name
-		},
-	})
-	if err != nil {
-		return lab.Fall{}, err
-	}
-	f := falls[0]
-	f.Round = number
-	r.judge(f, longOutage)
-	o.tell("%3d of %d: %-12s %s  IPv%d  %9.3f ms%s", number+1, o.Rounds*len(o.Faults), f.Kind, f.Node, f.Family, float64(f.OutageNs)/1e6, wrong(f))
-	return f, nil
-}
-
-// settleTime is how long to look on when service is back. What must not move is looked at for
-// as long as a failed service takes to be found, and a lost peer to be missed.
-func settleTime(kind lab.Fault) time.Duration {
-	if stays(kind) {
-		return 500 * time.Millisecond
-	}
-	return 100 * time.Millisecond
+	return rep.sum(), nil
 }
 
 // wrong says in a word what went wrong in a round.
@@ -139,10 +111,14 @@ func wrong(f lab.Fall) string {
 	return ""
 }
 
-func kindsReport(kinds []lab.Fault, falls map[lab.Fault][]lab.Fall, all []lab.Fall) *KindsReport {
-	r := &KindsReport{Total: tally(all)}
-	for _, k := range kinds {
-		r.Kinds = append(r.Kinds, KindSeries{k, tally(falls[k]), falls[k]})
+func (k *KindsReport) sum() *KindsReport {
+	var all []lab.Fall
+	unasked := 0
+	for _, s := range k.Kinds {
+		s.sum(s.Falls)
+		all, unasked = append(all, s.Falls...), unasked+s.Unasked
 	}
-	return r
+	k.Total.sum(all)
+	k.Total.Unasked = unasked
+	return k
 }

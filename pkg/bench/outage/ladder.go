@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,11 +47,18 @@ type Rung struct {
 	Suspects    float64 `json:"suspects"`
 	Refuted     float64 `json:"refuted"`
 	SelfStalls  float64 `json:"self_stalls"`     // evaluations that a node skipped, because it was late itself
+	TokensLost  int     `json:"tokens_lost"`     // times that a kernel pacer stood still, until its daemon saw to it
+	Unpaced     float64 `json:"tokens_unpaced"`  // tokens that a pacer ended, because nothing held them back
+	Dropped     int64   `json:"backlog_dropped"` // frames for which the kernel's backlog, which veth devices share, had no room
 	GapBelowNS  int64   `json:"gap_below_ns"`    // every time between two frames on a link was shorter than this
 	Work        string  `json:"work,omitempty"`  // what the load came to
 	LeaseLeftS  float64 `json:"lease_left_s"`    // so far: the least that was left of a supervisor's lease
-	Ended       string  `json:"ended,omitempty"` // owners at its end, if somebody had moved
+
+	spans []span
 }
+
+// span is one turn of a rung.
+type span struct{ from, to int64 }
 
 // GapBin counts times between two frames on a link, up to its bound and above the one before.
 type GapBin struct {
@@ -106,6 +114,11 @@ func (o Options) ladder(ctx context.Context, notes *[]Note) (_ *LadderReport, er
 		}
 	}
 	rep.sum(start, end)
+	for _, rung := range rep.Rungs {
+		for _, s := range rung.spans {
+			rung.TokensLost += r.events.Count("pacer-token-lost", s.from, s.to)
+		}
+	}
 	return rep, nil
 }
 
@@ -140,7 +153,7 @@ func (r *rig) climb(ctx context.Context, rung *Rung, l load, d time.Duration) (a
 		return nil, err
 	}
 	defer stop()
-	began := lab.NowNs()
+	began, dropped := lab.NowNs(), backlogDropped()
 	timed, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
 	work, err := l.put(timed, d)
@@ -156,6 +169,8 @@ func (r *rig) climb(ctx context.Context, rung *Rung, l load, d time.Duration) (a
 	}
 	rung.Turns++
 	rung.Seconds += float64(ended-began) / 1e9
+	rung.Dropped += backlogDropped() - dropped
+	rung.spans = append(rung.spans, span{began, lab.NowNs()})
 	rung.Work = work
 	if moves := rung.count(before, after); moves > 0 {
 		r.mark(began, lab.NowNs(), "rung %s: %d changes of owner", rung.Name, moves)
@@ -200,6 +215,8 @@ func (r *Rung) count(before, after readings) (moves uint64) {
 	r.Suspects += after.sum("xdpha_suspects_total") - before.sum("xdpha_suspects_total")
 	r.Refuted += after.sum("xdpha_suspects_refuted_total") - before.sum("xdpha_suspects_refuted_total")
 	r.SelfStalls += after.sum("xdpha_self_stalls_total") - before.sum("xdpha_self_stalls_total")
+	const unpaced = `xdpha_frames_total{kind="token",link="",reason="unpaced",verdict="dropped"}`
+	r.Unpaced += after.sum(unpaced) - before.sum(unpaced)
 	for _, b := range bins(before, after) {
 		if b.Count > 0 && r.GapBelowNS >= 0 && (b.UpToNS < 0 || b.UpToNS > r.GapBelowNS) {
 			r.GapBelowNS = b.UpToNS
@@ -284,4 +301,23 @@ func bins(before, after readings) []GapBin {
 		out = append(out, bin)
 	}
 	return out
+}
+
+// backlogDropped is how many frames all CPUs have dropped since boot, because their backlog was
+// full; 0 if the kernel does not say.
+func backlogDropped() (n int64) {
+	b, err := os.ReadFile("/proc/net/softnet_stat")
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		if v, err := strconv.ParseInt(f[1], 16, 64); err == nil {
+			n += v
+		}
+	}
+	return n
 }

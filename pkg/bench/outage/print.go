@@ -39,14 +39,14 @@ func (r Report) print(w io.Writer, s Section, notes []Note) error {
 }
 
 const (
-	spreadHead = "faults\tmedian\tp90\tp99\tmax\tdual answers\toverlaps\tnot served"
+	spreadHead = "faults\tmedian\tp90\tp99\tmax\tdual answers\toverlaps\tnot served\tmoved unasked"
 	times      = "Outage: the longest silence that the client saw, less its own stalls. Dual answers, overlaps: answers that the client got, and frames\n" +
-		"that the switches saw, from a node after the other one had taken over from it.\n"
+		"that the switches saw, from a node after the other one had taken over from it. Moved unasked: before anything was broken.\n"
 )
 
 func (t Tally) cells() string {
-	return fmt.Sprintf("%d\t%s\t%s\t%s\t%s\t%d\t%d\t%d", t.Faults, stats.MS(t.MedianNS), stats.MS(t.P90NS), stats.MS(t.P99NS), stats.MS(t.MaxNS),
-		t.DualAnswers, t.Overlaps, t.NotServed)
+	return fmt.Sprintf("%d\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d", t.Faults, stats.MS(t.MedianNS), stats.MS(t.P90NS), stats.MS(t.P99NS), stats.MS(t.MaxNS),
+		t.DualAnswers, t.Overlaps, t.NotServed, t.Unasked)
 }
 
 func (k KindsReport) print(w io.Writer) {
@@ -88,7 +88,7 @@ func (a AddressesReport) print(w io.Writer) {
 
 func (l LadderReport) print(w io.Writer) {
 	fmt.Fprintf(w, "\nNothing breaks for %.0f s: profile %s, pacer kernel, supervisor_lease %s, client asks both identities every %s.\n", l.Seconds, l.Profile, l.Lease, clientPeriod)
-	fmt.Fprintln(w, "rung\tseconds\tmoves\tdual answers\toutage max\tlost\tsuspects\trefuted\town stalls\tgap below\tlease left\tclient's stall max\tload")
+	fmt.Fprintln(w, "rung\tseconds\tmoves\tdual answers\toutage max\tlost\tsuspects\trefuted\town stalls\ttokens lost\tunpaced\tbacklog dropped\tgap below\tlease left\tclient's stall max\tload")
 	for _, r := range l.Rungs {
 		below := "-"
 		if r.GapBelowNS > 0 {
@@ -96,8 +96,8 @@ func (l LadderReport) print(w io.Writer) {
 		} else if r.GapBelowNS < 0 {
 			below = "no bound"
 		}
-		fmt.Fprintf(w, "%s\t%.0f\t%d\t%d\t%s\t%d of %d\t%.0f\t%.0f\t%.0f\t%s\t%.2f s\t%s\t%s", r.Name, r.Seconds, r.Moves, r.DualAnswers, stats.MS(r.OutageMaxNS),
-			r.Lost, r.Sent, r.Suspects, r.Refuted, r.SelfStalls, below, r.LeaseLeftS, stats.MS(r.StallMaxNS), r.Load)
+		fmt.Fprintf(w, "%s\t%.0f\t%d\t%d\t%s\t%d of %d\t%.0f\t%.0f\t%.0f\t%d\t%.0f\t%d\t%s\t%.2f s\t%s\t%s", r.Name, r.Seconds, r.Moves, r.DualAnswers, stats.MS(r.OutageMaxNS),
+			r.Lost, r.Sent, r.Suspects, r.Refuted, r.SelfStalls, r.TokensLost, r.Unpaced, r.Dropped, below, r.LeaseLeftS, stats.MS(r.StallMaxNS), r.Load)
 		if r.Work != "" {
 			fmt.Fprintf(w, ": %s", r.Work)
 		}
@@ -110,9 +110,9 @@ func (l LadderReport) print(w io.Writer) {
 		}
 		bound := "more"
 		if b.UpToNS >= 0 {
-			bound = stats.MS(b.UpToNS)
+			bound = fmt.Sprintf("up to %.3f ms", float64(b.UpToNS)/1e6)
 		}
-		fmt.Fprintf(w, "up to %s\t%d\n", bound, b.Count)
+		fmt.Fprintf(w, "%s\t%d\n", bound, b.Count)
 	}
 	verdict := "nobody moved"
 	if l.Moves > 0 {

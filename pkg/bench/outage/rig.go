@@ -80,6 +80,59 @@ func (o Options) open(ctx context.Context, s Section, scene lab.Scene, wait time
 // settle returns when the pair is whole and everything at home.
 func (r *rig) settle(ctx context.Context) error { return pair.AwaitSettled(ctx, r.Lab, patience) }
 
+// rest goes before every fault, so that none is under the spell of the one before: a node that
+// was left alone may serve without its peer for half a second, and the peer waits for as long.
+const rest = 1100 * time.Millisecond
+
+// maxUnasked is how often a round may begin anew because the identity moved before its fault.
+const maxUnasked = 5
+
+// round is a campaign of one round. It begins anew, and says how often, if the identity moves
+// with nothing broken, as it may if the machine takes longer than dead_after to breathe.
+func (r *rig) round(ctx context.Context, kind lab.Fault, id lab.Identity, number int) (f lab.Fall, unasked int, err error) {
+	for ; ; unasked++ {
+		began := lab.NowNs()
+		falls, err := r.Campaign(ctx, lab.CampaignPlan{
+			Rounds: 1, Faults: []lab.Fault{kind}, Identities: []lab.Identity{id}, NoIPv6: true,
+			WarmUp: rest, Settle: settleTime(kind), Ready: r.settle, Back: r.settle, Expect: r.expect,
+		})
+		if err == nil {
+			f = falls[0]
+			f.Round = number
+			r.judge(f, longOutage)
+			return f, unasked, nil
+		}
+		if ctx.Err() != nil || unasked == maxUnasked || !r.away(ctx, id) {
+			return f, unasked, err
+		}
+		r.mark(began, lab.NowNs(), "round %d: %s moved with nothing broken", number, id.Name)
+	}
+}
+
+// expect is the node that must serve after a fault.
+func (r *rig) expect(kind lab.Fault, id lab.Identity) string {
+	if stays(kind) {
+		return id.Home
+	}
+	return r.Peer(id.Home).Name
+}
+
+// settleTime is how long to look on when service is back. What must not move is looked at for
+// as long as a failed service takes to be found, and a lost peer to be missed.
+func settleTime(kind lab.Fault) time.Duration {
+	if stays(kind) {
+		return 500 * time.Millisecond
+	}
+	return 100 * time.Millisecond
+}
+
+// away reports whether the node that is not its home owns the identity.
+func (r *rig) away(ctx context.Context, id lab.Identity) bool {
+	peer := r.Peer(id.Home)
+	st, err := pair.Status(ctx, peer)
+	return err == nil && slices.ContainsFunc(st.Identities, func(i control.Identity) bool { return i.Name == id.Name && i.Owner == peer.Name })
+}
+
 func (r *rig) mark(from, to int64, format string, args ...any) {
 	r.marks = append(r.marks, mark{fmt.Sprintf(format, args...), from, to})
 }

@@ -11,9 +11,10 @@ import (
 type Tally struct {
 	stats.Spread
 	Faults      int `json:"faults"`
-	DualAnswers int `json:"dual_answers"` // answers by a node after the other had taken over from it, or by both
-	Overlaps    int `json:"overlaps"`     // frames with an identity's MAC by such a node, as the switches saw them
-	NotServed   int `json:"not_served"`   // faults after which the node that should serve did not
+	DualAnswers int `json:"dual_answers"`  // answers by a node after the other had taken over from it, or by both
+	Overlaps    int `json:"overlaps"`      // frames with an identity's MAC by such a node, as the switches saw them
+	NotServed   int `json:"not_served"`    // faults after which the node that should serve did not
+	Unasked     int `json:"moved_unasked"` // times that the identity moved before anything was broken
 }
 
 // two is how often somebody saw two owners.
@@ -21,8 +22,9 @@ func (t Tally) two() int { return t.DualAnswers + t.Overlaps }
 
 func (t Tally) good() bool { return t.two() == 0 && t.NotServed == 0 }
 
-func tally(falls []lab.Fall) Tally {
-	t := Tally{Faults: len(falls)}
+// sum adds up all that the faults themselves tell.
+func (t *Tally) sum(falls []lab.Fall) {
+	*t = Tally{Faults: len(falls), Unasked: t.Unasked}
 	var outages []int64
 	for _, f := range falls {
 		outages = append(outages, f.OutageNs)
@@ -33,7 +35,6 @@ func tally(falls []lab.Fall) Tally {
 		}
 	}
 	t.Spread = stats.Of(outages)
-	return t
 }
 
 // overlaps of both identities, during the fault and after it.

@@ -133,7 +133,7 @@ func (v *StarvedSeries) add(r StarvedRound) {
 			v.InTime++
 		}
 	}
-	v.Tally = tally(falls)
+	v.sum(falls)
 }
 
 // starve is one round: the home of id dies while nobody ordinary runs, by the prober's own hand.

@@ -67,3 +67,15 @@ func (e *Events) Stop() []control.Event {
 	slices.SortStableFunc(e.all, func(a, b control.Event) int { return cmp.Compare(a.TimeNS, b.TimeNS) })
 	return e.all
 }
+
+// Count is how many of a kind are known to have happened from one time to another.
+func (e *Events) Count(kind string, from, to int64) (n int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, v := range e.all {
+		if v.Kind == kind && v.TimeNS >= from && v.TimeNS < to {
+			n++
+		}
+	}
+	return n
+}
