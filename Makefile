@@ -9,11 +9,15 @@ DEMO   ?= --fault power
 BENCH  ?=
 # For example: make bench-peers BENCH_PEERS='-rounds 20 -json peers.json'
 BENCH_PEERS ?=
+# For example: make bench-outage BENCH_OUTAGE='-only kinds -rounds 20 -json outage.json'
+BENCH_OUTAGE ?=
+# How long a busy machine is looked at.
+SOAK   ?= -for 30m
 
 # Tests and benchmarks measure milliseconds: packages run one after the other.
 TEST   ?= ./...
 
-.PHONY: build demo test race generate bench bench-peers lint clean
+.PHONY: build demo test race generate bench bench-peers bench-outage soak lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./ctl/xdpha
@@ -38,6 +42,14 @@ bench: build
 # xdpha beside keepalived, if that is installed: scripts/setup --peers.
 bench-peers: build
 	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/bench-peers $(BENCH_PEERS)
+
+# What a client sees when something breaks; exit status 1 if two nodes served at once, or none.
+bench-outage: build
+	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/bench-outage $(BENCH_OUTAGE)
+
+# Nothing breaks, the machine is only busy: nobody may move.
+soak: build
+	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/bench-outage -only ladder $(SOAK)
 
 lint:
 	$(GO) vet ./...

@@ -19,12 +19,12 @@ const module = "github.com/xdpha/xdpha/"
 // layers is the only direction of imports: a package may import what stands in
 // an earlier layer, never its own or a later one.
 var layers = [][]string{
-	{"bpf", "pkg/core", "pkg/wire", "pkg/config"},
+	{"bpf", "pkg/core", "pkg/wire", "pkg/config", "pkg/bench/stats"},
 	{"loader", "pkg/host", "pkg/announce", "pkg/arbiter", "pkg/service", "pkg/mirror", "pkg/control"},
 	{"pkg/metrics", "pkg/lab", "pkg/sim", "pkg/bench"},
-	{"pkg/node", "pkg/bench/peers", "pkg/bench/cost"},
-	{"ctl"},
-	{"ctl/xdpha", "scripts/bench", "scripts/bench-peers"},
+	{"pkg/node", "pkg/bench/pair", "pkg/bench/cost"},
+	{"ctl", "pkg/bench/peers", "pkg/bench/outage"},
+	{"ctl/xdpha", "scripts/bench", "scripts/bench-peers", "scripts/bench-outage"},
 }
 
 // only lists libraries that one package owns.

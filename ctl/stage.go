@@ -8,14 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/control"
@@ -266,7 +263,7 @@ func notReady(nodes map[string]nodeView) string {
 // measure lets the client ask, breaks what shall break, and looks.
 func (s *stage) measure(ctx context.Context, l *lab.Lab, t config.Timing) (demoResult, error) {
 	o := observation{plan: s.plan, lease: t.SupervisorLease, before: s.generation()}
-	stopBusy, err := keepBusy(ctx, s.plan.busy*runtime.NumCPU())
+	stopBusy, err := lab.KeepBusy(ctx, s.plan.busy*runtime.NumCPU())
 	if err != nil {
 		return demoResult{}, err
 	}
@@ -404,38 +401,4 @@ func (s *stage) gather(ctx context.Context, l *lab.Lab, o *observation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o.events = slices.Clone(s.all)
-}
-
-// keepBusy starts n processes that do nothing but run. They end with this one.
-func keepBusy(ctx context.Context, n int) (stop func(), err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	started, ended := make(chan error, 1), make(chan struct{})
-	go func() {
-		defer close(ended)
-		runtime.LockOSThread() // pdeathsig is the thread's death
-		defer runtime.UnlockOSThread()
-		var all []*exec.Cmd
-		var err error
-		for range n {
-			cmd := exec.CommandContext(ctx, "/bin/sh", "-c", "while :; do :; done")
-			cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
-			if err = cmd.Start(); err != nil {
-				err = fmt.Errorf("start a busy process: %w", err)
-				cancel()
-				break
-			}
-			all = append(all, cmd)
-		}
-		started <- err
-		<-ctx.Done()
-		for _, cmd := range all {
-			_ = cmd.Wait() // killed, as intended
-		}
-	}()
-	stop = func() { cancel(); <-ended }
-	if err := <-started; err != nil {
-		stop()
-		return nil, err
-	}
-	return stop, nil
 }

@@ -10,6 +10,8 @@ import (
 	"runtime/debug"
 	"slices"
 	"text/tabwriter"
+
+	"github.com/xdpha/xdpha/pkg/bench/stats"
 )
 
 // What an answer may cost at most, as a multiple of what it is measured beside.
@@ -108,7 +110,7 @@ func Sections() (names []string) {
 
 // Run measures and prints what it finds to w as it goes. It needs root.
 func Run(ctx context.Context, w io.Writer, o Options) (Report, error) {
-	r := Report{Kernel: kernelRelease(), CPUs: runtime.NumCPU()}
+	r := Report{Kernel: stats.KernelRelease(), CPUs: runtime.NumCPU()}
 	if err := printHead(w, r); err != nil {
 		return r, err
 	}

@@ -24,12 +24,4 @@ func (x Ratio) print(w io.Writer) {
 
 func us(ns int64) float64 { return float64(ns) / 1000 }
 
-func kernelRelease() string {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return "of unknown release"
-	}
-	return unix.ByteSliceToString(u.Release[:])
-}
-
 func isMainThread() bool { return unix.Gettid() == unix.Getpid() }

@@ -25,6 +25,7 @@ type Scene struct {
 	PeerSupervisorLost string
 	Failback           string // of both identities; empty leaves the default
 	Staging            string // of both identities; empty leaves the default
+	Service            string // further settings of both identities' services, as in the configuration: "restart: {times: 9}", one a line
 	SpareLess          bool   // nodes without spare NICs
 	Addresses          int    // how many addresses the first identity has beside the usual ones: RangeAddr(1) to RangeAddr(Addresses)
 	Extra              string // appended as it is
@@ -73,6 +74,9 @@ func (l *Lab) WriteConfig(s Scene) error {
 var configTemplate = template.Must(template.New("config").Funcs(template.FuncMap{
 	"ipv6": HasIPv6,
 	"at":   RangeAddr,
+	"lines": func(s string) []string {
+		return strings.FieldsFunc(s, func(r rune) bool { return r == '\n' })
+	},
 	"mac": func(m [6]byte) string {
 		return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
 	},
@@ -130,6 +134,9 @@ services:
       start: 'touch "{{$.Services}}/{{.Name}}d@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
       stop: 'rm -f "{{$.Services}}/{{.Name}}d@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
       check: 'test -e "{{$.Services}}/{{.Name}}d@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
+{{- range lines $.Service}}
+    {{.}}
+{{- end}}
 {{- end}}
   dns:
     run: concurrent

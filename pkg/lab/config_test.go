@@ -17,9 +17,10 @@ import (
 func TestTheLabsConfigurationIsAGoodOne(t *testing.T) {
 	for name, s := range map[string]Scene{
 		"as it is":       {},
-		"everything":     {Profile: "fast", NoReach: true, SupervisorLease: "2s", Failback: "manual", Staging: "ahead", SpareLess: true, Extra: "# more\n"},
+		"everything":     {Profile: "fast", NoReach: true, SupervisorLease: "2s", Failback: "manual", Staging: "ahead", SpareLess: true, Service: "restart: {times: 9}\ncheck: {every: 100ms}", Extra: "# more\n"},
 		"its own timing": {Probe: "2ms", DeadAfter: "9ms", SupervisorLease: "1s"},
 		"many addresses": {Addresses: 4096},
+		"a short range":  {Addresses: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := &Lab{Dir: t.TempDir()}
@@ -36,6 +37,9 @@ func TestTheLabsConfigurationIsAGoodOne(t *testing.T) {
 				must(t, err)
 				if c.Self != self || len(c.Identities) != len(Identities) || len(c.Services) != 3 || c.Arbiter.None != s.NoReach {
 					t.Errorf("as %s: %+v", node, c)
+				}
+				if exec := c.Services[1]; (exec.Restart.Times == 9) != (s.Service != "") {
+					t.Errorf("as %s: a service: %+v", node, exec)
 				}
 				if s.Probe != "" && (c.Timing.Probe != 2*time.Millisecond || c.Timing.DeadAfter != 9*time.Millisecond) {
 					t.Errorf("as %s: %+v", node, c.Timing)

@@ -3,9 +3,11 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -21,7 +23,9 @@ const timeoutStatus = 124
 // because a hog's equal would wait for it forever. So hogs end even if nobody
 // else comes to run; the kernel leaves some 50 ms of each second to the starved.
 //
-// They are processes, because a Go thread that spins holds up its collector.
+// They are processes, because a Go thread that spins holds up its collector, and a
+// thread of their own priority starts them, so that all spin within some ten
+// milliseconds, however busy the machine was before and is with the first of them.
 // wait returns when they are gone, and fails if one did not spin until the end.
 func StartHogs(priority int, d time.Duration) (wait func() error, err error) {
 	if priority < 1 || priority+1 >= probePriority {
@@ -39,17 +43,38 @@ func StartHogs(priority int, d time.Duration) (wait func() error, err error) {
 		}
 		return errors.Join(errs...)
 	}
-	for cpu := 0; len(hogs) < cpus.Count(); cpu++ {
-		if !cpus.IsSet(cpu) {
-			continue
+	err = atPriority(priority+1, func() error {
+		for cpu := 0; len(hogs) < cpus.Count(); cpu++ {
+			if !cpus.IsSet(cpu) {
+				continue
+			}
+			h := hog(cpu, priority, d)
+			if err := h.Start(); err != nil {
+				return err
+			}
+			hogs = append(hogs, h)
 		}
-		h := hog(cpu, priority, d)
-		if err := h.Start(); err != nil {
-			return nil, errors.Join(fmt.Errorf("start hogs: %w", err), wait())
-		}
-		hogs = append(hogs, h)
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start hogs: %w", err), wait())
 	}
 	return wait, nil
+}
+
+// atPriority runs f on a real-time thread, which ends with it.
+func atPriority(priority int, f func() error) error {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // not unlocked: see Prober.run
+		attr := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: uint32(priority)}
+		if err := unix.SchedSetAttr(0, attr, 0); err != nil {
+			done <- fmt.Errorf("become a real-time thread: %w", err)
+			return
+		}
+		done <- f()
+	}()
+	return <-done
 }
 
 // hog writes to /dev/null, which takes no time and never blocks.
@@ -67,4 +92,38 @@ func awaitHog(cmd *exec.Cmd) error {
 		return nil
 	}
 	return fmt.Errorf("hog %d ended before its time: %w", cmd.Process.Pid, errors.Join(err, errors.New(cmd.ProcessState.String())))
+}
+
+// KeepBusy starts n ordinary processes that do nothing but run. They end with this one.
+func KeepBusy(ctx context.Context, n int) (stop func(), err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	started, ended := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(ended)
+		runtime.LockOSThread() // pdeathsig is the thread's death
+		defer runtime.UnlockOSThread()
+		var all []*exec.Cmd
+		var err error
+		for range n {
+			cmd := exec.CommandContext(ctx, "/bin/sh", "-c", "while :; do :; done")
+			cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL, Setpgid: true}
+			if err = cmd.Start(); err != nil {
+				err = fmt.Errorf("start a busy process: %w", err)
+				cancel()
+				break
+			}
+			all = append(all, cmd)
+		}
+		started <- err
+		<-ctx.Done()
+		for _, cmd := range all {
+			_ = cmd.Wait() // killed, as intended
+		}
+	}()
+	stop = func() { cancel(); <-ended }
+	if err := <-started; err != nil {
+		stop()
+		return nil, err
+	}
+	return stop, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/xdpha/xdpha/pkg/bench/pair"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
@@ -33,7 +34,7 @@ func bothAnswer(ctx context.Context, l *lab.Lab, addr netip.Addr) (both int, err
 		if err := askARP(l, addr); err != nil {
 			return 0, err
 		}
-		if err := pause(ctx, arpEvery); err != nil {
+		if err := pair.Pause(ctx, arpEvery); err != nil {
 			return 0, err
 		}
 		if len(ports.answered(addr)) > 1 {

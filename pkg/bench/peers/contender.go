@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/xdpha/xdpha/pkg/bench/pair"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
@@ -50,30 +51,12 @@ func awaitSettled(ctx context.Context, l *lab.Lab, c contender) error {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("await %s: not ready after %s: %s%s", c.name(), settleTimeout, missing, logs(l))
+			return fmt.Errorf("await %s: not ready after %s: %s%s", c.name(), settleTimeout, missing, pair.Logs(l))
 		}
-		if err := pause(ctx, pollEvery); err != nil {
+		if err := pair.Pause(ctx, pollEvery); err != nil {
 			return err
 		}
 	}
-}
-
-func logs(l *lab.Lab) string {
-	var s string
-	for _, n := range l.Nodes {
-		s += fmt.Sprintf("\noutput of %s:\n%s", n.Name, n.Tail(20))
-	}
-	return s
-}
-
-// ended says so if a daemon that should run does not.
-func ended(l *lab.Lab) error {
-	for _, n := range l.Nodes {
-		if !n.Alive() {
-			return fmt.Errorf("the daemon of %s ended; its output:\n%s", n.Name, n.Tail(20))
-		}
-	}
-	return nil
 }
 
 // holders are the nodes that have the address on an interface, as `ip addr` would say.
@@ -95,16 +78,4 @@ func holders(l *lab.Lab, addr netip.Addr) ([]string, error) {
 		}
 	}
 	return all, nil
-}
-
-// pause waits for d or the end of ctx.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/xdpha/xdpha/pkg/bench/pair"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
@@ -151,7 +152,7 @@ func pidFile(n *lab.Node, worker bool) string {
 
 // settle: the home node preempts by itself, and a node that is no master gives up the address.
 func (k keepalived) settle(_ context.Context, l *lab.Lab) (string, error) {
-	if err := ended(l); err != nil {
+	if err := pair.Ended(l); err != nil {
 		return "", err
 	}
 	who, err := holders(l, address)

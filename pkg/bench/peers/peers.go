@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"runtime"
 
+	"github.com/xdpha/xdpha/pkg/bench/stats"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
@@ -45,7 +46,7 @@ const perTurn = 10
 
 // Run measures and prints to w. It needs root. Without keepalived it measures xdpha alone.
 func Run(ctx context.Context, w io.Writer, o Options) (Report, error) {
-	r := Report{Kernel: kernelRelease(), CPUs: runtime.NumCPU(), Profile: o.Profile}
+	r := Report{Kernel: stats.KernelRelease(), CPUs: runtime.NumCPU(), Profile: o.Profile}
 	all := []contender{xdpha{o.Profile}}
 	path, version, err := findKeepalived(ctx)
 	switch {

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/xdpha/xdpha/pkg/bench/pair"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
@@ -81,11 +82,11 @@ func TestTheClientFollowsItsARPTable(t *testing.T) {
 	must(t, c.awaitAnswer(ctx, lab.TTLServ1, lab.NowNs()+50e6))
 	t0 := lab.NowNs()
 	serv1.set(t, false)
-	must(t, pause(ctx, 30*time.Millisecond))
+	must(t, pair.Pause(ctx, 30*time.Millisecond))
 	again := lab.NowNs()
 	serv2.set(t, true)
 	must(t, c.awaitAnswer(ctx, lab.TTLServ2, again))
-	must(t, pause(ctx, 20*time.Millisecond))
+	must(t, pair.Pause(ctx, 20*time.Millisecond))
 	rec := c.stop()
 	s := lab.Analyze(rec, lab.Window{FromNs: eve(rec, t0)})
 	t.Logf("silent for %d us; %d sent, %d lost, realtime %v, stalls %d us", s.OutageNs/1000, s.Sent, s.Lost, c.realtime, s.StalledNs/1000)

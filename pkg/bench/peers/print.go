@@ -7,7 +7,7 @@ import (
 	"io"
 	"text/tabwriter"
 
-	"golang.org/x/sys/unix"
+	"github.com/xdpha/xdpha/pkg/bench/stats"
 )
 
 func printHead(w io.Writer, r Report) error {
@@ -26,7 +26,7 @@ func printTable(w io.Writer, r Report) error {
 	for _, f := range Faults {
 		for _, s := range r.Series {
 			if s.Fault == f {
-				fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%d\t%s\t%s\t%d\t%d\n", f, s.Contender, len(s.Rounds), ms(s.MedianNS), ms(s.P90NS), ms(s.MaxNS),
+				fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%s\t%s\t%d\t%s\t%s\t%d\t%d\n", f, s.Contender, len(s.Rounds), stats.MS(s.MedianNS), stats.MS(s.P90NS), stats.MS(s.MaxNS),
 					s.DualAnswers, ofAsked(s.BothAnswer, s.Asked), ofAsked(s.BothHold, s.Asked), s.Unanswered, s.Unasked)
 			}
 		}
@@ -65,19 +65,9 @@ on both nodes, behind the gate: what counts for it is who answers. "kill -9": no
 VRRP process, which its parent restarts. Moved unasked: rounds in which the address left its home with nothing broken.
 `
 
-func ms(ns int64) string { return fmt.Sprintf("%.2f ms", float64(ns)/1e6) }
-
 func ofAsked(n, asked int) string {
 	if asked == 0 {
 		return "-"
 	}
 	return fmt.Sprintf("%d of %d", n, asked)
-}
-
-func kernelRelease() string {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return "of unknown release"
-	}
-	return unix.ByteSliceToString(u.Release[:])
 }

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/xdpha/xdpha/pkg/bench/pair"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
@@ -69,7 +70,7 @@ func (f Fault) run(ctx context.Context, l *lab.Lab, c contender) (r Round, err e
 	stop := sync.OnceValue(cl.stop)
 	defer stop()
 	if err := warm(ctx, cl); err != nil {
-		return r, fmt.Errorf("%w%s", err, logs(l))
+		return r, fmt.Errorf("%w%s", err, pair.Logs(l))
 	}
 	t0 := lab.NowNs()
 	if err := f.inject(ctx, l, c); err != nil {
@@ -87,7 +88,7 @@ func (f Fault) run(ctx context.Context, l *lab.Lab, c contender) (r Round, err e
 		return r, err
 	}
 	if f == Stop { // what the daemon does when it goes on is part of the fault
-		if err := pause(ctx, afterReturn); err != nil {
+		if err := pair.Pause(ctx, afterReturn); err != nil {
 			return r, err
 		}
 	}
@@ -110,7 +111,7 @@ func warm(ctx context.Context, cl *client) error {
 		if err := cl.awaitAnswer(ctx, home, lab.NowNs()); err != nil {
 			return err
 		}
-		if err := pause(ctx, warmUp+rand.N(phases)); err != nil {
+		if err := pair.Pause(ctx, warmUp+rand.N(phases)); err != nil {
 			return err
 		}
 		if ttl, at := cl.servedBy(); ttl == home && lab.NowNs()-at < int64(fresh) {
@@ -136,13 +137,13 @@ func (f Fault) inject(ctx context.Context, l *lab.Lab, c contender) error {
 // wait returns when the client has seen what there is to see.
 func (f Fault) wait(ctx context.Context, cl *client, t0 int64) error {
 	if f != Hang {
-		return pause(ctx, time.Duration(t0-lab.NowNs())+daemonGone)
+		return pair.Pause(ctx, time.Duration(t0-lab.NowNs())+daemonGone)
 	}
 	short, cancel := context.WithTimeout(ctx, switchTimeout)
 	defer cancel()
 	// That nobody answered is in the record, by which the round is judged.
 	_ = cl.awaitAnswer(short, ttlOf[other(identity.Home)], t0)
-	return pause(ctx, afterSwitch)
+	return pair.Pause(ctx, afterSwitch)
 }
 
 func other(node string) string {

@@ -2,10 +2,7 @@
 
 package peers
 
-import (
-	"math"
-	"slices"
-)
+import "github.com/xdpha/xdpha/pkg/bench/stats"
 
 // Series is one contender under one fault.
 type Series struct {
@@ -57,26 +54,9 @@ func summarize(rounds []Round) (s Summary) {
 			s.BothHold++
 		}
 	}
-	slices.Sort(outages)
-	s.MedianNS, s.P90NS, s.MaxNS = median(outages), quantile(outages, 0.9), quantile(outages, 1)
+	all := stats.Of(outages)
+	s.MedianNS, s.P90NS, s.MaxNS = all.MedianNS, all.P90NS, all.MaxNS
 	return s
-}
-
-// median of sorted values; of two in the middle, what lies between them.
-func median(sorted []int64) int64 {
-	n := len(sorted)
-	if n == 0 {
-		return 0
-	}
-	return (sorted[(n-1)/2] + sorted[n/2]) / 2
-}
-
-// quantile is the least of the sorted values that a share q of them does not exceed.
-func quantile(sorted []int64, q float64) int64 {
-	if len(sorted) == 0 {
-		return 0
-	}
-	return sorted[max(int(math.Ceil(q*float64(len(sorted))))-1, 0)]
 }
 
 // ratios compares every contender with xdpha.

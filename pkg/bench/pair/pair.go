@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pair
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/xdpha/xdpha/pkg/control"
+	"github.com/xdpha/xdpha/pkg/lab"
+)
+
+const (
+	statusTimeout = 500 * time.Millisecond
+	moveTimeout   = 5 * time.Second
+	pollEvery     = 20 * time.Millisecond
+)
+
+// Start runs the lab's executable on both nodes.
+func Start(l *lab.Lab, s lab.Scene) error {
+	if err := l.WriteConfig(s); err != nil {
+		return err
+	}
+	for _, n := range l.Nodes {
+		if err := n.Start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AwaitSettled returns when Settle has nothing to say, or fails after patience.
+func AwaitSettled(ctx context.Context, l *lab.Lab, patience time.Duration) error {
+	deadline := time.Now().Add(patience)
+	for {
+		missing, err := Settle(ctx, l)
+		if err != nil || missing == "" {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("await xdpha: not ready after %s: %s%s", patience, missing, Logs(l))
+		}
+		if err := Pause(ctx, pollEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// Settle asks both nodes, gives back what is away as soon as its home is fit, and says what
+// is missing until every identity is served by its home and covered by the other node.
+func Settle(ctx context.Context, l *lab.Lab) (missing string, err error) {
+	if err := Ended(l); err != nil {
+		return "", err
+	}
+	known := map[string]control.Status{}
+	for _, n := range l.Nodes {
+		st, err := Status(ctx, n)
+		if err != nil {
+			return fmt.Sprintf("%s does not answer: %v", n.Name, err), context.Cause(ctx)
+		}
+		known[n.Name] = st
+	}
+	if missing := unprepared(known); missing != "" {
+		return missing, nil
+	}
+	for _, id := range lab.Identities {
+		home := l.Node(id.Home)
+		if owner(known[home.Name], id.Name) != home.Name {
+			missing = id.Name + " is not at home"
+			if err := Giveback(ctx, home, id.Name); err != nil {
+				missing += ": " + err.Error()
+			}
+		} else if !home.ServiceRuns(id.Name + "d") {
+			missing = "the service of " + id.Name + " does not run"
+		}
+	}
+	return missing, nil
+}
+
+func owner(s control.Status, identity string) string {
+	for _, id := range s.Identities {
+		if id.Name == identity {
+			return id.Owner
+		}
+	}
+	return ""
+}
+
+// unprepared says what is missing until each node serves what it owns and could take
+// over the rest; "" if nothing is.
+func unprepared(known map[string]control.Status) string {
+	for _, name := range []string{lab.Serv1, lab.Serv2} {
+		st := known[name]
+		if st.Peer.State != control.PeerUp {
+			return fmt.Sprintf("%s sees its peer %q", name, st.Peer.State)
+		}
+		if len(st.Identities) != len(lab.Identities) {
+			return name + " does not know its identities"
+		}
+		for _, id := range st.Identities {
+			switch {
+			case id.Owner == "":
+				return fmt.Sprintf("%s sees %s owned by nobody", name, id.Name)
+			case id.Owner == name && id.Gate != control.GateOpen:
+				return fmt.Sprintf("%s has the gate of %s closed: %s", name, id.Name, id.Reason)
+			case id.Owner != name && !id.Armed:
+				return fmt.Sprintf("%s is not ready to take %s: %s", name, id.Name, id.Reason)
+			}
+		}
+		for _, l := range st.Links {
+			if !l.Up {
+				return fmt.Sprintf("%s has not heard link %s", name, l.Name)
+			}
+		}
+	}
+	return ""
+}
+
+// Status asks a node; one that is busy or stopped does not answer in time.
+func Status(ctx context.Context, n *lab.Node) (control.Status, error) {
+	c := control.NewClient(n.RunDir)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	return c.Status(ctx)
+}
+
+// Giveback may be refused, while the node that gets it still prepares.
+func Giveback(ctx context.Context, n *lab.Node, identity string) error {
+	c := control.NewClient(n.RunDir)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
+	defer cancel()
+	return c.Giveback(ctx, identity)
+}
+
+// HandOver is a lab's planned hand-over, for lab.Options. A node that is refused because the
+// other one was suspected for a moment orders it again, as an administrator would.
+func HandOver(ctx context.Context, n *lab.Node, identity string) error {
+	c := control.NewClient(n.RunDir)
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(ctx, moveTimeout)
+	defer cancel()
+	for {
+		err := c.Move(ctx, identity, "", false)
+		if !errors.Is(err, control.ErrRefused) {
+			return err
+		}
+		if Pause(ctx, pollEvery) != nil {
+			return err
+		}
+	}
+}
+
+// Ended says so if a daemon that should run does not.
+func Ended(l *lab.Lab) error {
+	for _, n := range l.Nodes {
+		if !n.Alive() {
+			return fmt.Errorf("the daemon of %s ended; its output:\n%s", n.Name, n.Tail(40))
+		}
+	}
+	return nil
+}
+
+// Logs are the last lines of both daemons.
+func Logs(l *lab.Lab) string {
+	var s string
+	for _, n := range l.Nodes {
+		s += fmt.Sprintf("\noutput of %s:\n%s", n.Name, n.Tail(20))
+	}
+	return s
+}
+
+// Pause waits for d or the end of ctx.
+func Pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command bench-outage measures what a client sees when something breaks, or when the machine
+// is only busy: `make bench-outage`, `make soak`. Exit status 1: two nodes served at once,
+// somebody was not served who should have been, or moved for nothing.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/xdpha/xdpha/pkg/bench/outage"
+	"github.com/xdpha/xdpha/pkg/lab"
+)
+
+// What -short makes of it: enough to see that it works, not for figures.
+const (
+	shortRounds = 2
+	shortFor    = 18 * time.Second
+)
+
+var errBad = errors.New("not as it should be: see the tables and what was told around it")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := run(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench-outage:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context) error {
+	o, file, err := parse()
+	if err != nil {
+		return err
+	}
+	r, err := outage.Run(ctx, os.Stdout, o)
+	if file != "" {
+		err = errors.Join(err, write(file, r)) // what was measured until an error is worth having
+	}
+	if err == nil && !r.Good() {
+		err = errBad
+	}
+	return err
+}
+
+func parse() (o outage.Options, file string, err error) {
+	o.Progress = func(s string) { fmt.Fprintln(os.Stderr, s) }
+	flag.IntVar(&o.Rounds, "rounds", 100, "how many `faults` of each kind, pacer and number of addresses")
+	flag.DurationVar(&o.For, "for", 3*time.Minute, "how long the ladder takes: `time`")
+	flag.StringVar(&o.Profile, "profile", "fast", "timing `profile` of all but the ladder, which is balanced")
+	flag.Uint64Var(&o.Seed, "seed", 1, "`number` from which the order of faults follows")
+	flag.StringVar(&o.Executable, "xdpha", "bin/xdpha", "the xdpha `program` to measure")
+	only := flag.String("only", "", fmt.Sprintf("some of the `sections` %v, as kinds,starved", outage.Sections))
+	kinds := flag.String("kinds", "", fmt.Sprintf("some of the `faults` %v of the section kinds, or partition", outage.Faults))
+	most := flag.Int("most", slices.Max(outage.Counts), "at most so many `addresses`")
+	short := flag.Bool("short", false, "few rounds: to see that it works, not for figures")
+	flag.StringVar(&file, "json", "", "write the figures to this `file` too")
+	flag.Parse()
+	if *short {
+		o.Rounds, o.For = shortRounds, shortFor
+	}
+	if o.Rounds < 1 || o.For <= 0 {
+		return o, file, fmt.Errorf("-rounds %d, -for %s: at least one, and some time", o.Rounds, o.For)
+	}
+	if o.Sections, err = sections(*only); err != nil {
+		return o, file, err
+	}
+	if o.Faults, err = faults(*kinds); err != nil {
+		return o, file, err
+	}
+	for _, n := range outage.Counts {
+		if n <= *most {
+			o.Counts = append(o.Counts, n)
+		}
+	}
+	if len(o.Counts) == 0 {
+		return o, file, fmt.Errorf("-most %d: at least %d", *most, outage.Counts[0])
+	}
+	o.Executable, err = filepath.Abs(o.Executable) // nodes run in directories of their own
+	return o, file, err
+}
+
+func sections(only string) (out []outage.Section, err error) {
+	if only == "" {
+		return outage.Sections, nil
+	}
+	for name := range strings.SplitSeq(only, ",") {
+		s := outage.Section(name)
+		if !slices.Contains(outage.Sections, s) {
+			return nil, fmt.Errorf("-only %s: no section %q: there are %v", only, name, outage.Sections)
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+func faults(kinds string) (out []lab.Fault, err error) {
+	if kinds == "" {
+		return outage.Faults, nil
+	}
+	for name := range strings.SplitSeq(kinds, ",") {
+		f, err := lab.ParseFault(name)
+		if err != nil {
+			return nil, fmt.Errorf("-kinds %s: %w", kinds, err)
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+func write(file string, r outage.Report) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode figures: %w", err)
+	}
+	if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write figures: %w", err)
+	}
+	return nil
+}
