@@ -48,6 +48,9 @@ type Fall struct {
 	Family   int    `json:"family"` // 4 or 6
 	T0Ns     int64  `json:"t0_ns"`  // CLOCK_BOOTTIME just before the fault
 	Expected string `json:"expected"`
+	// Unasked: somebody else than Node answered before anything was broken. What follows is of
+	// what the client and the switches saw since the fault.
+	Unasked bool `json:"unasked"`
 	// Served: the expected node answered, and still did after Settle. Else, Why not.
 	Served bool   `json:"served"`
 	Why    string `json:"why,omitempty"`
@@ -196,13 +199,16 @@ func (r *round) breakAndMeasure(ctx context.Context) error {
 	if err := r.await(ctx, r.id.Home, NowNs()+int64(p.WarmUp)); err != nil {
 		return err
 	}
+	if err := r.ignoreTrail(); err != nil {
+		return err
+	}
 	if f.T0Ns, err = l.Inject(ctx, r.kind, r.id); err != nil {
 		return err
 	}
 	if err := r.awaitService(ctx); err != nil {
 		return err
 	}
-	f.saw(Analyze(stop(), Window{}))
+	f.saw(stop())
 	f.SendErrors = r.probe.SendErrors()
 	return r.readTrail()
 }
@@ -224,8 +230,17 @@ func (r *round) awaitService(ctx context.Context) error {
 	return nil
 }
 
-// saw notes what the client saw; its record may go.
-func (f *Fall) saw(s Summary) {
+// saw notes what the client saw; its record may go. It looks from the last probe on that was
+// answered before the fault: moving to and fro before it is not serving twice.
+func (f *Fall) saw(rec Record) {
+	var eve int64
+	for _, a := range rec.Answers {
+		if sent := rec.SentNs[a.Seq]; sent < f.T0Ns {
+			eve = max(eve, sent)
+			f.Unasked = f.Unasked || nodeByTTL(a.TTL) != f.Node
+		}
+	}
+	s := Analyze(rec, Window{FromNs: eve})
 	f.OutageNs, f.Restored, f.Lost, f.DualAnswers = s.OutageNs, s.Restored, s.Lost, s.DualAnswers
 	f.Before, f.After, f.StalledNs, f.StallMaxNs = s.Before, s.After, s.StalledNs, s.StallMaxNs
 }
@@ -264,6 +279,13 @@ func (r *round) await(ctx context.Context, node string, t int64) error {
 	}
 }
 
+// ignoreTrail forgets what the judge has seen so far: it does not count.
+func (r *round) ignoreTrail() error {
+	r.watch = [len(Identities)]relay{}
+	_, err := r.lab.JudgeTrail()
+	return err
+}
+
 // readTrail counts what the judge has seen since it was read last.
 func (r *round) readTrail() error {
 	trail, err := r.lab.JudgeTrail()
@@ -277,9 +299,4 @@ func (r *round) readTrail() error {
 		}
 	}
 	return nil
-}
-
-func (r *round) ignoreTrail() error {
-	_, err := r.lab.JudgeTrail()
-	return err
 }

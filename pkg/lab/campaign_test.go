@@ -190,6 +190,35 @@ func TestACampaignSeesTwoOwners(t *testing.T) {
 	}
 }
 
+func TestWhatMovesBeforeAFaultIsNotServedTwice(t *testing.T) {
+	rec := Record{PeriodNs: 1e6, StallNs: 3e6}
+	for i := range 40 {
+		rec.SentNs = append(rec.SentNs, int64(i)*1e6)
+		ttl := uint8(TTLServ1)
+		switch {
+		case i >= 10 && i < 20, i >= 35: // away and back before the fault at 30 ms, and away again after it
+			ttl = TTLServ2
+		case i >= 30:
+			continue
+		}
+		rec.Answers = append(rec.Answers, Answer{Seq: uint32(i), TTL: ttl, AtNs: rec.SentNs[i] + 1000})
+	}
+	f := Fall{Node: Serv1, T0Ns: 29.5e6}
+	f.saw(rec)
+	if !f.Unasked || f.DualAnswers != 0 || f.OutageNs != 6e6 || f.Lost != 5 || f.Before != Serv1 || f.After != Serv2 {
+		t.Errorf("%+v", f)
+	}
+	rec.Answers = append(rec.Answers, Answer{Seq: 39, TTL: TTLServ1, AtNs: 39e6 + 2000})
+	f.saw(rec)
+	if f.DualAnswers != 1 {
+		t.Errorf("%+v", f)
+	}
+	f = Fall{Node: Serv1, T0Ns: 5.5e6}
+	if f.saw(rec); f.Unasked || f.DualAnswers == 0 {
+		t.Errorf("going back to a node after the fault: %+v", f)
+	}
+}
+
 func TestACampaignGoesOnAfterARoundThatWentWrong(t *testing.T) {
 	f := newFake(t)
 	p := f.plan(FaultCrossover)

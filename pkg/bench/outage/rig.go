@@ -100,9 +100,9 @@ func (r *rig) round(ctx context.Context, kind lab.Fault, id lab.Identity, number
 			f = falls[0]
 			f.Round = number
 			r.judge(f, longOutage)
-			return f, unasked, nil
 		}
-		if ctx.Err() != nil || unasked == maxUnasked || !r.away(ctx, id) {
+		moved := err == nil && f.Unasked && wrong(f) == "" || err != nil && ctx.Err() == nil && r.away(ctx, id)
+		if !moved || unasked == maxUnasked {
 			return f, unasked, err
 		}
 		r.mark(began, lab.NowNs(), "round %d: %s moved with nothing broken", number, id.Name)
