@@ -24,9 +24,9 @@ type KindSeries struct {
 	Falls []lab.Fall `json:"falls"`
 }
 
-// faultLease is short, so that the rounds of a stopped daemon are; longer than what an ordinary
-// process waits for its turn on a busy machine.
-const faultLease = "300ms"
+// faultLease is short, so that the rounds of a stopped daemon are, and the product's own: with a
+// shorter one a busy machine makes moves that nobody ordered.
+const faultLease = "1s"
 
 // longOutage is one that is worth a look at the events around it.
 const longOutage = 50 * time.Millisecond
@@ -34,14 +34,10 @@ const longOutage = 50 * time.Millisecond
 // scene has everything prepared, and nothing go home by itself: the measurement says when.
 // A service that fails is found soon and restarted in place as often as the campaign wants.
 func (o Options) scene() lab.Scene {
-	s := lab.Scene{
+	return lab.Scene{
 		Profile: o.Profile, Staging: "ahead", Failback: "manual", SupervisorLease: faultLease,
 		Service: "check: {every: 100ms, rise: 1, fall: 1}\nrestart: {times: 100}",
 	}
-	if o.Profile == "cautious" { // its least
-		s.SupervisorLease = "1s"
-	}
-	return s
 }
 
 // choice is one round: what breaks, whose home, and by which family its address is asked.
