@@ -71,7 +71,7 @@ func run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if !r.Within() {
+	if !r.Within() && !o.Short { // a short run says that it works, and nothing of how fast
 		return errNotAsPromised
 	}
 	return nil
