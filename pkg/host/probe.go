@@ -16,11 +16,20 @@ import (
 // unix.EPERM. The host's devices are not touched, but the kernel may load a module for it.
 func ProbePace(token int, every time.Duration) (mode string, err error) {
 	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	var live func()
+	live = func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and the namespace with it
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread outlives its goroutine, and /proc/self is its: keep it out.
+			go live()
+			<-done
+			runtime.UnlockOSThread()
+			return
+		}
+		defer close(done)
 		mode, err = probePace(token, every)
-	}()
+	}
+	go live()
 	<-done
 	return mode, err
 }

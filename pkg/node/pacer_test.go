@@ -101,13 +101,22 @@ func alone(t *testing.T, f func(n *node, start int)) {
 	}
 	dir := t.TempDir()
 	done := make(chan struct{})
-	go func() {
-		defer close(done)
+	var live func()
+	live = func() {
 		runtime.LockOSThread() // never unlocked: the thread and its namespaces end here
+		if unix.Gettid() == unix.Getpid() {
+			// The main thread outlives its goroutine, and /proc/self is its: keep it out.
+			go live()
+			<-done
+			runtime.UnlockOSThread()
+			return
+		}
+		defer close(done)
 		if err := inPrivate(dir, f); err != nil {
 			t.Error(err)
 		}
-	}()
+	}
+	go live()
 	<-done
 }
 

@@ -53,7 +53,7 @@ func wantAll(t *testing.T, s Section, r Report) {
 		}
 	case Starved:
 		for _, v := range r.Starved.Variants {
-			if v.Faults != 2 || v.DualAnswers != 0 || v.Rounds[0].OrdinaryNs < int64(100*time.Millisecond) {
+			if v.Faults != 2 || v.DualAnswers != 0 || v.Rounds[0].OrdinaryNs == 0 {
 				t.Errorf("%s: %+v", v.name(), v)
 			}
 		}
