@@ -9,7 +9,7 @@ const (
 	MaxIdentities = 16    // words in a heartbeat frame
 	MaxAddresses  = 16384 // of all identities together
 	MaxReach      = 8     // arbiter hosts
-	MaxServices   = 64    // ready bits in a heartbeat frame
+	MaxServices   = 64    // more than a pair of servers runs
 )
 
 // Bounds of the timings. Relations between them are checked in timing.go.
