@@ -6,7 +6,7 @@
 #include <linux/types.h>
 #include "limits.h"
 
-#define XDPHA_ABI 2 // raised whenever a struct below changes its shape or meaning
+#define XDPHA_ABI 3 // raised whenever a struct below changes its shape or meaning
 
 enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
 
@@ -135,8 +135,11 @@ struct xd_state {
 	__u64 hurry; // the next tick may come early: there is something to say
 	__u64 serve_until_ns; // the right to serve
 	__u64 peer_sent_ns; // on the peer's clock: the latest frame that I promised to count as life
-	__u64 peer_solo_ns; // last frame of the peer that said FLAG_SOLO
+	__u64 peer_solo_ns; // last frame of the peer that said FLAG_SOLO; 0: a later one did not
+	__u64 peer_solo_sent_ns; // when it left, on the peer's clock
 	__u64 reach_sent_ns;
+	__u64 reach_wait_ns; // how long an answer is waited for, while the peer is suspected
+	__u64 reach_mac[MAX_REACH]; // who answered; 0: not yet
 	__u64 reach_ns[MAX_REACH][MAX_LINKS]; // last answer of each host, by link
 	__u64 reach_ok_ns; // when the last round was sent that a majority answered
 	__u64 majority_since_ns;
@@ -148,7 +151,7 @@ struct xd_state {
 	__u64 self_stalls;
 	__u64 reverted; // deaths taken back, because a frame came while they were declared
 	__u64 conflict_event_ns;
-	__u64 to_announce; // a bit for each identity that came here: the next tick announces it
+	__u64 to_announce; // a bit for each identity that came here and is not announced; ANNOUNCE_REST higher: that is not in all forms
 	__u64 suspect_ns;
 	__u64 dead_ns;
 	__u64 heard_ns; // last accepted frame on any link
@@ -203,6 +206,7 @@ enum xd_reason {
 	REASON_NOT_OURS,
 	REASON_HB_PROBE_ANSWERED,
 	REASON_HB_REPLY_ACCEPTED,
+	REASON_HB_ANNOUNCED,
 	REASON_HB_TRUNCATED,
 	REASON_HB_OVERSIZED,
 	REASON_HB_BAD_MAGIC,

@@ -5,6 +5,11 @@
 
 #include "gate.h"
 
+static __always_inline int reached_since(const struct xd_state *st, __u32 host, __u64 since)
+{
+	return (__s64)(st->reach_ns[host][LINK_LAN] - since) > 0 || (__s64)(st->reach_ns[host][LINK_SPARE] - since) > 0;
+}
+
 // How many of the listed hosts answered since a time, by any NIC.
 static __always_inline __u32 reached(const struct xd_config *cfg, struct xd_state *st, __u64 since)
 {
@@ -13,7 +18,7 @@ static __always_inline __u32 reached(const struct xd_config *cfg, struct xd_stat
 	for (__u32 i = 0; i < MAX_REACH; i++) {
 		if (i >= cfg->n_reach)
 			break;
-		if ((__s64)(st->reach_ns[i][LINK_LAN] - since) > 0 || (__s64)(st->reach_ns[i][LINK_SPARE] - since) > 0)
+		if (reached_since(st, i, since))
 			n++;
 	}
 	return n;
@@ -35,7 +40,8 @@ static __always_inline void reach_heard(const struct xd_config *cfg, struct xd_s
 		raise_time(&st->serve_until_ns, sent + cfg->serve_ns);
 }
 
-static __always_inline void reach_stamp(const struct xd_config *cfg, struct xd_state *st, __u32 link, __u32 ip_be)
+static __always_inline void reach_stamp(const struct xd_config *cfg, struct xd_state *st, __u32 link, __u32 ip_be,
+					__u64 mac)
 {
 	__u64 now;
 
@@ -46,6 +52,7 @@ static __always_inline void reach_stamp(const struct xd_config *cfg, struct xd_s
 			continue;
 		now = bpf_ktime_get_boot_ns();
 		st->reach_ns[i][link] = now;
+		st->reach_mac[i] = mac & 1 ? 0 : mac; // a group is nobody to ask
 		reach_heard(cfg, st, now);
 		return;
 	}
@@ -65,6 +72,47 @@ static __always_inline void arp_answer(struct ethhdr *eth, struct arp_ipv4 *arp,
 	__builtin_memcpy(arp->sender_ip, wanted, 4);
 }
 
+struct arp_frame {
+	struct ethhdr eth;
+	struct arp_ipv4 arp;
+	__u8 padding[18]; // to Ethernet's least frame
+} __attribute__((packed));
+
+// What all ARP frames of ours have in common.
+static __always_inline void arp_frame(struct arp_frame *f, const __u8 *mac, __u16 operation)
+{
+	__builtin_memset(f->eth.h_dest, 0xff, 6);
+	__builtin_memcpy(f->eth.h_source, mac, 6);
+	f->eth.h_proto = bpf_htons(ETH_P_ARP);
+	f->arp.hardware_be = bpf_htons(1);
+	f->arp.protocol_be = bpf_htons(ETH_P_IP);
+	f->arp.hardware_len = 6;
+	f->arp.protocol_len = 4;
+	f->arp.operation_be = bpf_htons(operation);
+	__builtin_memcpy(f->arp.sender_mac, mac, 6);
+}
+
+// A gratuitous ARP (RFC 5944, 4.6: some hosts heed the request, some the answer) moves the
+// switches' entry for the virtual MAC to the NIC that carries it now.
+static __always_inline void gratuitous_arp(struct arp_frame *f, const struct xd_identity_config *id, __u16 operation)
+{
+	arp_frame(f, id->mac, operation);
+	__builtin_memcpy(f->arp.sender_ip, &id->announced_be, 4);
+	__builtin_memcpy(f->arp.target_ip, &id->announced_be, 4);
+}
+
+// The first announcement has left; what is left of them is for the next tick.
+static __always_inline void note_announced(struct xd_state *st, __u32 identity)
+{
+	struct xd_timeline *timeline = the_timeline(identity);
+	__u64 now = bpf_ktime_get_boot_ns();
+
+	__sync_fetch_and_or(&st->to_announce, 1ULL << ((identity + ANNOUNCE_REST) & 63));
+	if (timeline && !timeline->announced_ns)
+		timeline->announced_ns = now;
+	tell(now, EVENT_ANNOUNCED, identity, 0, 0);
+}
+
 static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __u32 link, __u32 ifindex,
 						 struct ethhdr *eth, struct cursor c)
 {
@@ -78,7 +126,7 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 	sender_be = ip4_be(arp->sender_ip);
 	target_be = ip4_be(arp->target_ip);
 
-	reach_stamp(cfg, st, link, sender_be);
+	reach_stamp(cfg, st, link, sender_be, mac_u64(arp->sender_mac));
 	claimed = identity_of_ip4(sender_be);
 	// Behind a closed gate the claimant is the other node.
 	if (claimed && gate_open(cfg, *claimed) && is_conflict(*claimed, mac_u64(arp->sender_mac), sender_be))

@@ -10,8 +10,9 @@
 #define SOLO_NS 500000000ULL // how long the arbiter's leave lasts while the peer is dead
 #define SOLO_OVER_NS (SOLO_NS + SOLO_NS / 256) // when it has surely ended on another clock, and on the wire
 #define LATE_VERDICT_NS 50000000ULL // so long after its time a verdict must wait for one who was quicker
-#define DETECTOR_MIN_NS 50000ULL // no faster than timers are exact
 #define DETECTOR_MAX_NS 10000000ULL // leases and returning peers are looked after this often
+#define TIMER_LATE_NS 40000ULL // as late as timers are as a rule
+#define TIMER_LEAST_NS 10000ULL // no timer is set for less
 #define LATE_MIN_NS 200000ULL // timers are this late on an idle machine at p99
 
 static __always_inline void become(struct xd_state *st, __u64 peer, __u64 now)
@@ -216,26 +217,37 @@ static __always_inline void evaluate(const struct xd_config *cfg, struct xd_stat
 	watch_right(cfg, st, now);
 }
 
-static __always_inline __u64 next_look(const struct xd_config *cfg, struct xd_state *st, const struct xd_control *ctl,
+// How long to wait for a moment by a timer that comes late as a rule: it is set so much earlier,
+// and if it was not late after all, again.
+static __always_inline __s64 wait_for(__u64 at, __u64 now)
+{
+	__s64 wait = at - now;
+
+	if (wait > 2 * (__s64)TIMER_LATE_NS)
+		return wait - (__s64)TIMER_LATE_NS;
+	return wait < (__s64)TIMER_LEAST_NS ? (__s64)TIMER_LEAST_NS : wait;
+}
+
+static __always_inline __s64 next_look(const struct xd_config *cfg, struct xd_state *st, const struct xd_control *ctl,
 				       __u64 now)
 {
-	__u64 at = now + DETECTOR_MAX_NS, last = last_evidence(st);
-	__s64 wait;
+	__u64 last = last_evidence(st);
+	__s64 wait = DETECTOR_MAX_NS, lease;
 
-	if (st->peer_state == PEER_UP) {
-		if ((__s64)(last + cfg->suspect_ns - at) < 0)
-			at = last + cfg->suspect_ns;
-		if (lease_valid(ctl, now) && (__s64)(ctl->lease_until_ns - at) < 0)
-			at = ctl->lease_until_ns;
-	} else if (st->peer_state == PEER_SUSPECT) {
-		at = last + cfg->dead_ns;
-		if ((__s64)(at - now) <= 0)
-			at = now + cfg->probe_ns / 4;
-	} else {
-		at = now + cfg->probe_ns;
+	if (st->peer_state == PEER_SUSPECT) {
+		wait = last + cfg->dead_ns - now;
+		if (wait > 0)
+			return wait_for(now + wait, now);
+		return cfg->probe_ns / 4 > TIMER_LEAST_NS ? cfg->probe_ns / 4 : TIMER_LEAST_NS;
 	}
-	wait = at - now;
-	return wait < (__s64)DETECTOR_MIN_NS ? DETECTOR_MIN_NS : wait;
+	if (st->peer_state != PEER_UP)
+		return cfg->probe_ns;
+	if ((__s64)(last + cfg->suspect_ns - now) < wait)
+		wait = wait_for(last + cfg->suspect_ns, now);
+	lease = ctl->lease_until_ns - now;
+	if (lease > 0 && lease < wait)
+		wait = lease;
+	return wait < (__s64)TIMER_LEAST_NS ? (__s64)TIMER_LEAST_NS : wait;
 }
 
 static int detector_callback(void *map, __u32 *key, struct detector *d)

@@ -128,7 +128,7 @@ static __always_inline enum xd_reason gate_out(const struct xd_config *cfg, __u3
 	if (!gate_open(cfg, *by_mac))
 		return REASON_OUT_GATE_CLOSED;
 	timeline = the_timeline(*by_mac);
-	if (timeline && !timeline->out_ns && eth->h_proto != bpf_htons(ETH_P_ARP))
+	if (timeline && !timeline->out_ns && !is_announcement(eth->h_proto, c))
 		timeline->out_ns = bpf_ktime_get_boot_ns();
 	return REASON_OUT_OPEN;
 }

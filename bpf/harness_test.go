@@ -214,7 +214,7 @@ func (n *node) fresh() *truth {
 
 func (n *node) config() bpf.XdphaXdConfig {
 	c := bpf.XdphaXdConfig{
-		Abi: 2, ClusterId: cluster, Digest: digest, Self: uint8(n.self), N_identities: identities, N_keys: 2,
+		Abi: 3, ClusterId: cluster, Digest: digest, Self: uint8(n.self), N_identities: identities, N_keys: 2,
 		SoloKeep: 1, ConfirmProbes: 2, OwnBe: be(nodeIP[n.self][lan]),
 		ProbeNs: 1e6, SuspectNs: 3e6, DeadNs: 5e6, HoldNs: 20e6,
 	}
@@ -381,7 +381,7 @@ func mac64(m wire.MAC) uint64 {
 
 // reasonNames are the reasons in the ABI's order.
 var reasonNames = [...]string{
-	"not-ours", "hb-probe-answered", "hb-reply-accepted", "hb-truncated", "hb-oversized", "hb-bad-magic", "hb-bad-version",
+	"not-ours", "hb-probe-answered", "hb-reply-accepted", "hb-announced", "hb-truncated", "hb-oversized", "hb-bad-magic", "hb-bad-version",
 	"hb-bad-ttl", "hb-foreign-cluster", "hb-wrong-link", "hb-bad-sender", "hb-bad-shape", "hb-unknown-key", "hb-bad-tag",
 	"hb-unproven", "hb-replayed", "arp-answered", "arp-gate-closed", "arp-wrong-nic", "arp-own-on-spare", "arp-conflict",
 	"nd-answered", "nd-gate-closed", "nd-wrong-nic", "nd-conflict", "nd-bad",

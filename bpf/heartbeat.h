@@ -5,6 +5,7 @@
 
 #include "ownership.h"
 #include "siphash.h"
+#include "arp.h"
 
 static __always_inline __u32 supervisor_age_us(const struct xd_control *ctl, __u64 now)
 {
@@ -163,6 +164,7 @@ static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_li
 		for (__u32 i = 0; i < MAX_IDENTITIES; i++)
 			st->peer_words[i] = 0;
 		st->peer_sent_ns = 0; // of another clock
+		st->peer_solo_sent_ns = 0;
 		st->peer_boot = h->boot_id;
 		tell(now, EVENT_PEER_BOOT, NO_IDENTITY, h->boot_id, 0);
 		return 0;
@@ -235,12 +237,33 @@ static __always_inline int hb_promise(struct xd_state *st, struct xd_link_state 
 	return 1;
 }
 
+// hb_solo notes whether the peer serves by the arbiter's leave. Frames of several links overtake
+// each other: one without the flag ends it only if it left later.
+static __always_inline void hb_solo(struct xd_state *st, struct hb_head *h, __u64 now)
+{
+	__u64 solo = *(volatile __u64 *)&st->peer_solo_ns;
+
+	if (h->flags & FLAG_SOLO) {
+		raise_time(&st->peer_solo_sent_ns, h->sent_ns);
+		__sync_lock_test_and_set(&st->peer_solo_ns, now);
+	} else if (solo && (__s64)(h->sent_ns - *(volatile __u64 *)&st->peer_solo_sent_ns) > 0) {
+		swap_word(&st->peer_solo_ns, solo, 0);
+	}
+}
+
 // hb_granted: the peer counts my frame of that time as life, so I may serve for as long after
-// it as makes me stop before the peer takes over.
+// it as makes me stop before the peer takes over. With a peer that grants the arbiter's leave is
+// needed no longer: it is given back, or the peer would have to wait for its end if I died now.
 static __always_inline void hb_granted(const struct xd_config *cfg, struct xd_state *st, __u64 mine, __u64 now)
 {
-	if (cfg->serve_ns && mine && (__s64)(now - mine) >= 0)
-		raise_time(&st->serve_until_ns, mine + cfg->serve_ns);
+	__u64 until;
+
+	if (!cfg->serve_ns || !mine || (__s64)(now - mine) < 0)
+		return;
+	raise_time(&st->serve_until_ns, mine + cfg->serve_ns);
+	until = *(volatile __u64 *)&st->serve_until_ns;
+	if (st->peer_state == PEER_UP && (__s64)(until - now) > (__s64)cfg->serve_ns)
+		swap_word(&st->serve_until_ns, until, now + cfg->serve_ns);
 }
 
 // hb_believe takes over what a fresh frame says. The stamp comes last: who sees the peer
@@ -264,8 +287,7 @@ static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_sta
 	st->peer_age_at_ns = now;
 	st->peer_flags = h->flags;
 	st->peer_digest = h->digest;
-	if (h->flags & FLAG_SOLO)
-		*(volatile __u64 *)&st->peer_solo_ns = now;
+	hb_solo(st, h, now);
 	hb_words(cfg, h, end, now);
 	hb_granted(cfg, st, h->grant_ns, now);
 	if (st->peer_state == PEER_UP || st->peer_state == PEER_SUSPECT)
@@ -329,9 +351,46 @@ static __always_inline void hb_fetch(struct xd_state *st, __u32 link)
 	(void)*(volatile __u64 *)&st->links[link].heard_ns;
 }
 
+// hb_brought: a frame of the peer has made this node the owner of what the NIC that it came by
+// carries, and nobody knows yet. The identity's number and 1; 0: none. Global, as take_one.
+__noinline int hb_brought(__u32 ifindex)
+{
+	struct xd_config *cfg = the_config();
+	struct xd_state *st = the_state();
+
+	if (!cfg || !st)
+		return 0;
+	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++) {
+		const struct xd_identity_config *id = &cfg->identities[i];
+
+		if (st->to_announce & 1ULL << i && id->carrier == ifindex && id->announced_be && gate_open(cfg, i))
+			return i + 1;
+	}
+	return 0;
+}
+
+// hb_announce lets the frame leave again by the same NIC, as the announcement, which then need not
+// wait for a tick. The peer has its answer by another link, or to its next probe.
+static __always_inline enum xd_reason hb_announce(struct xdp_md *ctx, const struct xd_config *cfg, struct xd_state *st,
+						  __u32 identity)
+{
+	struct arp_frame *f;
+
+	if (bpf_xdp_adjust_tail(ctx, (int)sizeof(*f) - (int)(ctx->data_end - ctx->data)))
+		return REASON_INTERNAL; // the tick will do it
+	f = (void *)(long)ctx->data;
+	if ((void *)(f + 1) > (void *)(long)ctx->data_end)
+		return REASON_INTERNAL;
+	__sync_fetch_and_and(&st->to_announce, ~(1ULL << (identity & 63)));
+	__builtin_memset(f, 0, sizeof(*f));
+	gratuitous_arp(f, identity_config(cfg, identity), 1);
+	note_announced(st, identity);
+	return REASON_HB_ANNOUNCED;
+}
+
 // Ours is what is sent to the heartbeat's port at the link's own address.
-static __always_inline enum xd_reason handle_heartbeat(const struct xd_config *cfg, __u32 link, struct ethhdr *eth,
-						       struct cursor c)
+static __always_inline enum xd_reason handle_heartbeat(struct xdp_md *ctx, const struct xd_config *cfg, __u32 link,
+						       struct ethhdr *eth, struct cursor c)
 {
 	struct iphdr *ip = TAKE(c, struct iphdr, REASON_NOT_OURS);
 	struct udphdr *udp = TAKE(c, struct udphdr, REASON_NOT_OURS);
@@ -339,7 +398,7 @@ static __always_inline enum xd_reason handle_heartbeat(const struct xd_config *c
 	struct xd_link_state *l;
 	struct hb_head *h = c.at;
 	enum xd_reason reason;
-	int promised;
+	int promised, brought;
 	__u64 now;
 
 	if (ip->protocol != IPPROTO_UDP || ip->version != 4 || ip->ihl != 5 ||
@@ -362,6 +421,9 @@ static __always_inline enum xd_reason handle_heartbeat(const struct xd_config *c
 	if (reason)
 		return reason;
 	promised = hb_believe(cfg, st, l, link, eth, h, c.end, now);
+	brought = st->to_announce ? hb_brought(ctx->ingress_ifindex) : 0;
+	if (brought > 0)
+		return hb_announce(ctx, cfg, st, brought - 1);
 	if (h->direction == HB_REPLY)
 		return REASON_HB_REPLY_ACCEPTED;
 	return hb_answer(cfg, st, eth, ip, h, c.end, promised, now) ? REASON_INTERNAL : REASON_HB_PROBE_ANSWERED;

@@ -25,7 +25,7 @@ func TestAFrameGrantsTheRightToServe(t *testing.T) {
 	}{
 		"a reply, from the time at which the probe left":   {frame: replyOn(lan), want: func(_, sent uint64) uint64 { return sent + serveFor }},
 		"a probe, from the frame that the peer heard last": {frame: probeOn(lan), want: func(_, sent uint64) uint64 { return sent + serveFor }},
-		"never back": {frame: replyOn(lan), had: now() + hour, want: func(had, _ uint64) uint64 { return had }},
+		"never back": {frame: with(replyOn(lan), func(f *wire.Frame) { f.GrantNS = 1 }), had: now() + serveFor, want: func(had, _ uint64) uint64 { return had }},
 		"not if nothing is granted": {
 			frame: with(replyOn(lan), func(f *wire.Frame) { f.GrantNS = 0 }), had: 5, want: func(had, _ uint64) uint64 { return had },
 		},
@@ -38,7 +38,7 @@ func TestAFrameGrantsTheRightToServe(t *testing.T) {
 			v.config.ServeNs, v.state.ServeUntilNs = serveFor, c.had
 			n.put(v)
 			sent := now()
-			if c.frame.GrantNS != 0 && c.frame.GrantNS < sent || c.frame.Direction == wire.Probe {
+			if c.frame.GrantNS > 1 && c.frame.GrantNS < sent || c.frame.Direction == wire.Probe {
 				c.frame.GrantNS = sent
 			}
 			n.receive(lan, signed(t, c.frame, signing))
@@ -87,12 +87,42 @@ func TestSoloIsSaid(t *testing.T) {
 			t.Errorf("%d ns left: said %v", left, got)
 		}
 	}
+}
+
+// A peer that served alone does so until a later frame says otherwise: frames overtake each other.
+func TestThePeersLeaveEndsByALaterFrame(t *testing.T) {
+	n := newBench(t).newNode(t, 0)
 	v := n.atWork()
 	v.config.ServeNs = serveFor
 	n.put(v)
-	n.receive(lan, signed(t, with(probeOn(lan), func(f *wire.Frame) { f.Flags = 4 }), signing))
-	if n.state().PeerSoloNs == 0 {
+	sent := now()
+	say := func(link int, flags uint32, at uint64) uint64 {
+		n.receive(link, signed(t, with(probeOn(link), func(f *wire.Frame) { f.Flags, f.SentNS = flags, at }), signing))
+		return n.state().PeerSoloNs
+	}
+	if say(lan, 4, sent) == 0 {
 		t.Error("nobody listened")
+	}
+	if say(crossover, 0, sent-1) == 0 {
+		t.Error("an earlier frame ended it")
+	}
+	if say(spare, 0, sent+1) != 0 {
+		t.Error("a later frame did not end it")
+	}
+}
+
+// When the peer grants again, the arbiter's leave of its absence is given back.
+func TestTheArbitersLeaveIsGivenBack(t *testing.T) {
+	n := newBench(t).newNode(t, 0)
+	for state, back := range map[uint64]bool{up: true, suspect: false, dead: false} {
+		v := n.atWork()
+		v.state.PeerState = state
+		v.config.ServeNs, v.state.ServeUntilNs = serveFor, now()+hour
+		n.put(v)
+		n.receive(lan, signed(t, with(probeOn(lan), func(f *wire.Frame) { f.GrantNS = now() }), signing))
+		if got := n.state().ServeUntilNs; got > now()+serveFor == back || got < v.state.StartedNs {
+			t.Errorf("peer state %d: may serve for %d ns more", state, got-now())
+		}
 	}
 }
 

@@ -4,6 +4,7 @@
 #define XDPHA_LIMITS_H
 
 #define MAX_IDENTITIES 16  // keeps a frame of all of them under 256 bytes
+#define ANNOUNCE_REST 16   // the second half of a word of bits for identities
 #define MAX_LINKS 3        // crossover, lan, spare
 #define MAX_KEYS 2         // the signing one, and the one being rotated out
 #define MAX_REACH 8        // more hosts than that add latency, not judgement

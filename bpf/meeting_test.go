@@ -3,6 +3,7 @@
 package bpf_test
 
 import (
+	"bytes"
 	"errors"
 	"net/netip"
 	"slices"
@@ -235,6 +236,64 @@ func TestATickAsksTheListedHosts(t *testing.T) {
 	}
 }
 
+// Who answered the last round is asked alone, who did not, by broadcast.
+func TestAHostThatAnswersIsAskedAlone(t *testing.T) {
+	m := meet(t)
+	n := m.nodes[0]
+	v := n.atWork()
+	v.config.N_reach = 2
+	v.config.Links[crossover].Ifindex, v.config.Links[spare].Ifindex = 0, 0
+	v.state.ReachSentNs = now() - hour
+	n.put(v)
+	n.receive(lan, isAt(hosts[1], client, nodeMAC[0][lan], addr("0.0.0.0")))
+	n.tick()
+	for i, to := range []wire.MAC{wire.Broadcast, client} {
+		if b := next(t, m.wires[1][lan], patience); !bytes.Equal(b[:6], to[:]) {
+			t.Errorf("host %d is asked at %x, want %x", i, b[:6], to)
+		}
+	}
+}
+
+// While the peer is suspected the hosts are asked at every tick, if they answer; and if not, more
+// and more rarely: the questions must not be what keeps the answers away.
+func TestHostsThatDoNotAnswerAreAskedMoreRarely(t *testing.T) {
+	m := meet(t)
+	n := m.nodes[0]
+	const probe = uint64(1e6)
+	v := n.atWork()
+	v.config.N_reach, v.config.ProbeNs = 1, probe
+	v.config.Links[crossover].Ifindex, v.config.Links[spare].Ifindex = 0, 0
+	v.state.PeerState = suspect
+	ask := func(answered bool, waited, wait uint64) (asked bool) {
+		v.state.Ticks = [8]uint64{} // a tick is not early
+		v.state.ReachSentNs, v.state.ReachWaitNs, v.state.ReachOkNs = now()-waited, wait, 0
+		if answered {
+			v.state.ReachOkNs = v.state.ReachSentNs
+		}
+		n.put(v)
+		n.tick()
+		return next(t, m.wires[1][lan], 0) != nil
+	}
+	for _, c := range []struct {
+		answered     bool
+		waited, wait uint64
+		asks         bool
+		next         uint64
+	}{
+		{true, 0, hour, true, probe},
+		{false, 0, hour, false, hour},
+		{false, 10e6, 5e6, true, 10e6},
+		{false, hour, 80e6, true, 100e6},
+	} {
+		if asked := ask(c.answered, c.waited, c.wait); asked != c.asks {
+			t.Errorf("%+v: asked %v", c, asked)
+		}
+		if got := n.state().ReachWaitNs; got != c.next {
+			t.Errorf("%+v: waits for %d next", c, got)
+		}
+	}
+}
+
 // A tick after a change of owner announces what came here, however early it is; what has left meanwhile it does not.
 func TestATickAnnouncesWhatCameHere(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -255,25 +314,27 @@ func TestATickAnnouncesWhatCameHere(t *testing.T) {
 			v.words[1] = owner | 6
 			c.given(v)
 			n.put(v)
-			n.tick()
-			want := []bpf.XdphaXdEventKind(nil)
-			if c.want {
-				want = append(want, bpf.XdphaXdEventKindEVENT_ANNOUNCED)
-				for _, operation := range []byte{1, 2} {
+			for _, operation := range []byte{1, 2} {
+				n.tick()
+				want := []bpf.XdphaXdEventKind(nil)
+				if c.want {
 					frame := append(announcement(mailIP, mailMAC, operation), make([]byte, 18)...)
 					if diff := cmp.Diff(frame, next(t, m.wires[1][spare], patience)); diff != "" {
 						t.Errorf("operation %d: %s", operation, diff)
 					}
+					if operation == 1 {
+						want = append(want, eventAnnounced)
+					}
+				}
+				if told := n.told(); !slices.Equal(told, want) {
+					t.Errorf("operation %d: told %v, want %v", operation, told, want)
+				}
+				if b := next(t, m.wires[1][spare], 0); b != nil {
+					t.Errorf("one frame more, of %d bytes", len(b))
 				}
 			}
-			if told := n.told(); !slices.Equal(told, want) {
-				t.Errorf("told %v, want %v", told, want)
-			}
-			if b := next(t, m.wires[1][spare], 0); b != nil {
-				t.Errorf("one frame more, of %d bytes", len(b))
-			}
 			n.tick()
-			if s := n.state(); s.ToAnnounce != 0 || s.Seq != 101 {
+			if s := n.state(); s.ToAnnounce != 0 || s.Seq != 100 {
 				t.Errorf("to announce %b, seq %d", s.ToAnnounce, s.Seq)
 			}
 		})

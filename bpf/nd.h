@@ -6,8 +6,6 @@
 #include "csum.h"
 #include "gate.h"
 
-#define ND_SOLICITATION 135
-#define ND_ADVERTISEMENT 136
 #define ND_SOLICITED 0x40000000U
 #define ND_OVERRIDE 0x20000000U
 #define ND_SOURCE_MAC 1

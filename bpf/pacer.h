@@ -5,7 +5,8 @@
 // token is a tick that comes back: it is sent into the pair's start again, where a queueing
 // discipline lets one frame pass in each interval, so it goes round without user space. Any
 // number of tokens makes one tick a lap; the queue holds two, and each restores the other.
-// Two laps make an interval of probes: what is urgent need not wait for the whole of it.
+// Two laps make an interval of probes: what is to be announced or confirmed need not wait for the
+// whole of it.
 #ifndef XDPHA_PACER_H
 #define XDPHA_PACER_H
 
@@ -13,8 +14,7 @@
 #include "arp.h"
 #include "nd.h"
 
-#define REACH_EVERY_NS 100000000ULL // while the peer is well
-#define REACH_HASTE_NS 1000000000ULL // each tick, for so long after it fell silent
+#define REACH_EVERY_NS 100000000ULL // while there is no suspicion, and at the least
 #define TOKEN_MARK 0x70 // in the last byte of a tick's destination MAC
 #define TOKEN_BYTES (HB_OFFSET + HB_BYTES(MAX_IDENTITIES)) // what the queue is told to expect
 #define TOKEN_STRIKES 4 // more than can be held up together, and be early in a row
@@ -125,76 +125,80 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	return bpf_clone_redirect(skb, lc->ifindex, 0);
 }
 
-struct arp_frame {
-	struct ethhdr eth;
-	struct arp_ipv4 arp;
-	__u8 padding[18]; // to Ethernet's least frame
-} __attribute__((packed));
-
-// What all ARP frames of ours have in common.
-static __always_inline void arp_frame(struct arp_frame *f, const __u8 *mac, __u16 operation)
-{
-	__builtin_memset(f->eth.h_dest, 0xff, 6);
-	__builtin_memcpy(f->eth.h_source, mac, 6);
-	f->eth.h_proto = bpf_htons(ETH_P_ARP);
-	f->arp.hardware_be = bpf_htons(1);
-	f->arp.protocol_be = bpf_htons(ETH_P_IP);
-	f->arp.hardware_len = 6;
-	f->arp.protocol_len = 4;
-	f->arp.operation_be = bpf_htons(operation);
-	__builtin_memcpy(f->arp.sender_mac, mac, 6);
-}
-
-// An ARP probe (RFC 5227: no sender address, so it changes nobody's tables).
-static __always_inline int send_arp_probe(struct __sk_buff *skb, const struct xd_link_config *lc, __u32 host_be)
+// An ARP probe (RFC 5227: no sender address, so it changes nobody's tables); to_mac 0: to all.
+static __always_inline int send_arp_probe(struct __sk_buff *skb, const struct xd_link_config *lc, __u64 to_mac,
+					  __u32 host_be)
 {
 	struct arp_frame f = {};
 
 	arp_frame(&f, lc->mac, 1);
+	if (to_mac)
+		mac_from_u64(f.eth.h_dest, to_mac);
 	__builtin_memcpy(f.arp.target_ip, &host_be, 4);
 	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
 		return -1;
 	return bpf_clone_redirect(skb, lc->ifindex, 0);
 }
 
+// What the peer granted is used up so far that only the arbiter's leave may prolong it.
+static __always_inline int right_ends(const struct xd_config *cfg, const struct xd_state *st, __u64 now)
+{
+	__s64 left = *(volatile __u64 *)&st->serve_until_ns - now;
+
+	return cfg->serve_ns && left > 0 && left < (__s64)(cfg->serve_ns - cfg->suspect_ns);
+}
+
+// The listed hosts are asked at leisure, and at every tick while the peer is suspected or its grant
+// ends: but more and more rarely if they do not answer, or the questions would be what keeps the
+// answers away.
 static __always_inline int reach_due(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
-	int lonely = st->peer_state == PEER_SUSPECT || // or what the peer says does not arrive
-		     (cfg->serve_ns && (__s64)(st->serve_until_ns - now) < (__s64)(cfg->serve_ns - cfg->suspect_ns));
-	int haste = (lonely && now - st->heard_ns < REACH_HASTE_NS) ||
-		    (st->peer_state == PEER_DEAD && now - st->peer_since_ns < REACH_HASTE_NS);
+	__u64 wait = REACH_EVERY_NS, next = cfg->probe_ns;
 
-	if (!cfg->n_reach || (!haste && now - st->reach_sent_ns < REACH_EVERY_NS))
+	if (!cfg->n_reach)
 		return 0;
-	st->reach_sent_ns = now;
+	if (st->peer_state == PEER_SUSPECT || right_ends(cfg, st, now)) {
+		int answered = st->reach_ok_ns == st->reach_sent_ns;
+
+		wait = answered ? 0 : st->reach_wait_ns;
+		next = answered ? cfg->probe_ns : 2 * wait;
+	}
+	if (now - st->reach_sent_ns < wait)
+		return 0;
+	st->reach_wait_ns = next < REACH_EVERY_NS ? next : REACH_EVERY_NS;
 	return 1;
 }
 
-static __always_inline void send_reach(struct __sk_buff *skb, const struct xd_config *cfg)
+// Who answered the round before is asked alone (RFC 1122, 2.3.2.1: unicast poll); who did not,
+// by broadcast: its NIC may have been replaced.
+static __always_inline void send_reach(struct __sk_buff *skb, const struct xd_config *cfg, struct xd_state *st,
+				       __u64 now)
 {
+	__u64 before = st->reach_sent_ns;
+
+	st->reach_sent_ns = now;
 	if (bpf_skb_change_tail(skb, ETH_ZLEN, 0))
 		return;
 	for (__u32 i = 0; i < MAX_REACH; i++) {
+		__u64 mac;
+
 		if (i >= cfg->n_reach)
 			return;
+		mac = reached_since(st, i, before) ? st->reach_mac[i] : 0;
 		if (cfg->links[LINK_LAN].ifindex)
-			send_arp_probe(skb, &cfg->links[LINK_LAN], cfg->reach_be[i]);
+			send_arp_probe(skb, &cfg->links[LINK_LAN], mac, cfg->reach_be[i]);
 		if (cfg->links[LINK_SPARE].ifindex)
-			send_arp_probe(skb, &cfg->links[LINK_SPARE], cfg->reach_be[i]);
+			send_arp_probe(skb, &cfg->links[LINK_SPARE], mac, cfg->reach_be[i]);
 	}
 }
 
-// A gratuitous ARP (RFC 5944, 4.6: some hosts heed the request, some the answer) moves the
-// switches' entry for the virtual MAC to the NIC that carries it now.
 static __always_inline int send_announcement(struct __sk_buff *skb, const struct xd_identity_config *id,
 					     __u16 operation)
 {
 	struct arp_frame f = {};
 
-	arp_frame(&f, id->mac, operation);
-	__builtin_memcpy(f.arp.sender_ip, &id->announced_be, 4);
-	__builtin_memcpy(f.arp.target_ip, &id->announced_be, 4);
-	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
+	gratuitous_arp(&f, id, operation);
+	if (bpf_skb_change_tail(skb, ETH_ZLEN, 0) || bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
 		return -1;
 	return bpf_clone_redirect(skb, id->carrier, 0);
 }
@@ -212,11 +216,13 @@ static __always_inline int send_unsolicited_na(struct __sk_buff *skb, const stru
 
 	to_all_nodes(all_mac, all);
 	na_build(&f, id->mac, all_mac, id->announced6, all, ND_OVERRIDE);
-	if (bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
+	if (bpf_skb_change_tail(skb, sizeof(f), 0) || bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
 		return -1;
 	return bpf_clone_redirect(skb, id->carrier, 0);
 }
 
+// The first tick after a change of owner sends one frame, which is what switches need; a flood of
+// them would be in the way of the clients' own. The tick after it sends the other forms.
 static __always_inline void send_announcements(struct __sk_buff *skb, const struct xd_config *cfg,
 					       struct xd_state *st)
 {
@@ -226,26 +232,27 @@ static __always_inline void send_announcements(struct __sk_buff *skb, const stru
 		return;
 	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++) {
 		const struct xd_identity_config *id = &cfg->identities[i];
-		struct xd_timeline *timeline = the_timeline(i);
-		__u64 now;
+		__u64 first = 1ULL << i, rest = first << ANNOUNCE_REST;
 
-		if (!(pending & 1ULL << i) || (!id->announced_be && !has_ip6(id)))
+		if (!(pending & (first | rest)) || (!id->announced_be && !has_ip6(id)))
 			continue;
 		if (!gate_open(cfg, i)) {
 			if (owns(i)) // its right is out for the moment
-				__sync_fetch_and_or(&st->to_announce, 1ULL << i);
+				__sync_fetch_and_or(&st->to_announce, pending & (first | rest));
 			continue;
 		}
-		if (id->announced_be && !bpf_skb_change_tail(skb, ETH_ZLEN, 0)) {
-			send_announcement(skb, id, 1);
-			send_announcement(skb, id, 2);
+		if (pending & first) {
+			if (id->announced_be)
+				send_announcement(skb, id, 1);
+			else
+				send_unsolicited_na(skb, id);
+			note_announced(st, i);
+			continue;
 		}
-		if (has_ip6(id) && !bpf_skb_change_tail(skb, sizeof(struct na_frame), 0))
+		if (id->announced_be)
+			send_announcement(skb, id, 2);
+		if (has_ip6(id))
 			send_unsolicited_na(skb, id);
-		now = bpf_ktime_get_boot_ns();
-		if (timeline && !timeline->announced_ns)
-			timeline->announced_ns = now;
-		tell(now, EVENT_ANNOUNCED, i, 0, 0);
 	}
 }
 
@@ -295,14 +302,14 @@ static __always_inline int token_return(struct __sk_buff *skb, struct xd_state *
 }
 
 // Is it time for probes? Whatever sends ticks, there are no more than four in an interval, but
-// that hurry is good for one. Between two probes a token passes by, unless there is something to
-// announce or a suspicion to confirm.
+// that hurry is good for one. Between two probes a token passes by, unless there is a suspicion to
+// confirm.
 static __always_inline enum xd_reason tick_due(const struct xd_config *cfg, const struct xd_state *st,
 					       const struct xd_control *ctl, int token, __u64 before, __u64 now)
 {
 	__s64 since = now - before;
 
-	if (!before || st->to_announce || st->hurry)
+	if (!before || st->hurry)
 		return REASON_TICK_SENT;
 	if (since < (__s64)(cfg->probe_ns / 4))
 		return REASON_TICK_EARLY;
@@ -319,11 +326,11 @@ static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const s
 	enum xd_reason due = tick_due(cfg, st, ctl, token, before, now);
 	int failed = 0;
 
+	skb->priority = 7; // TC_PRIO_CONTROL
+	send_announcements(skb, cfg, st);
 	if (due != REASON_TICK_SENT)
 		return due;
 	*(volatile __u64 *)&st->hurry = 0;
-	skb->priority = 7; // TC_PRIO_CONTROL
-	send_announcements(skb, cfg, st);
 	if (bpf_skb_change_tail(skb, HB_OFFSET + HB_BYTES(cfg->n_identities), 0))
 		return REASON_TICK_FAILED;
 	if (before)
@@ -336,7 +343,7 @@ static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const s
 		failed |= send_probe(skb, cfg, st, ctl, link, seq, bpf_ktime_get_boot_ns());
 	}
 	if (reach_due(cfg, st, now))
-		send_reach(skb, cfg);
+		send_reach(skb, cfg, st, now);
 	return failed ? REASON_TICK_FAILED : REASON_TICK_SENT;
 }
 

@@ -55,7 +55,7 @@ func TestATokenComesBackAndAPulseDoesNot(t *testing.T) {
 		"a token between two probes":                              {tokenMark, after(hour / 4), tcRedirect, "- tick-between"},
 		"a token in time for the next":                            {tokenMark, after(hour / 2), tcRedirect, "- tick-sent"},
 		"a token between two probes, while the peer is suspected": {tokenMark, func(v *truth) { after(hour / 4)(v); v.state.PeerState = suspect }, tcRedirect, "- tick-sent"},
-		"a token between two probes, with something to announce":  {tokenMark, func(v *truth) { after(hour / 4)(v); v.state.ToAnnounce = 2 }, tcRedirect, "- tick-sent"},
+		"a token between two probes, with something to announce":  {tokenMark, func(v *truth) { after(hour / 4)(v); v.state.ToAnnounce = 2 }, tcRedirect, "- tick-between"},
 		"a pulse between two probes":                              {0xff, after(hour / 4), tcShot, "- tick-sent"},
 		"a token whose time fq is to be told":                     {tokenMark, func(v *truth) { v.control.Pace = bpf.XdphaXdPacePACE_FQ }, tcRedirect, "- tick-sent"},
 	} {

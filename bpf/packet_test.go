@@ -34,11 +34,12 @@ type packet struct {
 }
 
 const (
-	eventPeerWord = bpf.XdphaXdEventKindEVENT_PEER_WORD
-	eventTaken    = bpf.XdphaXdEventKindEVENT_TAKEN
-	eventClosed   = bpf.XdphaXdEventKindEVENT_CLOSED
-	eventConflict = bpf.XdphaXdEventKindEVENT_ADDRESS_CONFLICT
-	eventStood    = bpf.XdphaXdEventKindEVENT_STOOD_DOWN
+	eventPeerWord  = bpf.XdphaXdEventKindEVENT_PEER_WORD
+	eventAnnounced = bpf.XdphaXdEventKindEVENT_ANNOUNCED
+	eventTaken     = bpf.XdphaXdEventKindEVENT_TAKEN
+	eventClosed    = bpf.XdphaXdEventKindEVENT_CLOSED
+	eventConflict  = bpf.XdphaXdEventKindEVENT_ADDRESS_CONFLICT
+	eventStood     = bpf.XdphaXdEventKindEVENT_STOOD_DOWN
 )
 
 func TestPackets(t *testing.T) {
@@ -299,6 +300,7 @@ func ownership(t *testing.T) []packet {
 		return p
 	}
 	lapsed := func(v *truth) { v.control.LeaseUntilNs = 1 }
+	carriedElsewhere := func(v *truth) { v.config.Identities[0].Carrier++ }
 	second := func(v *truth) { v.config.Self = 1 }
 	fromFirst := func(w uint64) wire.Frame {
 		return with(word(0, w), func(f *wire.Frame) { f.Sender = 0 })
@@ -313,8 +315,8 @@ func ownership(t *testing.T) []packet {
 		row("a lower generation of a peer that was dead moves nothing", word(0, owner|4), owner|6, owner|6),
 		row("equal generations: the first node keeps", word(0, owner|5), owner|5, owner|5, eventPeerWord),
 		also(row("equal generations: the second node gives way", fromFirst(owner|5), owner|5, 5, eventPeerWord, eventClosed), second),
-		row("released to us while armed: taken", word(0, yield|5), ready|5, owner|6, eventPeerWord, eventTaken),
-		row("released to us while armed and staged: taken", word(0, yield|5), ready|staged|5, owner|6, eventPeerWord, eventTaken),
+		also(row("released to us while armed: taken", word(0, yield|5), ready|5, owner|6, eventPeerWord, eventTaken), carriedElsewhere),
+		also(row("released to us while armed and staged: taken", word(0, yield|5), ready|staged|5, owner|6, eventPeerWord, eventTaken), carriedElsewhere),
 		row("released to us while unarmed: left", word(0, yield|5), 5, 5, eventPeerWord),
 		also(row("released to us without a supervisor: left", word(0, yield|5), ready|5, ready|5, eventPeerWord), lapsed),
 		row("demanded by an armed peer: released", word(0, ready|demand|5), owner|5, yield|5, eventPeerWord, eventStood),
@@ -326,9 +328,31 @@ func ownership(t *testing.T) []packet {
 		row("another configuration is life but moves nothing", elsewhere, owner|5, owner|5),
 		row("fewer identities are life but move nothing", fewer, owner|5, owner|5),
 	}
+	taken := []bpf.XdphaXdEventKind{eventPeerWord, eventTaken, eventAnnounced}
+	here := row("released to us by the NIC that carries it: the frame leaves as the announcement", word(0, yield|5), ready|5, owner|6, taken...)
+	here.verdict, here.counted = xdpTX, "lan hb-announced"
+	here.reply = append(announcement(filesIP, filesMAC, 1), make([]byte, 18)...)
+	here.then = func(t *testing.T, s bpf.XdphaXdState) {
+		if s.ToAnnounce != 1<<16 {
+			t.Errorf("to announce %b: not the other forms alone", s.ToAnnounce)
+		}
+	}
+	rows = append(rows, here,
+		also(here, func(v *truth) { v.config.ServeNs, v.state.ServeUntilNs = serveFor, 1 }))
+	dark := &rows[len(rows)-1]
+	dark.name, dark.verdict, dark.counted = "released to us without the right to serve: nothing is announced", xdpDrop, "lan hb-reply-accepted"
+	dark.reply, dark.told = nil, taken[:2]
+	dark.then = func(t *testing.T, s bpf.XdphaXdState) {
+		if s.ToAnnounce != 1 {
+			t.Errorf("to announce %b: not all of it", s.ToAnnounce)
+		}
+	}
 	rows[4] = also(rows[4], func(v *truth) { v.state.PeerState = 3; v.state.PeerWords[0] = 5 })
 	rows[4].told = []bpf.XdphaXdEventKind{eventPeerWord}
-	for i := len(rows) - 2; i < len(rows); i++ {
+	for i, r := range rows {
+		if r.name != "another configuration is life but moves nothing" && r.name != "fewer identities are life but move nothing" {
+			continue
+		}
 		rows[i].then = func(t *testing.T, s bpf.XdphaXdState) {
 			if s.Links[lan].HeardNs == 0 || s.PeerWords[0] != 5 {
 				t.Errorf("heard %d, word %x", s.Links[lan].HeardNs, s.PeerWords[0])

@@ -10,6 +10,9 @@
 #include <bpf/bpf_endian.h>
 #include "maps.h"
 
+#define ND_SOLICITATION 135 // types of ICMPv6: RFC 4861, 4.3, 4.4
+#define ND_ADVERTISEMENT 136
+
 struct cursor {
 	void *at, *end;
 };
@@ -108,6 +111,18 @@ static __always_inline __u32 *identity_from(__be16 ethertype_be, struct cursor c
 static __always_inline int is_arp_probe(__be16 ethertype_be, struct cursor c)
 {
 	return ethertype_be == bpf_htons(ETH_P_ARP) && !ip4_be(TAKE(c, struct arp_ipv4, 0)->sender_ip);
+}
+
+// ARP, or an advertisement of a neighbour (RFC 4861, 4.4): it serves nobody yet.
+static __always_inline int is_announcement(__be16 ethertype_be, struct cursor c)
+{
+	if (ethertype_be == bpf_htons(ETH_P_ARP))
+		return 1;
+	if (ethertype_be != bpf_htons(ETH_P_IPV6))
+		return 0;
+	if (TAKE(c, struct ipv6hdr, 0)->nexthdr != IPPROTO_ICMPV6)
+		return 0;
+	return *TAKE(c, __u8, 0) == ND_ADVERTISEMENT;
 }
 
 // The link whose NIC has this index; NO_LINK: none.

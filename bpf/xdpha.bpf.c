@@ -22,6 +22,7 @@ static __always_inline int xdp_verdict(enum xd_reason reason)
 	case REASON_IN_OPEN:
 		return XDP_PASS;
 	case REASON_HB_PROBE_ANSWERED:
+	case REASON_HB_ANNOUNCED:
 	case REASON_ARP_ANSWERED:
 	case REASON_ND_ANSWERED:
 		return XDP_TX;
@@ -45,7 +46,7 @@ int xdpha_in(struct xdp_md *ctx)
 		return XDP_PASS;
 	link = link_of(cfg, ctx->ingress_ifindex);
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
-		reason = handle_heartbeat(cfg, link, eth, c);
+		reason = handle_heartbeat(ctx, cfg, link, eth, c);
 	else if (eth->h_proto == bpf_htons(ETH_P_ARP))
 		reason = handle_arp(cfg, link, ctx->ingress_ifindex, eth, c);
 	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
@@ -114,7 +115,7 @@ int xdpha_start(void *ctx)
 		st->nonce = now ^ (__u64)bpf_get_prandom_u32() << 32;
 	if (bpf_timer_set_callback(&d->timer, detector_callback))
 		return 3;
-	d->due_ns = now + DETECTOR_MIN_NS;
+	d->due_ns = now + TIMER_LEAST_NS;
 	d->not_before_ns = now + DETECTOR_MAX_NS;
-	return bpf_timer_start(&d->timer, DETECTOR_MIN_NS, 0) ? 4 : 0;
+	return bpf_timer_start(&d->timer, TIMER_LEAST_NS, 0) ? 4 : 0;
 }

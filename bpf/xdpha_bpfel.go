@@ -129,44 +129,45 @@ const (
 	XdphaXdReasonREASON_NOT_OURS           XdphaXdReason = 0
 	XdphaXdReasonREASON_HB_PROBE_ANSWERED  XdphaXdReason = 1
 	XdphaXdReasonREASON_HB_REPLY_ACCEPTED  XdphaXdReason = 2
-	XdphaXdReasonREASON_HB_TRUNCATED       XdphaXdReason = 3
-	XdphaXdReasonREASON_HB_OVERSIZED       XdphaXdReason = 4
-	XdphaXdReasonREASON_HB_BAD_MAGIC       XdphaXdReason = 5
-	XdphaXdReasonREASON_HB_BAD_VERSION     XdphaXdReason = 6
-	XdphaXdReasonREASON_HB_BAD_TTL         XdphaXdReason = 7
-	XdphaXdReasonREASON_HB_FOREIGN_CLUSTER XdphaXdReason = 8
-	XdphaXdReasonREASON_HB_WRONG_LINK      XdphaXdReason = 9
-	XdphaXdReasonREASON_HB_BAD_SENDER      XdphaXdReason = 10
-	XdphaXdReasonREASON_HB_BAD_SHAPE       XdphaXdReason = 11
-	XdphaXdReasonREASON_HB_UNKNOWN_KEY     XdphaXdReason = 12
-	XdphaXdReasonREASON_HB_BAD_TAG         XdphaXdReason = 13
-	XdphaXdReasonREASON_HB_UNPROVEN        XdphaXdReason = 14
-	XdphaXdReasonREASON_HB_REPLAYED        XdphaXdReason = 15
-	XdphaXdReasonREASON_ARP_ANSWERED       XdphaXdReason = 16
-	XdphaXdReasonREASON_ARP_GATE_CLOSED    XdphaXdReason = 17
-	XdphaXdReasonREASON_ARP_WRONG_NIC      XdphaXdReason = 18
-	XdphaXdReasonREASON_ARP_OWN_ON_SPARE   XdphaXdReason = 19
-	XdphaXdReasonREASON_ARP_CONFLICT       XdphaXdReason = 20
-	XdphaXdReasonREASON_ND_ANSWERED        XdphaXdReason = 21
-	XdphaXdReasonREASON_ND_GATE_CLOSED     XdphaXdReason = 22
-	XdphaXdReasonREASON_ND_WRONG_NIC       XdphaXdReason = 23
-	XdphaXdReasonREASON_ND_CONFLICT        XdphaXdReason = 24
-	XdphaXdReasonREASON_ND_BAD             XdphaXdReason = 25
-	XdphaXdReasonREASON_IN_OPEN            XdphaXdReason = 26
-	XdphaXdReasonREASON_IN_GATE_CLOSED     XdphaXdReason = 27
-	XdphaXdReasonREASON_IN_WRONG_NIC       XdphaXdReason = 28
-	XdphaXdReasonREASON_OUT_OPEN           XdphaXdReason = 29
-	XdphaXdReasonREASON_OUT_GATE_CLOSED    XdphaXdReason = 30
-	XdphaXdReasonREASON_OUT_WRONG_NIC      XdphaXdReason = 31
-	XdphaXdReasonREASON_OUT_WRONG_MAC      XdphaXdReason = 32
-	XdphaXdReasonREASON_OUT_FOREIGN_SOURCE XdphaXdReason = 33
-	XdphaXdReasonREASON_TICK_SENT          XdphaXdReason = 34
-	XdphaXdReasonREASON_TICK_EARLY         XdphaXdReason = 35
-	XdphaXdReasonREASON_TICK_BETWEEN       XdphaXdReason = 36
-	XdphaXdReasonREASON_TOKEN_UNPACED      XdphaXdReason = 37
-	XdphaXdReasonREASON_TICK_FAILED        XdphaXdReason = 38
-	XdphaXdReasonREASON_INTERNAL           XdphaXdReason = 39
-	XdphaXdReasonREASON_COUNT              XdphaXdReason = 40
+	XdphaXdReasonREASON_HB_ANNOUNCED       XdphaXdReason = 3
+	XdphaXdReasonREASON_HB_TRUNCATED       XdphaXdReason = 4
+	XdphaXdReasonREASON_HB_OVERSIZED       XdphaXdReason = 5
+	XdphaXdReasonREASON_HB_BAD_MAGIC       XdphaXdReason = 6
+	XdphaXdReasonREASON_HB_BAD_VERSION     XdphaXdReason = 7
+	XdphaXdReasonREASON_HB_BAD_TTL         XdphaXdReason = 8
+	XdphaXdReasonREASON_HB_FOREIGN_CLUSTER XdphaXdReason = 9
+	XdphaXdReasonREASON_HB_WRONG_LINK      XdphaXdReason = 10
+	XdphaXdReasonREASON_HB_BAD_SENDER      XdphaXdReason = 11
+	XdphaXdReasonREASON_HB_BAD_SHAPE       XdphaXdReason = 12
+	XdphaXdReasonREASON_HB_UNKNOWN_KEY     XdphaXdReason = 13
+	XdphaXdReasonREASON_HB_BAD_TAG         XdphaXdReason = 14
+	XdphaXdReasonREASON_HB_UNPROVEN        XdphaXdReason = 15
+	XdphaXdReasonREASON_HB_REPLAYED        XdphaXdReason = 16
+	XdphaXdReasonREASON_ARP_ANSWERED       XdphaXdReason = 17
+	XdphaXdReasonREASON_ARP_GATE_CLOSED    XdphaXdReason = 18
+	XdphaXdReasonREASON_ARP_WRONG_NIC      XdphaXdReason = 19
+	XdphaXdReasonREASON_ARP_OWN_ON_SPARE   XdphaXdReason = 20
+	XdphaXdReasonREASON_ARP_CONFLICT       XdphaXdReason = 21
+	XdphaXdReasonREASON_ND_ANSWERED        XdphaXdReason = 22
+	XdphaXdReasonREASON_ND_GATE_CLOSED     XdphaXdReason = 23
+	XdphaXdReasonREASON_ND_WRONG_NIC       XdphaXdReason = 24
+	XdphaXdReasonREASON_ND_CONFLICT        XdphaXdReason = 25
+	XdphaXdReasonREASON_ND_BAD             XdphaXdReason = 26
+	XdphaXdReasonREASON_IN_OPEN            XdphaXdReason = 27
+	XdphaXdReasonREASON_IN_GATE_CLOSED     XdphaXdReason = 28
+	XdphaXdReasonREASON_IN_WRONG_NIC       XdphaXdReason = 29
+	XdphaXdReasonREASON_OUT_OPEN           XdphaXdReason = 30
+	XdphaXdReasonREASON_OUT_GATE_CLOSED    XdphaXdReason = 31
+	XdphaXdReasonREASON_OUT_WRONG_NIC      XdphaXdReason = 32
+	XdphaXdReasonREASON_OUT_WRONG_MAC      XdphaXdReason = 33
+	XdphaXdReasonREASON_OUT_FOREIGN_SOURCE XdphaXdReason = 34
+	XdphaXdReasonREASON_TICK_SENT          XdphaXdReason = 35
+	XdphaXdReasonREASON_TICK_EARLY         XdphaXdReason = 36
+	XdphaXdReasonREASON_TICK_BETWEEN       XdphaXdReason = 37
+	XdphaXdReasonREASON_TOKEN_UNPACED      XdphaXdReason = 38
+	XdphaXdReasonREASON_TICK_FAILED        XdphaXdReason = 39
+	XdphaXdReasonREASON_INTERNAL           XdphaXdReason = 40
+	XdphaXdReasonREASON_COUNT              XdphaXdReason = 41
 )
 
 type XdphaXdState struct {
@@ -195,7 +196,10 @@ type XdphaXdState struct {
 	ServeUntilNs    uint64
 	PeerSentNs      uint64
 	PeerSoloNs      uint64
+	PeerSoloSentNs  uint64
 	ReachSentNs     uint64
+	ReachWaitNs     uint64
+	ReachMac        [8]uint64
 	ReachNs         [8][3]uint64
 	ReachOkNs       uint64
 	MajoritySinceNs uint64

@@ -19,6 +19,7 @@ var reasons = [...]Reason{
 	{"other", "pass", "not_ours"},
 	{"probe", "answered", "ok"},
 	{"reply", "accepted", "ok"},
+	{"heartbeat", "answered", "announcement"},
 	{"heartbeat", "dropped", "truncated"},
 	{"heartbeat", "dropped", "oversized"},
 	{"heartbeat", "dropped", "bad_magic"},
