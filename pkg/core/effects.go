@@ -84,7 +84,7 @@ func (m *Machine) settle(a *actuator, err string) (news bool) {
 // asks for preparation; and after a release until the peer has taken it, so that
 // no moment is without them.
 func (m *Machine) wantAddresses(id *identity) bool {
-	w, p := id.word, id.peer
+	w := id.word
 	switch {
 	case w.Has(Owner), id.ho.phase == hoReleased:
 		return true
@@ -93,7 +93,7 @@ func (m *Machine) wantAddresses(id *identity) bool {
 	case id.cfg.StagingAhead:
 		return true
 	}
-	return w.Has(Ready) && m.up() && p.Has(Yield) && p.Gen() == w.Gen()
+	return w.Has(Ready) && m.prepares(id)
 }
 
 // driveEffects keeps addresses, announcement and services behind the word. Losing

@@ -150,10 +150,10 @@ func (m *Machine) moveByItself(id *identity) {
 	}
 	// Whoever moves again soon after the last time waits longer each time.
 	every := m.cfg.Limits.MoveEvery
-	if id.lastAuto != 0 && m.now-id.lastAuto < 10*id.hold {
-		id.hold = min(2*id.hold, 60*every)
+	if id.lastAuto != 0 && m.now-id.lastAuto < 10*max(id.hold, every) {
+		id.hold = min(max(2*id.hold, every), 60*every)
 	} else {
-		id.hold = every
+		id.hold = 0
 	}
 	id.lastAuto = m.now
 	m.beginHandover(id, cause, false, nil)
@@ -161,12 +161,13 @@ func (m *Machine) moveByItself(id *identity) {
 
 func (m *Machine) mayMoveNow(id *identity) bool {
 	every := m.cfg.Limits.MoveEvery
-	arrived := id.arrived
+	arrived, wait := id.arrived, max(id.hold, every)
 	if !carrier(m.obs.MyLan, id.cfg.Home == m.cfg.Self).Carrier {
-		arrived = 0 // a cable that is out serves nobody; lastAuto of both nodes ends a ping-pong
+		// A cable that is out serves nobody: twice it moves at once, and then waits as any other.
+		arrived, wait = 0, id.hold
 	}
 	for _, last := range []struct{ at, wait int64 }{
-		{id.lastAuto, max(id.hold, every)}, {arrived, every}, {id.lastFailed, every},
+		{id.lastAuto, wait}, {arrived, every}, {id.lastFailed, every},
 	} {
 		if last.at != 0 && m.now-last.at < last.wait {
 			return false

@@ -167,11 +167,11 @@ func (m *Machine) swapped(e Swapped) {
 		id.stale = true
 		return
 	}
+	if done.new == MakeWord(Yield, done.new.Gen()) || done.new.Has(Demand) {
+		m.emit(Pulse{}) // the peer's kernel waits for just this, and nobody serves until it comes
+	}
 	if id.word == done.old { // else a reading has shown it already, and perhaps more
 		m.follow(id, done.new)
-	}
-	if done.new == MakeWord(Yield, done.new.Gen()) || done.new.Has(Demand) {
-		m.emit(Pulse{}) // the peer's kernel waits for just this
 	}
 	m.watch(id)
 }

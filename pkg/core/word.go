@@ -119,7 +119,7 @@ func (m *Machine) standbyWord(id *identity) Word {
 	var f Word
 	if mayArm && m.durable.Generations[id.cfg.Name] >= g+1 {
 		f |= Ready
-		if m.up() && id.peer.Gen() == g && id.peer.Has(Yield) && id.addr.state == actOn {
+		if m.prepares(id) && id.addr.state == actOn {
 			f |= Staged
 		}
 	}
@@ -134,6 +134,14 @@ func (m *Machine) standbyWord(id *identity) Word {
 		f |= Demand
 	}
 	return MakeWord(f, g)
+}
+
+// prepares reports whether this node prepares to take what the peer hands over. What is prepared
+// stays so in a short silence: the peer does not know of it, and goes on.
+func (m *Machine) prepares(id *identity) bool {
+	w, p := id.word, id.peer
+	heard := m.up() || m.obs.Peer == PeerSuspect && w.Has(Staged)
+	return heard && p.Has(Yield) && p.Gen() == w.Gen()
 }
 
 // demands reports whether the peer's kernel shall be asked to release an identity, past its
