@@ -16,6 +16,7 @@
 
 #define REACH_EVERY_NS 100000000ULL // while there is no suspicion, and at the least
 #define TOKEN_MARK 0x70 // in the last byte of a tick's destination MAC
+#define URGENT_MARK 0x71 // of a pulse that says what the peer waits for
 #define TOKEN_BYTES (HB_OFFSET + HB_BYTES(MAX_IDENTITIES)) // what the queue is told to expect
 #define TOKEN_STRIKES 4 // more than can be held up together, and be early in a row
 #define TOKEN_COPY_MASK 15 // one tick in 16 leaves a second token behind it, if there is room
@@ -271,11 +272,12 @@ static __always_inline int token_unpaced(const struct xd_control *ctl, struct xd
 	return __sync_fetch_and_add(&st->token_strikes, 1) >= TOKEN_STRIKES;
 }
 
-static __always_inline int is_token(struct __sk_buff *skb)
+static __always_inline __u8 tick_mark(struct __sk_buff *skb)
 {
 	__u8 mark = 0;
 
-	return !bpf_skb_load_bytes(skb, 5, &mark, 1) && mark == TOKEN_MARK;
+	bpf_skb_load_bytes(skb, 5, &mark, 1);
+	return mark;
 }
 
 // token_return sends the token round again, as it was.
@@ -302,28 +304,29 @@ static __always_inline int token_return(struct __sk_buff *skb, struct xd_state *
 }
 
 // Is it time for probes? Whatever sends ticks, there are no more than four in an interval, but
-// that hurry is good for one. Between two probes a token passes by, unless there is a suspicion to
+// that hurry is good for one, and that an urgent pulse, which comes back as little as any pulse, is
+// one more. Between two probes a token passes by, unless there is a suspicion to
 // confirm.
 static __always_inline enum xd_reason tick_due(const struct xd_config *cfg, const struct xd_state *st,
-					       const struct xd_control *ctl, int token, __u64 before, __u64 now)
+					       const struct xd_control *ctl, __u8 mark, __u64 before, __u64 now)
 {
 	__s64 since = now - before;
 
-	if (!before || st->hurry)
+	if (!before || st->hurry || mark == URGENT_MARK)
 		return REASON_TICK_SENT;
 	if (since < (__s64)(cfg->probe_ns / 4))
 		return REASON_TICK_EARLY;
-	if (token && st->peer_state != PEER_SUSPECT && since < (__s64)(cfg->probe_ns - ctl->lap_ns / 2))
+	if (mark == TOKEN_MARK && st->peer_state != PEER_SUSPECT && since < (__s64)(cfg->probe_ns - ctl->lap_ns / 2))
 		return REASON_TICK_BETWEEN;
 	return REASON_TICK_SENT;
 }
 
 static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const struct xd_config *cfg,
-						  struct xd_state *st, const struct xd_control *ctl, int token,
+						  struct xd_state *st, const struct xd_control *ctl, __u8 mark,
 						  __u64 now)
 {
 	__u64 seq, before = st->ticks[st->seq % TICKS_KEPT];
-	enum xd_reason due = tick_due(cfg, st, ctl, token, before, now);
+	enum xd_reason due = tick_due(cfg, st, ctl, mark, before, now);
 	int failed = 0;
 
 	skb->priority = 7; // TC_PRIO_CONTROL

@@ -56,6 +56,8 @@ func TestATokenComesBackAndAPulseDoesNot(t *testing.T) {
 		"a token in time for the next":                            {tokenMark, after(hour / 2), tcRedirect, "- tick-sent"},
 		"a token between two probes, while the peer is suspected": {tokenMark, func(v *truth) { after(hour / 4)(v); v.state.PeerState = suspect }, tcRedirect, "- tick-sent"},
 		"a token between two probes, with something to announce":  {tokenMark, func(v *truth) { after(hour / 4)(v); v.state.ToAnnounce = 2 }, tcRedirect, "- tick-between"},
+		"a pulse just after another":                              {0xff, after(0), tcShot, "- tick-early"},
+		"an urgent pulse just after another":                      {0x71, after(0), tcShot, "- tick-sent"},
 		"a pulse between two probes":                              {0xff, after(hour / 4), tcShot, "- tick-sent"},
 		"a token whose time fq is to be told":                     {tokenMark, func(v *truth) { v.control.Pace = bpf.XdphaXdPacePACE_FQ }, tcRedirect, "- tick-sent"},
 	} {

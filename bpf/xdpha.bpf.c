@@ -81,17 +81,17 @@ int xdpha_tick(struct __sk_buff *skb)
 	struct xd_control *ctl = the_control();
 	struct xd_state *st = the_state();
 	__u64 now = bpf_ktime_get_boot_ns();
-	int token;
+	__u8 mark;
 
 	if (!cfg || !ctl || !st)
 		return TC_ACT_SHOT;
-	token = is_token(skb);
-	if (token && token_unpaced(ctl, st, now)) {
+	mark = tick_mark(skb);
+	if (mark == TOKEN_MARK && token_unpaced(ctl, st, now)) {
 		account(NO_LINK, REASON_TOKEN_UNPACED);
 		return TC_ACT_SHOT;
 	}
-	account(NO_LINK, handle_tick(skb, cfg, st, ctl, token, now));
-	return token ? token_return(skb, st, ctl) : TC_ACT_SHOT;
+	account(NO_LINK, handle_tick(skb, cfg, st, ctl, mark, now));
+	return mark == TOKEN_MARK ? token_return(skb, st, ctl) : TC_ACT_SHOT;
 }
 
 // Starts the detector, or hands the running one to this program after an upgrade.

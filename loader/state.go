@@ -180,10 +180,12 @@ const (
 	PaceFQ     = Pace(bpf.XdphaXdPacePACE_FQ)     // the same by fq
 )
 
-// TokenBytes is the length of the pacer's token, and TokenMark the last byte of its destination.
+// TokenBytes is the length of the pacer's token, and TokenMark the last byte of its destination;
+// UrgentMark is that of a pulse which does not wait for its turn.
 const (
 	TokenBytes = 42 + 72 + 8*MaxIdentities + 8
 	TokenMark  = 0x70
+	UrgentMark = 0x71
 )
 
 // SetPace says how the token is held back, for how long, and where it is sent round.

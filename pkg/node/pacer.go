@@ -135,8 +135,8 @@ func (p *pacer) mode() string {
 	return config.PacerThread
 }
 
-// pulse sends one tick now.
-func (p *pacer) pulse() { _ = p.send(p.past, 0xff) } // what does not arrive is missed: see watch, tick
+// pulse has probes sent now.
+func (p *pacer) pulse() { _ = p.send(p.past, loader.UrgentMark) } // what does not arrive is missed: see watch, tick
 
 // seed sends a tick that comes back. It goes through the delay line first: what an idle one
 // has saved up is spent by this lap, or it would let the token come back at once, too early.
