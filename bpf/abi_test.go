@@ -3,6 +3,9 @@
 package bpf_test
 
 import (
+	"bytes"
+	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -11,6 +14,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 
 	"github.com/xdpha/xdpha/bpf"
+	"github.com/xdpha/xdpha/pkg/config"
 )
 
 func spec(t *testing.T) *ebpf.CollectionSpec {
@@ -69,6 +73,17 @@ func refusePadding(t *testing.T, typ reflect.Type) {
 		if end != typ.Size() {
 			t.Errorf("%v: %d bytes of padding at its end", typ, typ.Size()-end)
 		}
+	}
+}
+
+// The kernel's leave of half a second is the configuration's too: boot_hold follows from it.
+func TestTheLeaveIsAsLongInTheConfiguration(t *testing.T) {
+	b, err := os.ReadFile("detector.h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf("#define SOLO_NS %dULL ", config.SoloFor.Nanoseconds()); !bytes.Contains(b, []byte(want)) {
+		t.Errorf("detector.h has no %q", want)
 	}
 }
 

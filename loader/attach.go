@@ -78,7 +78,7 @@ func (d *Datapath) attachXDP(name string, index int) (string, error) {
 		return "", err
 	case l != nil:
 		if err := l.Update(d.objs.XdphaIn); err != nil {
-			return "", fmt.Errorf("upgrade link: %w", err)
+			return "", errors.Join(fmt.Errorf("upgrade link: %w", err), l.Close())
 		}
 		d.links[name] = l
 		return xdpMode(index)

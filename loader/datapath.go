@@ -105,7 +105,7 @@ func Open(cfg Config, opts Options) (_ *Datapath, err error) {
 // Adopted reports whether the maps of an earlier process were taken over.
 func (d *Datapath) Adopted() bool { return d.adopted }
 
-func (d *Datapath) adopt(want bpf.XdphaXdConfig) (map[string]*ebpf.Map, error) {
+func (d *Datapath) adopt(want bpf.XdphaXdConfig) (_ map[string]*ebpf.Map, err error) {
 	path := filepath.Join(d.opts.PinDir, "config")
 	pinned, err := ebpf.LoadPinnedMap(path, nil)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -133,18 +133,28 @@ func (d *Datapath) adopt(want bpf.XdphaXdConfig) (map[string]*ebpf.Map, error) {
 		return nil, fmt.Errorf("read compiled programs: %w", err)
 	}
 	replace := map[string]*ebpf.Map{}
+	defer func() {
+		if err != nil {
+			for _, m := range replace {
+				m.Close()
+			}
+		}
+	}()
 	for name := range spec.Maps {
 		m, err := ebpf.LoadPinnedMap(filepath.Join(d.opts.PinDir, name), nil)
 		if err == nil {
+			replace[name] = m
 			err = spec.Maps[name].Compatible(m)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("take over map %s in %s: %w: %w", name, d.opts.PinDir, ErrOtherVersion, err)
 		}
-		replace[name] = m
+	}
+	if err := d.renewAdopted(replace["control"]); err != nil {
+		return nil, err
 	}
 	d.adopted, d.dir = true, d.opts.PinDir
-	return replace, d.renewAdopted(replace["control"])
+	return replace, nil
 }
 
 // renewAdopted extends the lease by the successor's first sign of life: to load the programs may

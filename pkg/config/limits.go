@@ -24,13 +24,10 @@ const (
 	minBootHold   = 10 * time.Millisecond
 	maxBootHold   = time.Hour
 	minBootDeads  = 2 // boot_hold ≥ 2 × dead_after: a peer booting at the same time is heard first
-	// soloHold is how long a node may serve by the arbiter's leave without hearing anybody
-	// (SOLO_NS of bpf/detector.h): a booting peer must wait longer.
-	soloHold   = 500 * time.Millisecond
-	minLinger  = 50 * time.Microsecond
-	maxLinger  = time.Millisecond // of the default; written out it may be more
-	minTimeout = 10 * time.Millisecond
-	maxTimeout = time.Hour
+	minLinger     = 50 * time.Microsecond
+	maxLinger     = time.Millisecond // of the default; written out it may be more
+	minTimeout    = 10 * time.Millisecond
+	maxTimeout    = time.Hour
 )
 
 // Defaults of what the file leaves out.

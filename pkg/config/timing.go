@@ -25,9 +25,9 @@ func (c *checker) timing() {
 	if least := minBootDeads * out.DeadAfter; c.raw.arbiter.none.v && out.BootHold < least {
 		c.add(place(t.bootHold, t.at), "boot_hold %s is less than %d × dead_after (%s); write at least %s",
 			short(out.BootHold), minBootDeads, short(out.DeadAfter), short(least))
-	} else if least += soloHold; !c.raw.arbiter.none.v && out.BootHold < least {
+	} else if least += SoloFor; !c.raw.arbiter.none.v && out.BootHold < least {
 		c.add(place(t.bootHold, t.at), "boot_hold %s is less than %s, for which a node may serve alone, and %d × dead_after (%s); write at least %s",
-			short(out.BootHold), short(soloHold), minBootDeads, short(out.DeadAfter), short(least))
+			short(out.BootHold), short(SoloFor), minBootDeads, short(out.DeadAfter), short(least))
 	}
 	c.right()
 	// In time for the arbiter's leave to come before the peer's last grant ends.
@@ -45,6 +45,11 @@ const (
 	PacerKernel = "kernel"
 	PacerThread = "thread"
 )
+
+// SoloFor is how long the answer of a listed host counts, and how long a node may serve by the
+// arbiter's leave without hearing anybody: a booting peer must wait longer. It is SOLO_NS of
+// bpf/detector.h.
+const SoloFor = 500 * time.Millisecond
 
 // leastAsk is the time that a question to the listed hosts surely has.
 const leastAsk = 100 * time.Microsecond

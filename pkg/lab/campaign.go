@@ -56,6 +56,7 @@ type Fall struct {
 	Why    string `json:"why,omitempty"`
 	// Of the client's Summary.
 	OutageNs    int64  `json:"outage_ns"`
+	ChangeNs    int64  `json:"change_ns"`
 	Restored    bool   `json:"restored"`
 	Lost        int    `json:"lost"`
 	DualAnswers int    `json:"dual_answers"`
@@ -241,6 +242,7 @@ func (f *Fall) saw(rec Record) {
 		}
 	}
 	s := Analyze(rec, Window{FromNs: eve})
+	f.ChangeNs = s.ChangeNs
 	f.OutageNs, f.Restored, f.Lost, f.DualAnswers = s.OutageNs, s.Restored, s.Lost, s.DualAnswers
 	f.Before, f.After, f.StalledNs, f.StallMaxNs = s.Before, s.After, s.StalledNs, s.StallMaxNs
 }

@@ -29,6 +29,7 @@ type Summary struct {
 	// OutageNs is the longest silence, from the last answered send to the first
 	// answered send after it, less the client's own stalls inside.
 	OutageNs       int64
+	ChangeNs       int64 // the longest silence, measured in the same way, before which one node answered and after which the other did
 	FromNs, ToNs   int64 // those two sends
 	FromTTL, ToTTL uint8 // who answered them
 	Restored       bool  // false: the last probes went unanswered, and OutageNs ends with the last send
@@ -95,7 +96,11 @@ func Analyze(r Record, w Window) Summary {
 }
 
 func (s *Summary) silence(from, to, stalls int64, a, b uint8) {
-	if d := to - from - stalls; d > s.OutageNs {
+	d := to - from - stalls
+	if a != b && b != 0 {
+		s.ChangeNs = max(s.ChangeNs, d)
+	}
+	if d > s.OutageNs {
 		s.OutageNs, s.FromNs, s.ToNs, s.FromTTL, s.ToTTL = d, from, to, a, b
 	}
 }

@@ -199,7 +199,7 @@ func (n *node) arbiterStatus(s *loader.State) control.Arbiter {
 		h := control.ArbiterHost{Address: addr.String(), LastHeardUS: -1}
 		if at := max(s.ReachNS[i][loader.Lan], s.ReachNS[i][loader.Spare]); at != 0 {
 			h.LastHeardUS = max(0, s.AtNS-at) / 1000
-			h.Reached = s.AtNS-at < int64(reachFresh)
+			h.Reached = s.AtNS-at < int64(config.SoloFor)
 		}
 		if h.Reached {
 			a.Reached++

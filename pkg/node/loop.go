@@ -207,9 +207,6 @@ func (n *node) setFlags(change func(*loader.Flags)) {
 	}
 }
 
-// reachFresh is how long a host's answer counts; as bpf/detector.h has it.
-const reachFresh = 500 * time.Millisecond
-
 func (n *node) majority() int {
 	if len(n.Config.Arbiter.Reach) == 0 {
 		return 0
@@ -222,7 +219,7 @@ func (n *node) myView(s *loader.State) core.LanView {
 	view := func(role int) core.NIC {
 		v := core.NIC{Present: nic(n.Config.Nodes[n.Config.Self], role) != "", Carrier: n.loop.linkUp[role], Majority: n.majority()}
 		for i := range n.Config.Arbiter.Reach {
-			if at := s.ReachNS[i][role]; at != 0 && s.AtNS-at < int64(reachFresh) {
+			if at := s.ReachNS[i][role]; at != 0 && s.AtNS-at < int64(config.SoloFor) {
 				v.Reach++
 			}
 		}

@@ -39,14 +39,15 @@ func (r Report) print(w io.Writer, s Section, notes []Note) error {
 }
 
 const (
-	spreadHead = "faults\tmedian\tp90\tp99\tmax\tdual answers\toverlaps\tnot served\tmoved unasked"
-	times      = "Outage: the longest silence that the client saw, less its own stalls. Dual answers, overlaps: answers that the client got, and frames\n" +
+	spreadHead = "faults\tmedian\tp90\tp99\tmax\tchange\tdual answers\toverlaps\tnot served\tmoved unasked"
+	times      = "Outage: the longest silence that the client saw, less its own stalls. Change: the silence in which the other node\n" +
+		"took over, which may be a shorter one; median. Dual answers, overlaps: answers that the client got, and frames\n" +
 		"that the switches saw, from a node after the other one had taken over from it. Moved unasked: before anything was broken.\n"
 )
 
 func (t Tally) cells() string {
-	return fmt.Sprintf("%d\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d", t.Faults, stats.MS(t.MedianNS), stats.MS(t.P90NS), stats.MS(t.P99NS), stats.MS(t.MaxNS),
-		t.DualAnswers, t.Overlaps, t.NotServed, t.Unasked)
+	return fmt.Sprintf("%d\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d", t.Faults, stats.MS(t.MedianNS), stats.MS(t.P90NS), stats.MS(t.P99NS), stats.MS(t.MaxNS),
+		stats.MS(t.ChangeNS), t.DualAnswers, t.Overlaps, t.NotServed, t.Unasked)
 }
 
 func (k KindsReport) print(w io.Writer) {

@@ -10,6 +10,7 @@ import (
 // Tally is what a number of faults come to.
 type Tally struct {
 	stats.Spread
+	ChangeNS    int64 `json:"median_change_ns"` // median of the silences in which the owner changed
 	Faults      int `json:"faults"`
 	DualAnswers int `json:"dual_answers"`  // answers by a node after the other had taken over from it, or by both
 	Overlaps    int `json:"overlaps"`      // frames with an identity's MAC by such a node, as the switches saw them
@@ -25,8 +26,11 @@ func (t Tally) good() bool { return t.two() == 0 && t.NotServed == 0 }
 // sum adds up all that the faults themselves tell.
 func (t *Tally) sum(falls []lab.Fall) {
 	*t = Tally{Faults: len(falls), Unasked: t.Unasked}
-	var outages []int64
+	var outages, changes []int64
 	for _, f := range falls {
+		if f.ChangeNs > 0 {
+			changes = append(changes, f.ChangeNs)
+		}
 		outages = append(outages, f.OutageNs)
 		t.DualAnswers += f.DualAnswers
 		t.Overlaps += overlaps(f)
@@ -34,7 +38,7 @@ func (t *Tally) sum(falls []lab.Fall) {
 			t.NotServed++
 		}
 	}
-	t.Spread = stats.Of(outages)
+	t.Spread, t.ChangeNS = stats.Of(outages), stats.Of(changes).MedianNS
 }
 
 // overlaps of both identities, during the fault and after it.

@@ -96,6 +96,10 @@ func (o Options) starvedTurn(ctx context.Context, v *StarvedSeries, rounds int, 
 	for range rounds {
 		id := lab.Identities[len(v.Rounds)%len(lab.Identities)]
 		got, err := r.starve(ctx, id, *v)
+		for ; err == nil && got.Unasked && v.Unasked < maxUnasked*o.Rounds; got, err = r.starve(ctx, id, *v) {
+			v.Unasked++ // somebody else had it before the cut: that death says nothing
+			r.mark(got.HogsFromNs, got.CutNs, "%s: %s moved with nothing broken", v.name(), id.Name)
+		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", v.name(), err)
 		}
@@ -220,9 +224,11 @@ const serveTimeout = 15 * time.Second
 func (r *StarvedRound) saw(rec lab.Record) {
 	from := eve(rec)
 	s := lab.Analyze(rec, lab.Window{FromNs: from})
+	r.ChangeNs = s.ChangeNs
 	r.OutageNs, r.Restored, r.Lost = s.OutageNs, s.Restored, s.Lost
 	all := lab.Analyze(rec, lab.Window{})
 	r.DualAnswers, r.Before, r.After, r.StalledNs, r.StallMaxNs = all.DualAnswers, all.Before, all.After, all.StalledNs, all.StallMaxNs
+	r.Unasked = lab.Analyze(rec, lab.Window{ToNs: rec.CutNs}).After == r.Expected
 	r.LostBefore = lab.Analyze(rec, lab.Window{ToNs: rec.CutNs - int64(5*time.Millisecond)}).Lost
 	r.InTime = r.Served && s.ToNs < r.HogsFromNs+int64(hogTime) // hogs begin a little later than HogsFromNs, and end so
 }

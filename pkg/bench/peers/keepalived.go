@@ -31,6 +31,8 @@ var ErrNotInstalled = errors.New("keepalived is not installed (Debian's package 
 type keepalived struct {
 	title    string
 	program  string
+	home     int  // the priority of the address's home
+	away     int  // and of the other node
 	vmac     bool // the address keeps its MAC, as xdpha's does
 	adverts  int  // missed ones until the master counts as dead; 0 is the RFC's three and a skew
 	troubles []Fault
@@ -55,9 +57,10 @@ func findKeepalived(ctx context.Context) (path, version string, err error) {
 // variants are the configurations that are measured.
 func variants(program string) []contender {
 	return []contender{
-		keepalived{title: nameVMAC, program: program, vmac: true, troubles: []Fault{Rest, Hang, Kill, KillWorker, Stop}},
-		keepalived{title: namePlain, program: program, troubles: []Fault{Rest, Hang, Kill, Stop}},
-		keepalived{title: nameEager, program: program, vmac: true, adverts: 2, troubles: []Fault{Rest, Hang}},
+		keepalived{title: nameVMAC, program: program, home: 254, away: 253, vmac: true, troubles: []Fault{Rest, Hang, Kill, KillWorker, Stop}},
+		keepalived{title: namePlain, program: program, home: 254, away: 253, troubles: []Fault{Rest, Hang, Kill, Stop}},
+		keepalived{title: nameUsual, program: program, home: 150, away: 100, vmac: true, troubles: []Fault{Rest, Hang}},
+		keepalived{title: nameEager, program: program, home: 254, away: 253, vmac: true, adverts: 2, troubles: []Fault{Rest, Hang}},
 	}
 }
 
@@ -66,9 +69,9 @@ func (k keepalived) name() string { return k.title }
 func (k keepalived) faults() []Fault { return k.troubles }
 
 // keepalivedConf is as fast as keepalived goes. state BACKUP on both with preemption
-// lets the address go home by itself after a fault. The priorities are the highest
-// below an address owner's (255), which make the skew, (256-priority)/256 of an
-// interval, least. The virtual MAC is that of xdpha's identity. No second burst of
+// lets the address go home by itself after a fault. But for one variant, with the manual's
+// priorities, they are the highest below an address owner's (255), which make the skew,
+// (256-priority)/256 of an interval, least. The virtual MAC is that of xdpha's identity. No second burst of
 // gratuitous ARP after 5 s: a round is shorter.
 var keepalivedConf = template.Must(template.New("keepalived.conf").Parse(`global_defs {
     router_id {{.Node}}
@@ -100,9 +103,9 @@ vrrp_instance {{.Name}} {
 `))
 
 func (k keepalived) conf(n *lab.Node) ([]byte, error) {
-	m, priority := identity.MAC, 253
+	m, priority := identity.MAC, k.away
 	if n.Name == identity.Home {
-		priority = 254
+		priority = k.home
 	}
 	var b bytes.Buffer
 	err := keepalivedConf.Execute(&b, map[string]any{

@@ -19,6 +19,7 @@ const (
 	nameXdpha = "xdpha"
 	nameVMAC  = "keepalived, virtual MAC"
 	namePlain = "keepalived, NIC's MAC"
+	nameUsual = "keepalived, virtual MAC, its manual's priorities"
 	nameEager = "keepalived, virtual MAC, down after 2 adverts"
 )
 
