@@ -96,7 +96,7 @@ func (o Options) starvedTurn(ctx context.Context, v *StarvedSeries, rounds int, 
 	for range rounds {
 		id := lab.Identities[len(v.Rounds)%len(lab.Identities)]
 		got, err := r.starve(ctx, id, *v)
-		for ; err == nil && got.Unasked && v.Unasked < maxUnasked*o.Rounds; got, err = r.starve(ctx, id, *v) {
+		for ; err == nil && got.Unasked && wrong(got.Fall) == "" && v.Unasked < maxUnasked*o.Rounds; got, err = r.starve(ctx, id, *v) {
 			v.Unasked++ // somebody else had it before the cut: that death says nothing
 			r.mark(got.HogsFromNs, got.CutNs, "%s: %s moved with nothing broken", v.name(), id.Name)
 		}

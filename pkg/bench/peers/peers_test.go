@@ -171,7 +171,7 @@ func TestContendersAreMeasuredSideBySide(t *testing.T) {
 	t.Log(out.String())
 	want := 4 // of xdpha alone
 	if r.Keepalived != "" {
-		want = 15
+		want = 17
 	}
 	if len(r.Series) != want {
 		t.Errorf("%d series, want %d", len(r.Series), want)
