@@ -175,7 +175,7 @@ func ringIsMended(t *testing.T, c *cluster) {
 		await(t, "the loss of "+name+" is told", func() error { return c.hasEvent(lab.Serv1, since, "pacer-token-lost", "") })
 		before := frames(c.mustMetrics(t, lab.Serv1), `kind="tick"`, `verdict="sent"`)
 		await(t, "ticks come again after the loss of "+name, func() error {
-			if now := frames(c.mustMetrics(t, lab.Serv1), `kind="tick"`, `verdict="sent"`); now < before+500 {
+			if now := frames(c.mustMetrics(t, lab.Serv1), `kind="tick"`, `verdict="sent"`); now < before+50 {
 				return fmt.Errorf("%v did", now-before)
 			}
 			return nil

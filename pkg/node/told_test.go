@@ -19,7 +19,7 @@ import (
 // TestWhatIsTold goes through what a node says of its peer and of a takeover.
 func TestWhatIsTold(t *testing.T) {
 	// On a busy machine a daemon takes its time to start; it must not count as lost meanwhile.
-	c := running(t, lab.Scene{SupervisorLease: "20s"})
+	c := running(t, lab.Scene{Profile: "balanced", SupervisorLease: "20s"})
 	for _, s := range []struct {
 		name string
 		test func(*testing.T, *cluster)

@@ -4,6 +4,7 @@ package peers
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -129,7 +130,7 @@ func TestKeepalivedUnderstandsItsConfiguration(t *testing.T) {
 		conf, err := k.conf(&lab.Node{Name: lab.Serv1})
 		must(t, err)
 		for text, want := range map[string]bool{
-			"advert_int 0.01": true, "priority 254": true, "192.0.2.21/24": true,
+			"advert_int 0.01": true, fmt.Sprintf("priority %d", k.home): true, "192.0.2.21/24": true,
 			"use_vmac vrrp 02:4c:4a:00:00:21": k.vmac, "down_timer_adverts 2": k.adverts == 2,
 		} {
 			if strings.Contains(string(conf), text) != want {
