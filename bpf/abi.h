@@ -6,7 +6,8 @@
 #include <linux/types.h>
 #include "limits.h"
 
-#define XDPHA_ABI 3 // raised whenever a struct below changes its shape or meaning
+// Raised whenever a struct below changes its shape or meaning.
+enum xd_abi { XDPHA_ABI = 3 };
 
 enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
 
@@ -50,7 +51,7 @@ struct xd_identity_config {
 
 // Written by user space before the programs are attached.
 struct xd_config {
-	__u32 abi;
+	enum xd_abi abi;
 	__u32 cluster_id;
 	__u32 digest; // of what both nodes must agree on
 	__u8 self; // 0 or 1
@@ -134,6 +135,7 @@ struct xd_state {
 	__u64 token_due_ns; // CLOCK_MONOTONIC: when it should come next, with PACE_FQ
 	__u64 hurry; // the next tick may come early: there is something to say
 	__u64 serve_until_ns; // the right to serve
+	__u64 granted_ns; // the latest of my frames that the peer says it counted; 0: none of this boot of it
 	__u64 peer_sent_ns; // on the peer's clock: the latest frame that I promised to count as life
 	__u64 peer_solo_ns; // last frame of the peer that said FLAG_SOLO; 0: a later one did not
 	__u64 peer_solo_sent_ns; // when it left, on the peer's clock
@@ -189,7 +191,7 @@ enum xd_event_kind {
 	EVENT_REJOINED,
 	EVENT_ADDRESS_CONFLICT, // a: MAC of the offender, b: IPv4 address in network order
 	EVENT_SELF_STALL, // a: lateness in ns
-	EVENT_ANNOUNCED, // a: the word; by the kernel
+	EVENT_ANNOUNCED, // by the kernel
 	EVENT_STOOD_DOWN, // a: new word; the peer demanded it
 };
 

@@ -24,10 +24,44 @@ static __always_inline __u32 reached(const struct xd_config *cfg, struct xd_stat
 	return n;
 }
 
+// give_back_leave ends the arbiter's leave when a peer is heard that has counted frames of mine:
+// then it grants, or does not hear us, and will take over as long after what it granted last as
+// makes that the end of my right. A peer that was dead is not asked before it is known as up.
+// Every exchange is a full barrier: of a frame that is stamped here and a leave that is taken
+// there in the same moment, one sees the other.
+static __always_inline void give_back_leave(const struct xd_config *cfg, struct xd_state *st)
+{
+	__u64 state = *(volatile __u64 *)&st->peer_state, granted = *(volatile __u64 *)&st->granted_ns;
+
+	if (!cfg->serve_ns || !granted || (state != PEER_UP && state != PEER_SUSPECT))
+		return;
+	for (int i = 0; i < 4; i++) {
+		__u64 until = *(volatile __u64 *)&st->serve_until_ns;
+
+		if ((__s64)(until - granted) <= (__s64)cfg->serve_ns)
+			return;
+		if (__sync_val_compare_and_swap(&st->serve_until_ns, until, granted + cfg->serve_ns) != until)
+			continue;
+		// What another processor was granted meanwhile stands.
+		raise_time(&st->serve_until_ns, *(volatile __u64 *)&st->granted_ns + cfg->serve_ns);
+		return;
+	}
+}
+
+// The peer is not heard, and heard me when it was heard last: it is not one that hears nothing of
+// mine, and is about to take over, while its own frames are lost but for a few.
+static __always_inline int is_silent(const struct xd_config *cfg, const struct xd_state *st, __u64 now)
+{
+	__u64 heard = *(volatile __u64 *)&st->heard_ns, granted = *(volatile __u64 *)&st->granted_ns;
+
+	return (__s64)(now - heard) >= (__s64)(cfg->probe_ns + cfg->probe_ns / 2) &&
+	       (!granted || (__s64)(heard - granted) <= (__s64)cfg->suspect_ns);
+}
+
 // An answer counts for the round of questions before it. Once a majority has answered a round,
 // this node may serve for as long after the round as after a frame that the peer counts. Not if
 // its right has run out meanwhile, for the peer may have taken over: see serve_alone. And not
-// while the peer is heard: then it grants, or does not hear us and is about to take over.
+// while the peer is heard: see give_back_leave.
 static __always_inline void reach_heard(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
 	__u64 sent = *(volatile __u64 *)&st->reach_sent_ns;
@@ -35,9 +69,11 @@ static __always_inline void reach_heard(const struct xd_config *cfg, struct xd_s
 	if (!sent || reached(cfg, st, sent) * 2 <= cfg->n_reach)
 		return;
 	raise_time(&st->reach_ok_ns, sent);
-	if (cfg->serve_ns && may_serve(cfg, st, now) &&
-	    (__s64)(now - *(volatile __u64 *)&st->heard_ns) >= (__s64)(cfg->probe_ns + cfg->probe_ns / 2))
-		raise_time(&st->serve_until_ns, sent + cfg->serve_ns);
+	if (!cfg->serve_ns || !may_serve(cfg, st, now) || !is_silent(cfg, st, now))
+		return;
+	raise_time(&st->serve_until_ns, sent + cfg->serve_ns);
+	if (!is_silent(cfg, st, now))
+		give_back_leave(cfg, st);
 }
 
 static __always_inline void reach_stamp(const struct xd_config *cfg, struct xd_state *st, __u32 link, __u32 ip_be,

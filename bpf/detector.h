@@ -71,8 +71,11 @@ static __always_inline int serve_alone(const struct xd_config *cfg, struct xd_st
 	}
 	if (!st->majority_since_ns || (__s64)(*(volatile __u64 *)&st->serve_until_ns - st->majority_since_ns) > 0)
 		st->majority_since_ns = now; // not since before the right ran out
-	if (may_serve(cfg, st, now) || (__s64)(now - st->majority_since_ns) >= (__s64)(SOLO_OVER_NS + cfg->dead_ns))
+	if (may_serve(cfg, st, now) || (__s64)(now - st->majority_since_ns) >= (__s64)(SOLO_OVER_NS + cfg->dead_ns)) {
 		raise_time(&st->serve_until_ns, ok + SOLO_NS);
+		if ((__s64)(last_evidence(st) - now) >= 0) // a frame came meanwhile
+			give_back_leave(cfg, st);
+	}
 	return may_serve(cfg, st, now);
 }
 

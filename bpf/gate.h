@@ -37,17 +37,18 @@ static __always_inline int gate_open(const struct xd_config *cfg, __u32 identity
 
 	if (!ctl || !st || !word)
 		return 0;
-	if (!(*(volatile __u64 *)word & WORD_OWNER))
-		return 0;
 	now = bpf_ktime_get_boot_ns();
 	if (!may_serve(cfg, st, now))
 		return 0;
-	if (lease_valid(ctl, now))
-		return 1;
 	// Without a supervisor and its thread this node does not probe, and so cannot prove a peer
 	// that boots: the peer's knocking must do, for it will take over after its hold.
-	return cfg->solo_keep && *(volatile __u64 *)&st->peer_state == PEER_DEAD &&
-	       (!st->knocked_ns || (__s64)(now - st->knocked_ns) > (__s64)cfg->hold_ns);
+	if (!lease_valid(ctl, now) &&
+	    (!cfg->solo_keep || *(volatile __u64 *)&st->peer_state != PEER_DEAD ||
+	     (st->knocked_ns && (__s64)(now - st->knocked_ns) <= (__s64)cfg->hold_ns)))
+		return 0;
+	// Last, as frames close a word before they grant: who was held up in between must not see a
+	// word of before and a right of after.
+	return !!(*(volatile __u64 *)word & WORD_OWNER);
 }
 
 // An identity's configuration; its number is one of the maps', so below MAX_IDENTITIES.

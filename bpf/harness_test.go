@@ -214,7 +214,7 @@ func (n *node) fresh() *truth {
 
 func (n *node) config() bpf.XdphaXdConfig {
 	c := bpf.XdphaXdConfig{
-		Abi: 3, ClusterId: cluster, Digest: digest, Self: uint8(n.self), N_identities: identities, N_keys: 2,
+		Abi: bpf.XdphaXdAbiXDPHA_ABI, ClusterId: cluster, Digest: digest, Self: uint8(n.self), N_identities: identities, N_keys: 2,
 		SoloKeep: 1, ConfirmProbes: 2, OwnBe: be(nodeIP[n.self][lan]),
 		ProbeNs: 1e6, SuspectNs: 3e6, DeadNs: 5e6, HoldNs: 20e6,
 	}

@@ -164,6 +164,7 @@ static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_li
 		for (__u32 i = 0; i < MAX_IDENTITIES; i++)
 			st->peer_words[i] = 0;
 		st->peer_sent_ns = 0; // of another clock
+		st->granted_ns = 0; // by another boot: this one takes nothing before its hold
 		st->peer_solo_sent_ns = 0;
 		st->peer_boot = h->boot_id;
 		tell(now, EVENT_PEER_BOOT, NO_IDENTITY, h->boot_id, 0);
@@ -252,26 +253,24 @@ static __always_inline void hb_solo(struct xd_state *st, struct hb_head *h, __u6
 }
 
 // hb_granted: the peer counts my frame of that time as life, so I may serve for as long after
-// it as makes me stop before the peer takes over. With a peer that grants the arbiter's leave is
-// needed no longer: it is given back, or the peer would have to wait for its end if I died now.
+// it as makes me stop before the peer takes over.
 static __always_inline void hb_granted(const struct xd_config *cfg, struct xd_state *st, __u64 mine, __u64 now)
 {
-	__u64 until;
-
 	if (!cfg->serve_ns || !mine || (__s64)(now - mine) < 0)
 		return;
+	raise_time(&st->granted_ns, mine);
 	raise_time(&st->serve_until_ns, mine + cfg->serve_ns);
-	until = *(volatile __u64 *)&st->serve_until_ns;
-	if (st->peer_state == PEER_UP && (__s64)(until - now) > (__s64)cfg->serve_ns)
-		swap_word(&st->serve_until_ns, until, now + cfg->serve_ns);
 }
 
-// hb_believe takes over what a fresh frame says. The stamp comes last: who sees the peer
-// alive sees what it owns, and nobody serves by its grant what its words have closed.
+// hb_believe takes over what a fresh frame says. The stamp comes after it: who sees the peer
+// alive sees what it owns, and nobody serves by its grant what its words have closed. The
+// arbiter's leave, which was for a peer that is not heard, ends with it.
 // It returns whether the peer may count on it.
 static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_state *st, struct xd_link_state *l,
 				      __u32 link, struct ethhdr *eth, struct hb_head *h, void *end, __u64 now)
 {
+	int promised;
+
 	l->peer_mac = mac_u64(eth->h_source);
 	if (h->direction == HB_REPLY) {
 		__s64 rtt = now - h->grant_ns;
@@ -292,7 +291,9 @@ static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_sta
 	hb_granted(cfg, st, h->grant_ns, now);
 	if (st->peer_state == PEER_UP || st->peer_state == PEER_SUSPECT)
 		hb_gap(st, l, link, now);
-	return hb_promise(st, l, h, now);
+	promised = hb_promise(st, l, h, now);
+	give_back_leave(cfg, st);
+	return promised;
 }
 
 // hb_answer turns the probe into its reply, in place. Only what was promised is granted.

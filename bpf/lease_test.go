@@ -36,6 +36,9 @@ func TestAFrameGrantsTheRightToServe(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v := n.atWork()
 			v.config.ServeNs, v.state.ServeUntilNs = serveFor, c.had
+			if c.had > serveFor {
+				v.state.GrantedNs = c.had - serveFor
+			}
 			n.put(v)
 			sent := now()
 			if c.frame.GrantNS > 1 && c.frame.GrantNS < sent || c.frame.Direction == wire.Probe {
@@ -111,18 +114,34 @@ func TestThePeersLeaveEndsByALaterFrame(t *testing.T) {
 	}
 }
 
-// When the peer grants again, the arbiter's leave of its absence is given back.
+// The arbiter's leave is for a peer that is not heard. When it is, it grants again, or does not hear
+// us: then it takes over as long after what it granted last as ends our right before.
 func TestTheArbitersLeaveIsGivenBack(t *testing.T) {
 	n := newBench(t).newNode(t, 0)
-	for state, back := range map[uint64]bool{up: true, suspect: false, dead: false} {
-		v := n.atWork()
-		v.state.PeerState = state
-		v.config.ServeNs, v.state.ServeUntilNs = serveFor, now()+hour
-		n.put(v)
-		n.receive(lan, signed(t, with(probeOn(lan), func(f *wire.Frame) { f.GrantNS = now() }), signing))
-		if got := n.state().ServeUntilNs; got > now()+serveFor == back || got < v.state.StartedNs {
-			t.Errorf("peer state %d: may serve for %d ns more", state, got-now())
+	for state, back := range map[uint64]bool{up: true, suspect: true, dead: false} {
+		for _, ago := range []uint64{0, 1e9} { // a peer that hears us, and one that does not
+			v := n.atWork()
+			leave := now() + hour
+			v.state.PeerState = state
+			v.config.ServeNs, v.state.ServeUntilNs = serveFor, leave
+			n.put(v)
+			granted := now() - ago
+			n.receive(lan, signed(t, with(probeOn(lan), func(f *wire.Frame) { f.GrantNS = granted }), signing))
+			want := leave
+			if back {
+				want = granted + serveFor
+			}
+			if got := n.state().ServeUntilNs; got != want {
+				t.Errorf("peer state %d, granted %d ns ago: may serve until %d, want %d", state, ago, got, want)
+			}
 		}
+	}
+	v := n.atWork()
+	v.config.ServeNs, v.state.ServeUntilNs = serveFor, now()+hour
+	n.put(v)
+	n.receive(lan, signed(t, with(probeOn(lan), func(f *wire.Frame) { f.GrantNS = 0 }), signing))
+	if got := n.state().ServeUntilNs; got != v.state.ServeUntilNs {
+		t.Errorf("a peer that has counted nothing yet, for it has just booted, ended it: %d", got)
 	}
 }
 

@@ -243,17 +243,14 @@ static __always_inline void send_announcements(struct __sk_buff *skb, const stru
 			continue;
 		}
 		if (pending & first) {
-			if (id->announced_be)
-				send_announcement(skb, id, 1);
+			if (id->announced_be ? send_announcement(skb, id, 1) : send_unsolicited_na(skb, id))
+				__sync_fetch_and_or(&st->to_announce, first);
 			else
-				send_unsolicited_na(skb, id);
-			note_announced(st, i);
+				note_announced(st, i);
 			continue;
 		}
-		if (id->announced_be)
-			send_announcement(skb, id, 2);
-		if (has_ip6(id))
-			send_unsolicited_na(skb, id);
+		if ((id->announced_be && send_announcement(skb, id, 2)) || (has_ip6(id) && send_unsolicited_na(skb, id)))
+			__sync_fetch_and_or(&st->to_announce, rest); // an announcement too many does no harm
 	}
 }
 
@@ -336,7 +333,7 @@ static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const s
 	*(volatile __u64 *)&st->hurry = 0;
 	if (bpf_skb_change_tail(skb, HB_OFFSET + HB_BYTES(cfg->n_identities), 0))
 		return REASON_TICK_FAILED;
-	if (before)
+	if (before && (__s64)(now - before) > 0) // another processor's pulse may have come since
 		raise_max(&st->tick_gap_max_ns, now - before);
 	seq = __sync_fetch_and_add(&st->seq, 1) + 1; // a pulse may come beside the pacer's own tick
 	st->ticks[seq % TICKS_KEPT] = now;

@@ -66,7 +66,7 @@ int xdpha_out(struct __sk_buff *skb)
 
 	if (!cfg)
 		return TC_ACT_UNSPEC;
-	if (bpf_skb_pull_data(skb, sizeof(struct ethhdr) + sizeof(struct ipv6hdr)))
+	if (bpf_skb_pull_data(skb, sizeof(struct ethhdr) + sizeof(struct ipv6hdr) + 1)) // to the type of ICMPv6
 		bpf_skb_pull_data(skb, skb->len); // shorter than that
 	c = (struct cursor){(void *)(long)skb->data, (void *)(long)skb->data_end};
 	reason = gate_out(cfg, skb->ifindex, c);

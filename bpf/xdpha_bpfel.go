@@ -23,6 +23,12 @@ type XdphaDetector struct {
 	NotBeforeNs uint64
 }
 
+type XdphaXdAbi uint32
+
+const (
+	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 3
+)
+
 type XdphaXdAddress struct {
 	_     structs.HostLayout
 	Bytes [16]uint8
@@ -30,7 +36,7 @@ type XdphaXdAddress struct {
 
 type XdphaXdConfig struct {
 	_             structs.HostLayout
-	Abi           uint32
+	Abi           XdphaXdAbi
 	ClusterId     uint32
 	Digest        uint32
 	Self          uint8
@@ -194,6 +200,7 @@ type XdphaXdState struct {
 	TokenDueNs      uint64
 	Hurry           uint64
 	ServeUntilNs    uint64
+	GrantedNs       uint64
 	PeerSentNs      uint64
 	PeerSoloNs      uint64
 	PeerSoloSentNs  uint64

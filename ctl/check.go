@@ -212,7 +212,7 @@ func hostChecks(cfg *config.Config) []hostCheck {
 	}
 	mode, err := "", error(nil)
 	if cfg.Timing.Pacer != config.PacerThread {
-		mode, err = host.ProbePace(loader.TokenBytes, cfg.Timing.Probe)
+		mode, err = host.ProbePace(loader.TokenBytes, host.Lap(cfg.Timing.Probe))
 	}
 	return append(out, paceCheck(cfg.Timing.Pacer, mode, err))
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // ABI is the version of what kernel and user space share (bpf/abi.h).
-const ABI = 2
+const ABI = bpf.XdphaXdAbiXDPHA_ABI
 
 // The links, as numbered in bpf/abi.h.
 const (

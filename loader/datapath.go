@@ -105,6 +105,8 @@ func Open(cfg Config, opts Options) (_ *Datapath, err error) {
 // Adopted reports whether the maps of an earlier process were taken over.
 func (d *Datapath) Adopted() bool { return d.adopted }
 
+const otherVersionHint = "stop that version's daemon without --keep, or remove the directory if no daemon runs"
+
 func (d *Datapath) adopt(want bpf.XdphaXdConfig) (_ map[string]*ebpf.Map, err error) {
 	path := filepath.Join(d.opts.PinDir, "config")
 	pinned, err := ebpf.LoadPinnedMap(path, nil)
@@ -120,9 +122,8 @@ func (d *Datapath) adopt(want bpf.XdphaXdConfig) (_ map[string]*ebpf.Map, err er
 		return nil, fmt.Errorf("read pinned map %s: %w", path, err)
 	}
 	wantBytes := unsafe.Slice((*byte)(unsafe.Pointer(&want)), unsafe.Sizeof(want))
-	if len(have) < 4 || len(have) != len(wantBytes) || binary.NativeEndian.Uint32(have) != ABI {
-		return nil, fmt.Errorf("take over %s: %w: stop that version's daemon without --keep, or remove the directory if no daemon runs",
-			d.opts.PinDir, ErrOtherVersion)
+	if len(have) < 4 || len(have) != len(wantBytes) || binary.NativeEndian.Uint32(have) != uint32(ABI) {
+		return nil, fmt.Errorf("take over %s: %w: %s", d.opts.PinDir, ErrOtherVersion, otherVersionHint)
 	}
 	if !bytes.Equal(have, wantBytes) {
 		d.opts.Log.Warn("the configuration or a NIC changed since the last run: starting anew", "pins", d.opts.PinDir)
@@ -147,7 +148,7 @@ func (d *Datapath) adopt(want bpf.XdphaXdConfig) (_ map[string]*ebpf.Map, err er
 			err = spec.Maps[name].Compatible(m)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("take over map %s in %s: %w: %w", name, d.opts.PinDir, ErrOtherVersion, err)
+			return nil, fmt.Errorf("take over map %s in %s: %w: %w: %s", name, d.opts.PinDir, ErrOtherVersion, err, otherVersionHint)
 		}
 	}
 	if err := d.renewAdopted(replace["control"]); err != nil {

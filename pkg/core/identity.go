@@ -27,10 +27,13 @@ type identity struct {
 	announced     uint64 // the generation that was last announced
 	announceAgain bool
 
-	ho             handover
-	unownedSince   int64 // since when nobody owns it although the peer is up; 0: not so
-	unownedGen     uint64
-	uncovered      bool  // reported
+	ho           handover
+	unownedSince int64 // since when nobody owns it although the peer is up; 0: not so
+	unownedGen   uint64
+	uncovered    bool // reported
+	// peerBooted: the peer has booted, and its word has shown nothing of its daemon since: its
+	// kernel adopts this node's generation before its daemon has looked at what it promised.
+	peerBooted     bool
 	peerReadySince int64 // since when the peer could take it; 0: it could not
 	arrived        int64 // when it came here by hand-over
 	lastAuto       int64 // the last automatic move
@@ -234,6 +237,9 @@ func (m *Machine) peerCannot(id *identity) string {
 func (m *Machine) watch(id *identity) {
 	if m.obs.Peer == PeerSuspect {
 		return // no news yet
+	}
+	if id.peer.Flags() != 0 {
+		id.peerBooted = false
 	}
 	unowned := m.up() && !id.word.Has(Owner) && !m.peerOwns(id)
 	switch {

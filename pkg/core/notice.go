@@ -70,6 +70,9 @@ func (m *Machine) peerChanged(before PeerState) {
 			m.notify(KindPeerRestarted, nil, "%s has restarted", m.peerName())
 		}
 		m.peerBoot = o.PeerBoot
+		for _, id := range m.ids {
+			id.peerBooted = true
+		}
 	}
 	if m.up() && o.PeerSupervisorOK != m.peerSupOK {
 		m.peerSupOK = o.PeerSupervisorOK

@@ -180,6 +180,8 @@ func (m *Machine) mayClaim(id *identity) bool {
 		return false
 	case p.Has(Yield) && w.Has(Ready): // the kernel does it
 		return false
+	case id.peerBooted && !m.overdue(id):
+		return false // it may have promised more than it knows of, and says so soon
 	case id.cfg.Home == m.cfg.Self:
 		return !p.Has(Want) || w.Has(Want)
 	}

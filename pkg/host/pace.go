@@ -37,6 +37,15 @@ const (
 	fqHorizon = 10_000_000
 )
 
+// Lap is how long the pacer's frame takes to go round: half an interval of probes, where a delay
+// line keeps so short a time.
+func Lap(probe time.Duration) time.Duration {
+	if probe/2 < minPace {
+		return probe
+	}
+	return probe / 2
+}
+
 // qdiscs is what pacing needs of netlink.
 type qdiscs interface {
 	QdiscList(netlink.Link) ([]netlink.Qdisc, error)

@@ -107,16 +107,7 @@ func (p *pacer) useKernel() error {
 	return nil
 }
 
-// leastLap is the shortest that a delay line keeps.
-const leastLap = 100 * time.Microsecond
-
-// lap is half an interval of probes where the delay line can do that.
-func (p *pacer) lap() time.Duration {
-	if p.probe/2 < leastLap {
-		return p.probe
-	}
-	return p.probe / 2
-}
+func (p *pacer) lap() time.Duration { return host.Lap(p.probe) }
 
 // useThread ends the ring: its tokens end at their next lap.
 func (p *pacer) useThread() error {

@@ -7,7 +7,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 	"time"
 
 	"github.com/xdpha/xdpha/pkg/bench/outage"
+	"github.com/xdpha/xdpha/pkg/bench/stats"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
@@ -47,7 +47,7 @@ func run(ctx context.Context) error {
 	}
 	r, err := outage.Run(ctx, os.Stdout, o)
 	if file != "" {
-		err = errors.Join(err, write(file, r)) // what was measured until an error is worth having
+		err = errors.Join(err, stats.WriteJSON(file, r)) // what was measured until an error is worth having
 	}
 	if err == nil && !r.Good() {
 		err = errBad
@@ -118,15 +118,4 @@ func faults(kinds string) (out []lab.Fault, err error) {
 		out = append(out, f)
 	}
 	return out, nil
-}
-
-func write(file string, r outage.Report) error {
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode figures: %w", err)
-	}
-	if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write figures: %w", err)
-	}
-	return nil
 }

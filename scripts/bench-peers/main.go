@@ -6,7 +6,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"path/filepath"
 
 	"github.com/xdpha/xdpha/pkg/bench/peers"
+	"github.com/xdpha/xdpha/pkg/bench/stats"
 )
 
 // shortRounds are enough to see that it works, not for figures.
@@ -53,12 +53,5 @@ func run(ctx context.Context) (err error) {
 	if *file == "" {
 		return nil
 	}
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode figures: %w", err)
-	}
-	if err := os.WriteFile(*file, append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write figures: %w", err)
-	}
-	return nil
+	return stats.WriteJSON(*file, r)
 }

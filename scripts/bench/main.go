@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/xdpha/xdpha/pkg/bench"
 	"github.com/xdpha/xdpha/pkg/bench/cost"
+	"github.com/xdpha/xdpha/pkg/bench/stats"
 )
 
 var errNotAsPromised = errors.New("not everything is as promised: see the table")
@@ -67,7 +67,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	if *file != "" {
-		if err := write(*file, r); err != nil {
+		if err := stats.WriteJSON(*file, r); err != nil {
 			return err
 		}
 	}
@@ -88,15 +88,4 @@ func measure(ctx context.Context, w io.Writer, o bench.Options, wanted []string,
 		r.Rest, err = cost.Run(ctx, w, cost.Options{Short: o.Short, Executable: program})
 	}
 	return r, err
-}
-
-func write(file string, r report) error {
-	b, err := json.MarshalIndent(r, "", "  ")
-	if err != nil {
-		return fmt.Errorf("encode figures: %w", err)
-	}
-	if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
-		return fmt.Errorf("write figures: %w", err)
-	}
-	return nil
 }

@@ -11,11 +11,11 @@ import (
 type Tally struct {
 	stats.Spread
 	ChangeNS    int64 `json:"median_change_ns"` // median of the silences in which the owner changed
-	Faults      int `json:"faults"`
-	DualAnswers int `json:"dual_answers"`  // answers by a node after the other had taken over from it, or by both
-	Overlaps    int `json:"overlaps"`      // frames with an identity's MAC by such a node, as the switches saw them
-	NotServed   int `json:"not_served"`    // faults after which the node that should serve did not
-	Unasked     int `json:"moved_unasked"` // times that the identity moved before anything was broken
+	Faults      int   `json:"faults"`
+	DualAnswers int   `json:"dual_answers"`  // answers by a node after the other had taken over from it, or by both
+	Overlaps    int   `json:"overlaps"`      // frames with an identity's MAC by such a node, as the switches saw them
+	NotServed   int   `json:"not_served"`    // faults after which the node that should serve did not
+	Unasked     int   `json:"moved_unasked"` // times that the identity moved before anything was broken
 }
 
 // two is how often somebody saw two owners.

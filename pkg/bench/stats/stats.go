@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package stats is what benchmarks of outages have in common: how a spread of durations
-// is summed up and printed, and what a report says of the machine. It knows nothing of
+// is summed up, printed and written, and what a report says of the machine. It knows nothing of
 // what was measured.
 package stats
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
+	"os"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -54,4 +56,16 @@ func KernelRelease() string {
 		return "of unknown release"
 	}
 	return unix.ByteSliceToString(u.Release[:])
+}
+
+// WriteJSON writes a report for programs to a file.
+func WriteJSON(file string, report any) error {
+	b, err := json.MarshalIndent(report, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode figures: %w", err)
+	}
+	if err := os.WriteFile(file, append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("write figures: %w", err)
+	}
+	return nil
 }

@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"github.com/xdpha/xdpha/pkg/core"
+)
+
+// Violation is what a checker found.
+type Violation struct {
+	Seed uint64
+	AtNs int64 // since the run began
+	Text string
+}
+
+// Stats are what happened in a run.
+type Stats struct {
+	Changes    int   // of owner
+	Overlaps   int   // of two open gates, as arbiter reach documents them
+	OverlapMax int64 // the longest of them
+	SettledNs  int64 // from the last fault's end until all was as it should be
+	SimNs      int64 // how much time has passed in the run
+}
+
+// checker looks on at every instant.
+type checker struct {
+	w        *world
+	passedAt int64    // when a frame of one node was last accepted by the other
+	sentAt   [2]int64 // by receiver: when the last accepted frame left
+	overlap  []overlap
+	owned    []map[uint64]claim
+	stats    Stats
+}
+
+// overlap is a time with two open gates, or an interruption of one; from 0: there is none.
+type overlap struct {
+	from  int64
+	words [2]core.Word
+}
+
+type claim struct {
+	node int
+	at   int64
+}
+
+func newChecker(w *world) checker {
+	c := checker{w: w, overlap: make([]overlap, len(w.ids))}
+	for range w.ids {
+		c.owned = append(c.owned, map[uint64]claim{})
+	}
+	return c
+}
+
+// open reports whether a packet would pass a node's gate now.
+func (c *checker) open(n *node, i int) bool {
+	return n.powered && !n.stands() && n.k.gateOpen(i, n.clock())
+}
+
+// instant is called after everything that happens.
+func (c *checker) instant() {
+	w := c.w
+	for i := range w.ids {
+		a, b := w.nodes[0], w.nodes[1]
+		if !a.powered || !b.powered {
+			c.overlap[i] = overlap{}
+			continue
+		}
+		words := [2]core.Word{a.k.words[i], b.k.words[i]}
+		if c.overlap[i].words != words {
+			c.overlap[i] = overlap{}
+		}
+		if !c.open(a, i) || !c.open(b, i) {
+			continue
+		}
+		if c.overlap[i].from == 0 {
+			c.overlap[i] = overlap{w.now, words}
+			c.begins(i)
+		}
+		c.stats.OverlapMax = max(c.stats.OverlapMax, w.now-c.overlap[i].from)
+		loser := a
+		if a.k.words[i].Gen() >= b.k.words[i].Gen() {
+			loser = b
+		}
+		if sent := c.sentAt[loser.self]; sent > c.overlap[i].from {
+			w.fail("%s: both gates are open still, although serv%d has heard the other owner since", w.ids[i].Name, loser.self+1)
+		}
+	}
+}
+
+// begins judges two gates that have just become open together.
+func (c *checker) begins(i int) {
+	w := c.w
+	c.stats.Overlaps++
+	w.logf("%s: both gates are open", w.ids[i].Name)
+	if !w.p.Reach {
+		return
+	}
+	// What was under way when the silence began arrives; and a node's last words may be as much
+	// later than the last that it has heard as makes nobody suspect anybody.
+	silence := int64(float64(w.p.Dead)*(1-2*clockError)) - w.p.Suspect - 100*us
+	if since := w.now - c.passedAt; since < silence {
+		w.fail("%s: both gates are open, %v and %v, and a frame passed %.3f ms ago", w.ids[i].Name, w.nodes[0].k.words[i], w.nodes[1].k.words[i], float64(since)/1e6)
+	}
+	for _, n := range w.nodes {
+		if since := n.clock() - n.k.reachOK; since > w.p.Solo+w.p.Late+w.p.Dead {
+			w.fail("%s: both gates are open, and no majority has answered serv%d for %.3f ms", w.ids[i].Name, n.self+1, float64(since)/1e6)
+		}
+	}
+}
+
+// passed notes a frame that was accepted.
+func (c *checker) passed(to *node, f *frame) {
+	c.passedAt = c.w.now
+	c.sentAt[to.self] = max(c.sentAt[to.self], f.trueSent)
+}
+
+func (w *world) passed(to *node, f *frame) { w.check.passed(to, f) }
+
+func (w *world) changed(n *node, i int, old, word core.Word, why string) {
+	w.logf("serv%d %s: %v -> %v (%s)", n.self+1, w.ids[i].Name, old, word, why)
+	if word.Gen() < old.Gen() {
+		w.fail("serv%d %s: the generation falls from %d to %d", n.self+1, w.ids[i].Name, old.Gen(), word.Gen())
+	}
+	if word.Has(core.Owner) && !(old.Has(core.Owner) && old.Gen() == word.Gen()) {
+		w.check.owns(n, i, word.Gen())
+	}
+}
+
+// owns: nobody takes a generation of which he could know that the other node has owned it.
+func (c *checker) owns(n *node, i int, gen uint64) {
+	c.stats.Changes++
+	before, used := c.owned[i][gen]
+	if used && before.node != n.self && c.sentAt[n.self] > before.at {
+		c.w.fail("%s: serv%d takes generation %d, which serv%d has owned", c.w.ids[i].Name, n.self+1, gen, before.node+1)
+	}
+	c.owned[i][gen] = claim{n.self, c.w.now}
+}
+
+// swap: nobody is armed for a generation that is not promised on the disk.
+func (c *checker) swap(n *node, a core.Swap) {
+	name := c.w.ids[a.Identity].Name
+	if a.New.Has(core.Ready) && n.disk.Generations[name] < a.New.Gen()+1 {
+		c.w.fail("serv%d %s: armed as %v, and its disk promises %d", n.self+1, name, a.New, n.disk.Generations[name])
+	}
+}
+
+func (c *checker) booted(n *node) { c.sentAt[n.self] = 0 }
+
+// unsettled says what is missing until all is as it should be without a fault; "": nothing.
+func (c *checker) unsettled() string {
+	w := c.w
+	for i, id := range w.ids {
+		a, b := w.nodes[0], w.nodes[1]
+		switch {
+		case !a.powered || !b.powered || !a.d.running || !b.d.running:
+			return "a node or a daemon does not run"
+		case c.open(a, i) == c.open(b, i):
+			return id.Name + " has not one open gate"
+		}
+		o, x := a, b
+		if c.open(b, i) {
+			o, x = b, a
+		}
+		switch {
+		case !x.k.words[i].Has(core.Ready) || x.k.words[i].Gen() != o.k.words[i].Gen():
+			return id.Name + ": the other node is not armed"
+		case !o.addrs[i] || x.addrs[i] != id.StagingAhead:
+			return id.Name + ": addresses are not where they should be"
+		case !o.svc[i] || x.svc[i]:
+			return id.Name + ": services are not where they should be"
+		case id.Failback == "auto" && o.self != id.Home:
+			return id.Name + " is not at home"
+		}
+	}
+	return ""
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"maps"
+
+	"github.com/xdpha/xdpha/pkg/core"
+)
+
+// daemon is the shell around the core: it carries out what the core decides, late or in vain.
+type daemon struct {
+	n       *node
+	m       *core.Machine
+	running bool
+	paused  int64
+	hinted  bool
+	seen    core.Observed
+	replied map[uint64]bool
+}
+
+func newDaemon(n *node) *daemon { return &daemon{n: n, replied: map[uint64]bool{}} }
+
+func (d *daemon) start() {
+	n := d.n
+	d.running = true
+	saved := core.Saved{Generations: maps.Clone(n.disk.Generations), Standby: n.disk.Standby, Frozen: n.disk.Frozen}
+	d.m = core.New(core.Config{
+		Self: n.self, Nodes: [2]string{"serv1", "serv2"}, Identities: n.w.ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0,
+		Limits: core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms},
+	}, saved)
+	d.step(core.Started{})
+	d.renew()
+	d.look()
+	d.ticks()
+}
+
+func (d *daemon) end() { d.running = false }
+
+// alive runs f later, unless this daemon has ended by then; a stopped one does it afterwards.
+func (d *daemon) alive(after int64, f func()) {
+	n := d.n
+	var try func()
+	try = func() {
+		switch {
+		case !d.running || n.d != d:
+		case d.paused > n.w.now:
+			n.later(d.paused-n.w.now+n.w.rnd(0, ms), try)
+		default:
+			f()
+		}
+	}
+	n.later(after, try)
+}
+
+// renew is the loop's progress, which earns the lease.
+func (d *daemon) renew() {
+	now := d.n.clock()
+	d.n.k.renewed, d.n.k.leaseUntil = now, now+d.n.w.p.Lease
+	d.alive(d.n.w.p.Lease/10, d.renew)
+}
+
+func (d *daemon) ticks() {
+	d.step(core.Tick{})
+	d.alive(50*ms, d.ticks)
+}
+
+// hint is the ring buffer's: the maps are worth reading. One in a hundred is lost.
+func (d *daemon) hint() {
+	if !d.n.dirty || d.hinted || d.n.w.chance(100) {
+		return
+	}
+	d.hinted = true
+	d.alive(d.n.w.rnd(20*us, 2*ms), func() { d.hinted = false; d.read() })
+}
+
+func (d *daemon) look() {
+	d.read()
+	d.alive(30*ms, d.look)
+}
+
+func (d *daemon) read() {
+	d.n.dirty = false
+	d.n.k.lan = d.n.lanView()
+	d.step(d.n.observed())
+}
+
+func (d *daemon) step(ev core.Event) {
+	for _, a := range d.m.Step(d.n.clock(), ev) {
+		d.act(a)
+	}
+}
+
+// result reports an operation after a while; it fails now and then.
+func (d *daemon) result(op uint64, failsOneIn, after int64, f func()) {
+	bad := d.n.w.chance(failsOneIn)
+	d.alive(after, func() {
+		if bad {
+			d.step(core.Failed{Op: op, Err: "drawn"})
+			return
+		}
+		f()
+		d.step(core.Done{Op: op})
+	})
+}
+
+func (d *daemon) act(a core.Action) {
+	n, w := d.n, d.n.w
+	nothing := func() {}
+	switch a := a.(type) {
+	case core.Persist:
+		// Between the write and the sync there is a while in which a power cut loses it.
+		d.result(a.Op, 50, w.rnd(200*us, 15*ms), func() {
+			n.disk = core.Saved{Generations: maps.Clone(a.Saved.Generations), Standby: a.Saved.Standby, Frozen: a.Saved.Frozen}
+		})
+	case core.Swap:
+		ok := n.k.words[a.Identity] == a.Old
+		if ok {
+			w.check.swap(n, a)
+			n.k.set(a.Identity, a.New, "swap")
+		}
+		r := core.Swapped{Op: a.Op, Identity: a.Identity, OK: ok, Current: n.k.words[a.Identity]}
+		d.alive(0, func() { d.step(r) })
+	case core.AddAddresses:
+		d.result(a.Op, 20, w.rnd(ms, 10*ms), func() { n.addrs[a.Identity] = true })
+	case core.RemoveAddresses:
+		d.result(a.Op, 20, w.rnd(ms, 10*ms), func() { n.addrs[a.Identity] = false })
+	case core.StartServices:
+		n.svc[a.Identity] = true
+		d.result(a.Op, 20, w.rnd(5*ms, 60*ms), nothing)
+	case core.StopServices:
+		d.result(a.Op, 20, w.rnd(5*ms, 60*ms), func() { n.svc[a.Identity] = false })
+	case core.StartConcurrent:
+		d.result(a.Op, 1<<40, 5*ms, nothing)
+	case core.StopConcurrent:
+		d.result(a.Op, 1<<40, 5*ms, nothing)
+	case core.Announce:
+		if !n.addrs[a.Identity] {
+			w.fail("serv%d announces %s without its addresses", n.self+1, w.ids[a.Identity].Name)
+		}
+	case core.SetFlags:
+		n.k.flags = a
+	case core.Notify:
+		w.logf("serv%d tells %s: %s", n.self+1, a.Kind, a.Text)
+	case core.Reply:
+		if d.replied[a.Op] {
+			w.fail("serv%d replies to %d two times", n.self+1, a.Op)
+		}
+		d.replied[a.Op] = true
+	case core.Left:
+		d.end()
+		n.restart(w.rnd(50*ms, 2*s))
+	case core.Pulse:
+		n.tick()
+	}
+}
+
+// restart starts a daemon after a while, if the machine has power and none runs by then.
+func (n *node) restart(after int64) {
+	n.later(after, func() {
+		if !n.d.running {
+			n.d = newDaemon(n)
+			n.d.start()
+		}
+	})
+}

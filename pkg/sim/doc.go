@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sim runs two nodes in one thread, by virtual time: the real core of pkg/core on
+// each, over a model of the kernel's part, whose methods have the names of the C functions
+// that they stand for, and over a network, clocks, disks and power that fail as a seed has it.
+//
+// A run is a function of its seed and its options: the same faults at the same times, the
+// same transcript. At every instant a checker looks for what must not be:
+//
+//   - two gates that are open for one identity, but for the case that arbiter reach documents:
+//     both nodes reach the majority of the listed hosts, and not one frame has passed between
+//     them for dead_after; and that case ends with the first frame;
+//   - a generation that two nodes own, or one that is lower than the one before;
+//   - a word that is armed without a promise on the disk.
+//
+// When everything has been healed, within a bounded time each identity must have one owner,
+// with its addresses and services, and a peer that is armed.
+//
+// Times are nanoseconds. The model leaves out authentication but for boot ids and nonces, and
+// the steps of two processors inside one kernel, which the race's own check is for.
+package sim

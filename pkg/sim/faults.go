@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+
+	"github.com/xdpha/xdpha/pkg/core"
+)
+
+// Fault is one thing that goes wrong, or an order of the administrator's.
+type Fault struct {
+	AtNs  int64 // since the run began
+	Kind  string
+	Node  int
+	Which int   // link, NIC, host or identity
+	ForNs int64 // how long
+}
+
+func (f Fault) String() string {
+	return fmt.Sprintf("%.3f ms: %s, node %d, %d, for %.3f ms", float64(f.AtNs)/1e6, f.Kind, f.Node+1, f.Which, float64(f.ForNs)/1e6)
+}
+
+// kinds are what may be drawn, and how it is done and undone.
+var kinds = []struct {
+	name  string
+	most  int64 // how long it lasts
+	begin func(w *world, f Fault)
+	end   func(w *world, f Fault)
+}{
+	{"power", 1500 * ms, func(w *world, f Fault) {
+		if n := w.nodes[f.Node]; n.powered {
+			n.cut()
+		}
+	}, func(w *world, f Fault) { w.nodes[f.Node].power() }},
+	{"daemon killed", 900 * ms, func(w *world, f Fault) {
+		if n := w.nodes[f.Node]; n.powered {
+			n.d.end()
+			n.restart(f.ForNs)
+		}
+	}, nil},
+	{"daemon stopped", 900 * ms, func(w *world, f Fault) {
+		if n := w.nodes[f.Node]; n.powered {
+			n.d.paused = w.now + f.ForNs
+		}
+	}, nil},
+	{"machine paused", 400 * ms, pause, nil},
+	{"machine paused for a moment", 8 * ms, pause, nil},
+	{"cable", 300 * ms, func(w *world, f Fault) { w.net.cable = false }, func(w *world, f Fault) { w.net.cable = true }},
+	{"trunk", 300 * ms, func(w *world, f Fault) { w.net.trunk = false }, func(w *world, f Fault) { w.net.trunk = true }},
+	{"cable and trunk", 300 * ms, func(w *world, f Fault) { w.net.cable, w.net.trunk = false, false }, func(w *world, f Fault) { w.net.cable, w.net.trunk = true, true }},
+	{"NIC", 300 * ms, func(w *world, f Fault) { w.net.nic[f.Node][f.Which%nics] = false }, func(w *world, f Fault) { w.net.nic[f.Node][f.Which%nics] = true }},
+	{"isolated", 600 * ms, func(w *world, f Fault) {
+		w.net.cable, w.net.nic[f.Node] = false, [nics]bool{}
+	}, func(w *world, f Fault) {
+		w.net.cable, w.net.nic[f.Node] = true, [nics]bool{true, true}
+	}},
+	{"host", 300 * ms, func(w *world, f Fault) { w.net.host[f.Which%hosts] = false }, func(w *world, f Fault) { w.net.host[f.Which%hosts] = true }},
+	{"deaf for a host", 300 * ms, func(w *world, f Fault) { w.net.deaf[f.Node][f.Which%nics][f.Which%hosts] = true },
+		func(w *world, f Fault) { w.net.deaf[f.Node][f.Which%nics][f.Which%hosts] = false }},
+	{"one way", 300 * ms, func(w *world, f Fault) { w.net.oneWay[f.Node][f.Which%links] = true }, func(w *world, f Fault) { w.net.oneWay[f.Node][f.Which%links] = false }},
+	{"deaf for the peer", 300 * ms, func(w *world, f Fault) { w.net.oneWay[f.Node] = [links]bool{true, true, true} },
+		func(w *world, f Fault) { w.net.oneWay[f.Node] = [links]bool{} }},
+	{"loss", 500 * ms, func(w *world, f Fault) { w.net.loss = float64(f.Which%10) / 10 }, func(w *world, f Fault) { w.net.loss = 0 }},
+	{"frames late", 500 * ms, func(w *world, f Fault) { w.net.late = int64(f.Which%20) * ms }, func(w *world, f Fault) { w.net.late = 0 }},
+	{"frames two times", 500 * ms, func(w *world, f Fault) { w.net.twice = true }, func(w *world, f Fault) { w.net.twice = false }},
+	{"clock runs otherwise", 0, func(w *world, f Fault) {
+		n := w.nodes[f.Node]
+		before := n.clock()
+		n.drift = float64(f.Which%21-10) / 10 * clockError
+		n.offset += before - n.clock() // its rate changes, not its time
+	}, nil},
+	{"move", 0, order(func(w *world, f Fault) core.Event {
+		return core.CmdMove{Op: w.op(), Identity: f.Which % len(w.ids), To: f.Which%3 - 1, Force: f.Which%4 == 0}
+	}), nil},
+	{"giveback", 0, order(func(w *world, f Fault) core.Event { return core.CmdGiveback{Op: w.op()} }), nil},
+	{"standby", 400 * ms, order(func(w *world, f Fault) core.Event { return core.CmdStandby{Op: w.op(), On: true} }),
+		standbyOff},
+	{"freeze", 400 * ms, order(func(w *world, f Fault) core.Event { return core.CmdFreeze{Op: w.op(), On: true} }),
+		thaw},
+	{"leave", 0, order(func(w *world, f Fault) core.Event { return core.CmdLeave{Op: w.op()} }), nil},
+	{"service fails", 200 * ms, service(false), service(true)},
+}
+
+var (
+	standbyOff = order(func(w *world, f Fault) core.Event { return core.CmdStandby{Op: w.op()} })
+	thaw       = order(func(w *world, f Fault) core.Event { return core.CmdFreeze{Op: w.op()} })
+)
+
+func pause(w *world, f Fault) {
+	if n := w.nodes[f.Node]; n.powered {
+		n.paused = w.now + f.ForNs
+	}
+}
+
+func (w *world) op() uint64 { w.ops++; return w.ops }
+
+// order gives the daemon a command, if it can take one.
+func order(ev func(w *world, f Fault) core.Event) func(w *world, f Fault) {
+	return func(w *world, f Fault) {
+		if n := w.nodes[f.Node]; n.powered && !n.stands() && n.d.running && n.d.paused <= w.now {
+			n.d.step(ev(w, f))
+		}
+	}
+}
+
+func service(healthy bool) func(w *world, f Fault) {
+	return order(func(w *world, f Fault) core.Event {
+		i := f.Which % len(w.ids)
+		return core.ServiceState{Identity: i, Service: w.ids[i].Exclusive[0], Healthy: healthy}
+	})
+}
+
+// Draw is the faults of a seed, within that time.
+func Draw(seed uint64, within int64) []Fault {
+	r := rand.New(rand.NewPCG(seed, 0x6661))
+	var all []Fault
+	for at := 700*ms + r.Int64N(500*ms); at < within; at += r.Int64N(120 * ms) {
+		k := kinds[r.IntN(len(kinds))]
+		f := Fault{AtNs: at, Kind: k.name, Node: r.IntN(2), Which: r.IntN(60)}
+		if k.most > 0 {
+			f.ForNs = 1 + r.Int64N(k.most)
+		}
+		all = append(all, f)
+	}
+	return all
+}
+
+// schedule has the faults happen.
+func (w *world) schedule(all []Fault) {
+	for _, f := range all {
+		for _, k := range kinds {
+			if k.name != f.Kind {
+				continue
+			}
+			w.after(f.AtNs, func() {
+				w.logf("FAULT %v", f)
+				k.begin(w, f)
+			})
+			if k.end != nil {
+				w.after(f.AtNs+f.ForNs, func() {
+					w.logf("over: %s, node %d", f.Kind, f.Node+1)
+					k.end(w, f)
+				})
+			}
+		}
+	}
+}

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+// network is the article's: two switches with a trunk, a cable between the nodes. A node's lan
+// NIC is on its own switch and its spare one on the other; listed hosts are on either.
+type network struct {
+	cable, trunk bool
+	nic          [2][nics]bool        // by node: lan, spare
+	host         [hosts]bool          // they answer
+	oneWay       [2][links]bool       // by receiver: frames on that link do not arrive
+	loss         float64              // of everything
+	late         int64                // most that a frame is late, beside the usual
+	twice        bool                 // frames may arrive two times
+	deaf         [2][nics][hosts]bool // by node: that host does not answer there
+}
+
+// hostAt is the switch of each host.
+var hostAt = [hosts]int{0, 1, 0}
+
+func soundNetwork() network {
+	return network{
+		cable: true, trunk: true, nic: [2][nics]bool{{true, true}, {true, true}},
+		host: [hosts]bool{true, true, true},
+	}
+}
+
+// joins reports whether a link carries frames to a node.
+func (n *network) joins(link, to int) bool {
+	if n.oneWay[to][link] {
+		return false
+	}
+	if link == 0 {
+		return n.cable
+	}
+	return n.trunk && n.nic[0][link-1] && n.nic[1][link-1]
+}
+
+// asks reports whether a node's NIC reaches a host.
+func (n *network) asks(node, nic, host int) bool {
+	at := (node + nic) % 2 // lan on the own switch, spare on the other
+	return n.nic[node][nic] && n.host[host] && !n.deaf[node][nic][host] && (at == hostAt[host] || n.trunk)
+}
+
+// travel is how long a frame takes; 0: it is lost.
+func (w *world) travel() int64 {
+	if !w.calm && w.r.Float64() < w.net.loss {
+		return 0
+	}
+	d := w.rnd(5*us, 40*us)
+	if !w.calm && w.net.late > 0 && w.r.IntN(4) == 0 {
+		d += w.rnd(0, w.net.late)
+	}
+	return d
+}
+
+func (w *world) send(from *node, f frame) {
+	to := w.nodes[1-from.self]
+	if !w.net.joins(f.link, to.self) {
+		return
+	}
+	copies := 1
+	if !w.calm && w.net.twice && w.r.IntN(8) == 0 {
+		copies = 2
+	}
+	for range copies {
+		if d := w.travel(); d > 0 {
+			to.later(d, func() { to.receive(f) })
+		}
+	}
+}
+
+// ask sends a round of questions to the listed hosts, by both NICs.
+func (w *world) ask(n *node) {
+	for h := range hosts {
+		for nic := range nics {
+			if d := w.travel(); w.net.asks(n.self, nic, h) && d > 0 {
+				n.later(d+w.rnd(5*us, 60*us), func() { n.k.reachHeard(h, nic, n.clock()) })
+			}
+		}
+	}
+}

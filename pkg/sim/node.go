@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"slices"
+
+	"github.com/xdpha/xdpha/pkg/core"
+)
+
+// node is a machine: a clock, a disk, power, a kernel and a daemon.
+type node struct {
+	w    *world
+	self int
+
+	offset  int64
+	drift   float64
+	disk    core.Saved // what is synced
+	powered bool
+	life    int   // of the power
+	paused  int64 // the whole machine stands still until then
+	k       *kernel
+	d       *daemon
+	dirty   bool // the maps say something new
+	svc     []bool
+	addrs   []bool
+}
+
+func newNode(w *world, self int) *node {
+	n := &node{w: w, self: self, disk: core.Saved{Generations: map[string]uint64{}}}
+	n.offset = w.rnd(s, 1000*s)
+	n.drift = (2*w.r.Float64() - 1) * clockError
+	return n
+}
+
+// clock is the node's own: CLOCK_BOOTTIME, which goes on while it is paused.
+func (n *node) clock() int64 { return n.offset + w64(float64(n.w.now)*(1+n.drift)) }
+
+func w64(f float64) int64 { return int64(f) }
+
+func (n *node) stands() bool { return n.w.now < n.paused }
+
+// later runs f if the machine still has the same power; one that stands does it afterwards.
+func (n *node) later(d int64, f func()) {
+	life := n.life
+	var try func()
+	try = func() {
+		switch {
+		case !n.powered || n.life != life:
+		case n.stands():
+			n.w.after(n.paused-n.w.now+n.w.rnd(1, 20*us), try)
+		default:
+			f()
+		}
+	}
+	n.w.after(d, try)
+}
+
+// power boots the machine with empty maps; the daemon loads the programs.
+func (n *node) power() {
+	w := n.w
+	if n.powered {
+		return
+	}
+	n.life++
+	n.powered, n.paused = true, 0
+	count := len(w.ids)
+	n.svc, n.addrs = make([]bool, count), make([]bool, count)
+	n.k = &kernel{
+		p: &w.p, n: n, boot: w.fresh(), nonce: w.fresh(), started: n.clock(),
+		words: make([]core.Word, count), peerWords: make([]core.Word, count),
+	}
+	n.k.lan = n.lanView()
+	w.check.booted(n)
+	w.logf("serv%d boots, on its disk %v", n.self+1, n.disk)
+	n.d = newDaemon(n)
+	n.d.start()
+	n.pace()
+	n.detect()
+}
+
+// cut takes the power: nothing is left but what is synced.
+func (n *node) cut() {
+	n.w.logf("serv%d loses power", n.self+1)
+	n.powered = false
+	n.d.end()
+}
+
+// stall is a delay of what a processor should do at once.
+func (n *node) stall() int64 {
+	if n.w.chance(2000) {
+		return n.w.rnd(100*us, 8*ms)
+	}
+	return 0
+}
+
+// pace is the token of the kernel's pacer: two laps in an interval.
+func (n *node) pace() {
+	lap := n.w.p.Probe / 2
+	n.later(lap+n.w.rnd(0, lap/8)+n.stall(), func() {
+		now := n.clock()
+		if n.tickDue(now) {
+			n.tick()
+		}
+		n.pace()
+	})
+}
+
+func (n *node) tickDue(now int64) bool {
+	k := n.k
+	since := now - k.ticks[k.seq%ticks]
+	if k.seq == 0 || k.hurry {
+		return true
+	}
+	if since < n.w.p.Probe/4 {
+		return false
+	}
+	return k.state == core.PeerSuspect || since >= n.w.p.Probe-n.w.p.Probe/4
+}
+
+func (n *node) tick() {
+	probes, ask := n.k.tick(n.clock())
+	for _, f := range probes {
+		n.w.send(n, f)
+	}
+	if ask {
+		n.w.ask(n)
+	}
+}
+
+func (n *node) receive(f frame) {
+	if a := n.k.receive(f, n.clock()); a != nil {
+		n.w.send(n, *a)
+	}
+	n.d.hint()
+}
+
+// detect is the detector's timer.
+func (n *node) detect() {
+	wait := n.k.callback(n.clock())
+	n.d.hint()
+	n.later(wait+n.w.rnd(10*us, 90*us)+n.stall(), n.detect)
+}
+
+func (n *node) lanView() core.LanView {
+	w := n.w
+	view := func(nic int) core.NIC {
+		reach := 0
+		for h := range hosts {
+			if w.net.asks(n.self, nic, h) {
+				reach++
+			}
+		}
+		v := core.NIC{Present: true, Carrier: w.net.nic[n.self][nic]}
+		if w.p.Reach {
+			v.Reach, v.Majority = reach, hosts/2+1
+		}
+		return v
+	}
+	return core.LanView{Lan: view(0), Spare: view(1)}
+}
+
+// observed is what the daemon reads in the maps.
+func (n *node) observed() core.Observed {
+	k, now := n.k, n.clock()
+	return core.Observed{
+		At: now, Peer: k.state, PeerBoot: k.peerBoot,
+		PeerSupervisorOK: k.state == core.PeerUp && k.peer.age+(now-k.peerAt) < n.w.p.Lease*3/4,
+		PeerStandby:      k.peer.standby, PeerFrozen: k.peer.frozen,
+		Local: slices.Clone(k.words), PeerWords: slices.Clone(k.peerWords),
+		MyLan: k.lan, PeerLan: k.peer.lan, Isolated: k.isolatedSince != 0,
+	}
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sim
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Options of a run.
+type Options struct {
+	Seed     uint64
+	Params   Params
+	Given    bool // Faults are these; else the seed draws them
+	Faults   []Fault
+	WithinNs int64  // how long faults begin; default 3 s
+	Trace    bool   // keep a transcript
+	Mutation string // a bug that is put into the model: see Mutations; "": none
+}
+
+// Result of a run.
+type Result struct {
+	Violation  *Violation // nil: nothing was found
+	Faults     []Fault
+	Stats      Stats
+	Transcript []string
+}
+
+// Mutations are bugs that the checkers must find.
+var Mutations = []string{"promise though dead", "leave while heard", "solo is not waited for", "late verdicts", "the leave is kept"}
+
+func (p *Params) mutate(name string) bool { return p.mutation == name }
+
+// patience is how long the pair may take, after the last fault, until all is as it should be.
+const patience = 30 * s
+
+// Run is one run.
+func Run(o Options) (r Result) {
+	if o.WithinNs == 0 {
+		o.WithinNs = 3 * s
+	}
+	if r.Faults = o.Faults; !o.Given {
+		r.Faults = Draw(o.Seed, o.WithinNs)
+	}
+	w := newWorld(o)
+	defer func() {
+		if e := recover(); e != nil {
+			if _, ours := e.(failure); !ours {
+				panic(fmt.Sprintf("seed %d, %.3f ms: %v", o.Seed, float64(w.now-s)/1e6, e))
+			}
+		}
+		r.Violation, r.Transcript = w.err, w.trace
+		r.Stats = w.check.stats
+		r.Stats.SimNs = w.now - s
+	}()
+	w.schedule(r.Faults)
+	end := int64(0)
+	for _, f := range r.Faults {
+		end = max(end, f.AtNs+f.ForNs)
+	}
+	w.run(end + ms)
+	w.heal()
+	healed := w.now
+	for why := w.check.unsettled(); why != ""; why = w.check.unsettled() {
+		if w.now-healed > patience {
+			w.fail("%.0f s after everything was healed: %s", float64(patience)/1e9, why)
+		}
+		w.run(20 * ms)
+	}
+	w.check.stats.SettledNs = w.now - healed
+	return r
+}
+
+// heal mends everything, and takes back what the administrator ordered.
+func (w *world) heal() {
+	w.logf("everything is healed")
+	w.net, w.calm = soundNetwork(), true
+	for i, n := range w.nodes {
+		n.power()
+		if !n.d.running {
+			n.restart(0)
+		}
+		w.after(3*s, func() { thaw(w, Fault{Node: i}) })
+		w.after(4*s, func() { standbyOff(w, Fault{Node: i}) }) // which a frozen node refuses
+	}
+	w.run(4*s + ms)
+}
+
+// Shrink leaves out of a failing run's faults what it fails without.
+func Shrink(o Options, faults []Fault) []Fault {
+	fails := func(some []Fault) bool {
+		o := o
+		o.Given, o.Faults = true, some
+		return Run(o).Violation != nil
+	}
+	for size := len(faults) / 2; size > 0; {
+		smaller := false
+		for i := 0; i+size <= len(faults); {
+			rest := slices.Concat(faults[:i], faults[i+size:])
+			if fails(slices.Clip(rest)) {
+				faults, smaller = rest, true
+				continue
+			}
+			i += size
+		}
+		if !smaller || size > len(faults) {
+			size = min(size, len(faults)) / 2
+		}
+	}
+	return faults
+}
