@@ -17,7 +17,7 @@ SOAK   ?= -for 30m
 # Tests and benchmarks measure milliseconds: packages run one after the other.
 TEST   ?= ./...
 
-.PHONY: build demo test race generate bench bench-peers bench-outage soak lint clean
+.PHONY: build demo test race generate bench bench-peers bench-outage soak sim lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./ctl/xdpha
@@ -50,6 +50,10 @@ bench-outage: build
 # Nothing breaks, the machine is only busy: nobody may move.
 soak: build
 	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/bench-outage -only ladder $(SOAK)
+
+# Pairs of nodes by virtual time, seed after seed: make sim SIM='-for 10m'
+sim:
+	$(GO) run ./scripts/sim $(SIM)
 
 lint:
 	$(GO) vet ./...

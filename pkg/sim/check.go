@@ -24,12 +24,11 @@ type Stats struct {
 
 // checker looks on at every instant.
 type checker struct {
-	w        *world
-	passedAt int64    // when a frame of one node was last accepted by the other
-	sentAt   [2]int64 // by receiver: when the last accepted frame left
-	overlap  []overlap
-	owned    []map[uint64]claim
-	stats    Stats
+	w       *world
+	sentAt  [2]int64 // by receiver: when the latest accepted frame left
+	overlap []overlap
+	owned   []map[uint64]claim
+	stats   Stats
 }
 
 // overlap is a time with two open gates, or an interruption of one; from 0: there is none.
@@ -98,8 +97,8 @@ func (c *checker) begins(i int) {
 	// What was under way when the silence began arrives; and a node's last words may be as much
 	// later than the last that it has heard as makes nobody suspect anybody.
 	silence := int64(float64(w.p.Dead)*(1-2*clockError)) - w.p.Suspect - 100*us
-	if since := w.now - c.passedAt; since < silence {
-		w.fail("%s: both gates are open, %v and %v, and a frame passed %.3f ms ago", w.ids[i].Name, w.nodes[0].k.words[i], w.nodes[1].k.words[i], float64(since)/1e6)
+	if since := w.now - max(c.sentAt[0], c.sentAt[1]); since < silence {
+		w.fail("%s: both gates are open, %v and %v, and a frame passed that left %.3f ms ago", w.ids[i].Name, w.nodes[0].k.words[i], w.nodes[1].k.words[i], float64(since)/1e6)
 	}
 	for _, n := range w.nodes {
 		if since := n.clock() - n.k.reachOK; since > w.p.Solo+w.p.Late+w.p.Dead {
@@ -110,7 +109,6 @@ func (c *checker) begins(i int) {
 
 // passed notes a frame that was accepted.
 func (c *checker) passed(to *node, f *frame) {
-	c.passedAt = c.w.now
 	c.sentAt[to.self] = max(c.sentAt[to.self], f.trueSent)
 }
 

@@ -43,7 +43,7 @@ func (k *kernel) serveAlone(now int64) bool {
 }
 
 func (k *kernel) peerMayServeAlone(now int64) bool {
-	return k.p.Serve != 0 && k.peerSolo != 0 && now-k.peerSolo < k.p.SoloOver+k.p.Dead && !k.p.mutate("solo is not waited for")
+	return k.p.Serve != 0 && k.peerSolo != 0 && now-k.peerSolo < k.p.SoloOver+k.p.Dead
 }
 
 func (k *kernel) justBack(now int64) bool {
@@ -67,7 +67,7 @@ func (k *kernel) judge(last, limit, now int64) {
 	if now-last < limit || k.peerMayServeAlone(now) {
 		return
 	}
-	if k.state == core.PeerSuspect && now-last-limit >= k.p.Late && !k.p.mutate("late verdicts") && !k.serveAlone(now) {
+	if k.state == core.PeerSuspect && now-last-limit >= k.p.Late && !k.serveAlone(now) {
 		return
 	}
 	if k.state == core.PeerSuspect {

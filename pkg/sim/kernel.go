@@ -53,7 +53,9 @@ func raise(at *int64, to int64) { *at = max(*at, to) }
 
 func (k *kernel) leaseValid(now int64) bool { return k.leaseUntil > now }
 
-func (k *kernel) mayServe(now int64) bool { return k.p.Serve == 0 || k.serveUntil > now }
+func (k *kernel) mayServe(now int64) bool {
+	return k.p.Serve == 0 || k.serveUntil > now || k.p.mutate("the right never ends")
+}
 
 func (k *kernel) gateOpen(i int, now int64) bool {
 	if !k.words[i].Has(core.Owner) || !k.mayServe(now) {
@@ -189,19 +191,22 @@ func (k *kernel) hbGranted(mine, now int64) {
 	if k.p.Serve == 0 || mine == 0 || now < mine {
 		return
 	}
+	if k.p.mutate("a grant counts from its arrival") {
+		mine = now
+	}
 	raise(&k.granted, mine)
 	raise(&k.serveUntil, mine+k.p.Serve)
 }
 
 func (k *kernel) giveBackLeave() {
-	if k.p.Serve != 0 && k.granted != 0 && (k.state == core.PeerUp || k.state == core.PeerSuspect) && !k.p.mutate("the leave is kept") {
+	if k.p.Serve != 0 && k.granted != 0 && (k.state == core.PeerUp || k.state == core.PeerSuspect) {
 		k.serveUntil = min(k.serveUntil, k.granted+k.p.Serve)
 	}
 }
 
 func (k *kernel) hbPromise(f *frame, now int64) bool {
 	k.heardAny, k.heard[f.link] = now, now
-	if k.state == core.PeerDead && !k.p.mutate("promise though dead") {
+	if k.state == core.PeerDead {
 		return false
 	}
 	raise(&k.peerSent, f.sent)

@@ -47,3 +47,27 @@ func explain(t *testing.T, o Options, r Result) {
 	}
 	t.Fatalf("seed %d: %s\n%d faults: %v\n%s", o.Seed, r.Violation.Text, len(o.Faults), o.Faults, strings.Join(lines, "\n"))
 }
+
+// The checkers find bugs that are put into the model.
+func TestMutationsAreFound(t *testing.T) {
+	for _, m := range Mutations {
+		t.Run(m, func(t *testing.T) {
+			for seed := range uint64(200) {
+				if r := Run(Options{Seed: seed, Params: balanced(true), Mutation: m}); r.Violation != nil {
+					t.Logf("seed %d: %s", seed, r.Violation.Text)
+					return
+				}
+			}
+			t.Error("200 seeds did not find it")
+		})
+	}
+}
+
+// A run follows from its seed.
+func TestARunIsTheSameTwice(t *testing.T) {
+	o := Options{Seed: 7, Params: balanced(true), Trace: true}
+	a, b := Run(o), Run(o)
+	if strings.Join(a.Transcript, "\n") != strings.Join(b.Transcript, "\n") || len(a.Transcript) < 100 {
+		t.Errorf("%d and %d lines, and they differ", len(a.Transcript), len(b.Transcript))
+	}
+}
