@@ -15,7 +15,6 @@ type daemon struct {
 	running bool
 	paused  int64
 	hinted  bool
-	seen    core.Observed
 	replied map[uint64]bool
 }
 
