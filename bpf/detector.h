@@ -220,36 +220,29 @@ static __always_inline void evaluate(const struct xd_config *cfg, struct xd_stat
 	watch_right(cfg, st, now);
 }
 
-// How long to wait for a moment by a timer that comes late as a rule: it is set so much earlier,
-// and if it was not late after all, again.
-static __always_inline __s64 wait_for(__u64 at, __u64 now)
+// A timer comes late as a rule: it is set so much earlier, and if it was not late after all, again.
+static __always_inline __s64 early(__s64 wait)
 {
-	__s64 wait = at - now;
-
-	if (wait > 2 * (__s64)TIMER_LATE_NS)
-		return wait - (__s64)TIMER_LATE_NS;
-	return wait < (__s64)TIMER_LEAST_NS ? (__s64)TIMER_LEAST_NS : wait;
+	return wait > 2 * (__s64)TIMER_LATE_NS ? wait - (__s64)TIMER_LATE_NS : wait;
 }
 
 static __always_inline __s64 next_look(const struct xd_config *cfg, struct xd_state *st, const struct xd_control *ctl,
 				       __u64 now)
 {
-	__u64 last = last_evidence(st);
-	__s64 wait = DETECTOR_MAX_NS, lease;
+	__s64 silence = now - last_evidence(st), wait = cfg->probe_ns, lease;
 
 	if (st->peer_state == PEER_SUSPECT) {
-		wait = last + cfg->dead_ns - now;
-		if (wait > 0)
-			return wait_for(now + wait, now);
-		return cfg->probe_ns / 4 > TIMER_LEAST_NS ? cfg->probe_ns / 4 : TIMER_LEAST_NS;
+		wait = early(cfg->dead_ns - silence);
+		if (wait <= 0)
+			wait = cfg->probe_ns / 4;
+	} else if (st->peer_state == PEER_UP) {
+		wait = early(cfg->suspect_ns - silence);
+		lease = ctl->lease_until_ns - now;
+		if (lease > 0 && lease < wait)
+			wait = lease;
+		if (wait > (__s64)DETECTOR_MAX_NS)
+			wait = DETECTOR_MAX_NS;
 	}
-	if (st->peer_state != PEER_UP)
-		return cfg->probe_ns;
-	if ((__s64)(last + cfg->suspect_ns - now) < wait)
-		wait = wait_for(last + cfg->suspect_ns, now);
-	lease = ctl->lease_until_ns - now;
-	if (lease > 0 && lease < wait)
-		wait = lease;
 	return wait < (__s64)TIMER_LEAST_NS ? (__s64)TIMER_LEAST_NS : wait;
 }
 

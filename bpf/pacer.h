@@ -33,19 +33,6 @@ struct probe_head {
 static long (*store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u64 len,
 			   __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
 
-static __always_inline __u16 ip_sum(const void *ip)
-{
-	const __u16 *w = ip;
-	__u32 sum = 0;
-
-#pragma unroll
-	for (int i = 0; i < 10; i++)
-		sum += w[i];
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum += sum >> 16;
-	return ~sum;
-}
-
 // The echo that the peer must see: while no proven peer is up, the candidate has its turn.
 static __always_inline __u64 echo_for_peer(const struct xd_state *st, __u32 link, __u64 seq)
 {
@@ -89,7 +76,7 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	ip.protocol = IPPROTO_UDP;
 	ip.saddr = lc->local_be;
 	ip.daddr = lc->remote_be;
-	ip.check = ip_sum(&ip);
+	ip.check = csum_fold(csum_add(0, &ip, sizeof(ip)));
 	p.ip = ip;
 	p.udp.source = bpf_htons(HEARTBEAT_PORT);
 	p.udp.dest = bpf_htons(HEARTBEAT_PORT);
@@ -301,9 +288,8 @@ static __always_inline int token_return(struct __sk_buff *skb, struct xd_state *
 }
 
 // Is it time for probes? Whatever sends ticks, there are no more than four in an interval, but
-// that hurry is good for one, and that an urgent pulse, which comes back as little as any pulse, is
-// one more. Between two probes a token passes by, unless there is a suspicion to
-// confirm.
+// that hurry is good for one, and that an urgent pulse, which like every pulse does not come back, is
+// one more. Between two probes a token passes by, unless there is a suspicion to confirm.
 static __always_inline enum xd_reason tick_due(const struct xd_config *cfg, const struct xd_state *st,
 					       const struct xd_control *ctl, __u8 mark, __u64 before, __u64 now)
 {

@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 
 	"github.com/xdpha/xdpha/pkg/bench/stats"
+	"github.com/xdpha/xdpha/pkg/host"
 )
 
 // What an answer may cost at most, as a multiple of what it is measured beside.
@@ -146,23 +147,11 @@ func runOnce(ctx context.Context, w io.Writer, o Options) (res Result, err error
 
 // alone measures on a thread of its own, which ends with all that it has made: its
 // namespaces, the NICs in them and the pins.
-func alone(f func() error) error {
-	done := make(chan error)
-	var live func()
-	settled := make(chan struct{})
-	live = func() {
-		runtime.LockOSThread() // never unlocked
-		if isMainThread() {    // it would not end with its goroutine
-			go live()
-			<-settled
-			runtime.UnlockOSThread()
-			return
-		}
-		close(settled)
+func alone(f func() error) (err error) {
+	host.OnOwnThread(func() {
 		defer debug.SetGCPercent(debug.SetGCPercent(-1))
 		runtime.GC()
-		done <- f()
-	}
-	go live()
-	return <-done
+		err = f()
+	})
+	return err
 }

@@ -5,8 +5,6 @@ package bench
 import (
 	"fmt"
 	"io"
-
-	"golang.org/x/sys/unix"
 )
 
 func printHead(w io.Writer, r Report) error {
@@ -23,5 +21,3 @@ func (x Ratio) print(w io.Writer) {
 }
 
 func us(ns int64) float64 { return float64(ns) / 1000 }
-
-func isMainThread() bool { return unix.Gettid() == unix.Getpid() }

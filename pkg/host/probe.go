@@ -15,23 +15,29 @@ import (
 // namespace of its own that goes with it. It needs CAP_SYS_ADMIN; without, the error is
 // unix.EPERM. The host's devices are not touched, but the kernel may load a module for it.
 func ProbePace(token int, every time.Duration) (mode string, err error) {
+	OnOwnThread(func() { mode, err = probePace(token, every) })
+	return mode, err
+}
+
+// OnOwnThread runs f on a thread that ends with it, and with it the namespaces that it enters; it
+// returns when f does. It is never the main thread: that one outlives its goroutine, and the
+// process's /proc/self is its.
+func OnOwnThread(f func()) {
 	done := make(chan struct{})
 	var live func()
 	live = func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine, and the namespace with it
+		runtime.LockOSThread() // never unlocked, but on the main thread
 		if unix.Gettid() == unix.Getpid() {
-			// The main thread outlives its goroutine, and /proc/self is its: keep it out.
 			go live()
 			<-done
 			runtime.UnlockOSThread()
 			return
 		}
 		defer close(done)
-		mode, err = probePace(token, every)
+		f()
 	}
 	go live()
 	<-done
-	return mode, err
 }
 
 func probePace(token int, every time.Duration) (mode string, err error) {

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
@@ -100,24 +99,11 @@ func alone(t *testing.T, f func(n *node, start int)) {
 		t.Skip("needs root")
 	}
 	dir := t.TempDir()
-	done := make(chan struct{})
-	var live func()
-	live = func() {
-		runtime.LockOSThread() // never unlocked: the thread and its namespaces end here
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread outlives its goroutine, and /proc/self is its: keep it out.
-			go live()
-			<-done
-			runtime.UnlockOSThread()
-			return
-		}
-		defer close(done)
+	host.OnOwnThread(func() {
 		if err := inPrivate(dir, f); err != nil {
 			t.Error(err)
 		}
-	}
-	go live()
-	<-done
+	})
 }
 
 func inPrivate(dir string, f func(n *node, start int)) error {

@@ -112,8 +112,6 @@ func (c *checker) passed(to *node, f *frame) {
 	c.sentAt[to.self] = max(c.sentAt[to.self], f.trueSent)
 }
 
-func (w *world) passed(to *node, f *frame) { w.check.passed(to, f) }
-
 func (w *world) changed(n *node, i int, old, word core.Word, why string) {
 	w.logf("serv%d %s: %v -> %v (%s)", n.self+1, w.ids[i].Name, old, word, why)
 	if word.Gen() < old.Gen() {

@@ -146,30 +146,27 @@ func (k *kernel) callback(now int64) (wait int64) {
 	return wait
 }
 
-func (k *kernel) nextLook(now int64) int64 {
-	const late, least = 40 * us, 10 * us
-	waitFor := func(wait int64) int64 {
-		if wait > 2*late {
-			return wait - late
-		}
-		return max(wait, least)
+func early(wait int64) int64 {
+	const late = 40 * us
+	if wait > 2*late {
+		return wait - late
 	}
-	last := k.lastEvidence()
+	return wait
+}
+
+func (k *kernel) nextLook(now int64) int64 {
+	silence, wait := now-k.lastEvidence(), k.p.Probe
 	switch k.state {
 	case core.PeerSuspect:
-		if wait := last + k.p.Dead - now; wait > 0 {
-			return waitFor(wait)
+		if wait = early(k.p.Dead - silence); wait <= 0 {
+			wait = k.p.Probe / 4
 		}
-		return max(k.p.Probe/4, least)
 	case core.PeerUp:
-		wait := 10 * ms
-		if to := last + k.p.Suspect - now; to < wait {
-			wait = waitFor(to)
+		wait = early(k.p.Suspect - silence)
+		if lease := k.leaseUntil - now; lease > 0 {
+			wait = min(wait, lease)
 		}
-		if lease := k.leaseUntil - now; lease > 0 && lease < wait {
-			wait = lease
-		}
-		return max(wait, least)
+		wait = min(wait, 10*ms)
 	}
-	return k.p.Probe
+	return max(wait, 10*us)
 }

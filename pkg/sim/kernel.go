@@ -218,7 +218,7 @@ func (k *kernel) receive(f frame, now int64) *frame {
 	if !k.hbFresh(&f, now) {
 		return nil
 	}
-	k.n.w.passed(k.n, &f)
+	k.n.w.check.passed(k.n, &f)
 	if k.peer.boot != f.boot || k.peer.standby != f.standby || k.peer.frozen != f.frozen || k.peer.lan != f.lan {
 		k.n.dirty = true
 	}

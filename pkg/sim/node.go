@@ -34,9 +34,7 @@ func newNode(w *world, self int) *node {
 }
 
 // clock is the node's own: CLOCK_BOOTTIME, which goes on while it is paused.
-func (n *node) clock() int64 { return n.offset + w64(float64(n.w.now)*(1+n.drift)) }
-
-func w64(f float64) int64 { return int64(f) }
+func (n *node) clock() int64 { return n.offset + int64(float64(n.w.now)*(1+n.drift)) }
 
 func (n *node) stands() bool { return n.w.now < n.paused }
 

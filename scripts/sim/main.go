@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,9 @@ func run() error {
 	first := flag.Uint64("seed", 0, "the `seed` to begin with")
 	mutation := flag.String("mutation", "", fmt.Sprintf("put this `bug` into the model: one of %q", sim.Mutations))
 	flag.Parse()
+	if *mutation != "" && !slices.Contains(sim.Mutations, *mutation) {
+		return fmt.Errorf("-mutation %s: one of %q", *mutation, sim.Mutations)
+	}
 	began := time.Now()
 	var next, done, changes, overlaps atomic.Uint64
 	next.Store(*first)
