@@ -61,6 +61,7 @@ func parse() (o outage.Options, file string, err error) {
 	flag.DurationVar(&o.For, "for", 3*time.Minute, "how long the ladder takes: `time`")
 	flag.StringVar(&o.Profile, "profile", "fast", "timing `profile` of all but the ladder, which is balanced")
 	flag.Uint64Var(&o.Seed, "seed", 1, "`number` from which the order of faults follows")
+	flag.DurationVar(&o.Period, "period", 100*time.Microsecond, "how often the client asks in the sections kinds and addresses, and so how fine an outage is measured: `time`")
 	flag.StringVar(&o.Executable, "xdpha", "bin/xdpha", "the xdpha `program` to measure")
 	only := flag.String("only", "", fmt.Sprintf("some of the `sections` %v, as kinds,starved", outage.Sections))
 	kinds := flag.String("kinds", "", fmt.Sprintf("some of the `faults` %v of the section kinds, or partition", outage.Faults))
@@ -71,8 +72,8 @@ func parse() (o outage.Options, file string, err error) {
 	if *short {
 		o.Rounds, o.For = shortRounds, shortFor
 	}
-	if o.Rounds < 1 || o.For <= 0 {
-		return o, file, fmt.Errorf("-rounds %d, -for %s: at least one, and some time", o.Rounds, o.For)
+	if o.Rounds < 1 || o.For <= 0 || o.Period <= 0 {
+		return o, file, fmt.Errorf("-rounds %d, -for %s, -period %s: at least one, and some time", o.Rounds, o.For, o.Period)
 	}
 	if o.Sections, err = sections(*only); err != nil {
 		return o, file, err

@@ -44,6 +44,7 @@ type Options struct {
 	Faults     []lab.Fault   // of kinds
 	Counts     []int         // of addresses
 	For        time.Duration // how long the ladder takes
+	Period     time.Duration // of the client in kinds and addresses; 0: the lab's
 	Profile    string        // timing of kinds, starved and addresses; the ladder's is balanced
 	Seed       uint64        // of the order of faults
 	Executable string        // xdpha, as an absolute path

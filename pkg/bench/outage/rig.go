@@ -49,6 +49,7 @@ const (
 type rig struct {
 	*lab.Lab
 	section Section
+	period  time.Duration // of the client; 0: the lab's
 	events  *pair.Events
 	marks   []mark
 }
@@ -65,7 +66,7 @@ func (o Options) open(ctx context.Context, s Section, scene lab.Scene, wait time
 	if err != nil {
 		return nil, err
 	}
-	r := &rig{Lab: l, section: s}
+	r := &rig{Lab: l, section: s, period: o.Period}
 	if err := pair.Start(l, scene); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
@@ -94,6 +95,7 @@ func (r *rig) round(ctx context.Context, kind lab.Fault, id lab.Identity, number
 		began := lab.NowNs()
 		falls, err := r.Campaign(ctx, lab.CampaignPlan{
 			Rounds: 1, Faults: []lab.Fault{kind}, Identities: []lab.Identity{id}, NoIPv6: true,
+			Probe:  lab.ProbeOptions{Period: r.period},
 			WarmUp: rest, Settle: settleTime(kind), Ready: r.settle, Back: r.settle, Expect: r.expect,
 		})
 		if err == nil {
