@@ -7,7 +7,7 @@
 #include "limits.h"
 
 // Raised whenever a struct below changes its shape or meaning.
-enum xd_abi { XDPHA_ABI = 3 };
+enum xd_abi { XDPHA_ABI = 4 };
 
 enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
 
@@ -84,6 +84,7 @@ struct xd_control {
 	enum xd_pace pace;
 	__u32 ring_ifindex; // where the token goes round
 	__u64 lap_ns; // how long a lap takes: an interval of probes, or half of one
+	__u64 floor[MAX_IDENTITIES]; // this node may have owned up to here before it booted
 };
 
 #define FLAG_STANDBY (1U << 0)

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // ownership.h: the life of an ownership word; it changes by compare-and-swap only.
 //
-//   READY|g   -> OWNER|g+1  take_over  (the peer is dead)
-//   READY|g   -> OWNER|g+1  peer_word  (the peer released it: YIELD|g)
+//   READY|g   -> OWNER|g'   take_over  (the peer is dead; g' is the next of this node's own)
+//   READY|g   -> OWNER|g'   peer_word  (the peer released it: YIELD|g)
 //   OWNER|g   -> YIELD|g    lapse      (the supervisor's lease ran out)
 //   OWNER|g   -> YIELD|g    peer_word  (stand-down: the peer demands it, READY|DEMAND|g)
 //   any|g     -> g'         peer_word  (the peer knows a higher generation g')
-//   OWNER|g   -> g          peer_word  (both own g: the second node gives way)
+//
+// Generations are even on the first node and odd on the second, so that none is ever owned by
+// both, whatever a partition let happen and a power cut let be forgotten.
 //
 // User space does the rest: arming, wishes, planned release, the home node's first claim.
 #ifndef XDPHA_OWNERSHIP_H
@@ -19,11 +21,22 @@ static __always_inline int swap_word(__u64 *word, __u64 old, __u64 new)
 	return __sync_val_compare_and_swap(word, old, new) == old;
 }
 
-static __always_inline int take(struct xd_state *st, __u64 *word, __u64 old, enum xd_event_kind kind, __u32 i,
+// The least generation of this node's own above that one and above all that it may have owned.
+static __always_inline __u64 next_own(const struct xd_config *cfg, __u32 i, __u64 gen)
+{
+	struct xd_control *ctl = the_control();
+
+	WITHIN(i, MAX_IDENTITIES);
+	if (ctl && ctl->floor[i] > gen)
+		gen = ctl->floor[i];
+	return gen + 1 + ((gen + 1 + cfg->self) & 1);
+}
+
+static __always_inline int take(const struct xd_config *cfg, struct xd_state *st, __u64 *word, __u64 old, enum xd_event_kind kind, __u32 i,
 				__u64 since)
 {
 	struct xd_timeline *timeline = the_timeline(i);
-	__u64 new = WORD_OWNER | ((old & WORD_GEN) + 1), now;
+	__u64 new = WORD_OWNER | next_own(cfg, i, old & WORD_GEN), now;
 
 	if (!swap_word(word, old, new))
 		return 0;
@@ -47,15 +60,16 @@ static __always_inline int take(struct xd_state *st, __u64 *word, __u64 old, enu
 // The functions of one identity are global: the verifier proves each once, not once a caller.
 __noinline int take_one(__u32 i, __u64 evidence)
 {
+	struct xd_config *cfg = the_config();
 	struct xd_state *st = the_state();
 	__u64 *word = the_word(i), old;
 
-	if (!st || !word)
+	if (!cfg || !st || !word)
 		return 0;
 	old = *(volatile __u64 *)word;
 	if (!(old & WORD_READY) || (old & WORD_OWNER))
 		return 0;
-	return take(st, word, old, EVENT_TAKEOVER, i, evidence);
+	return take(cfg, st, word, old, EVENT_TAKEOVER, i, evidence);
 }
 
 __noinline int lapse_one(__u32 i, __u64 now)
@@ -109,13 +123,11 @@ static __always_inline int apply_word(const struct xd_config *cfg, struct xd_sta
 		return change(word, old, theirs & WORD_GEN, EVENT_CLOSED, i);
 	if ((theirs & WORD_GEN) < gen)
 		return 1;
-	if (theirs & WORD_OWNER && old & WORD_OWNER && cfg->self == 1)
-		return change(word, old, gen, EVENT_CLOSED, i);
 	if ((theirs & (WORD_READY | WORD_DEMAND)) == (WORD_READY | WORD_DEMAND) && old & WORD_OWNER)
 		return change(word, old, WORD_YIELD | gen, EVENT_STOOD_DOWN, i);
 	if ((theirs & (WORD_OWNER | WORD_YIELD)) == WORD_YIELD && (old & (WORD_READY | WORD_OWNER)) == WORD_READY &&
 	    lease_valid(ctl, now))
-		return take(st, word, old, EVENT_TAKEN, i, now);
+		return take(cfg, st, word, old, EVENT_TAKEN, i, now);
 	return 1;
 }
 

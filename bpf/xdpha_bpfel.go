@@ -26,7 +26,7 @@ type XdphaDetector struct {
 type XdphaXdAbi uint32
 
 const (
-	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 3
+	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 4
 )
 
 type XdphaXdAddress struct {
@@ -89,6 +89,7 @@ type XdphaXdControl struct {
 	Pace         XdphaXdPace
 	RingIfindex  uint32
 	LapNs        uint64
+	Floor        [16]uint64
 }
 
 type XdphaXdEvent struct {

@@ -68,6 +68,7 @@ type IdentityConfig struct {
 	Carrier   int // ifindex of the NIC that carries it on this node
 	MAC       [6]byte
 	Addresses []netip.Addr
+	Floor     uint64 // the highest generation that this node may have owned before it booted
 }
 
 func be(a netip.Addr) uint32 {

@@ -232,6 +232,7 @@ func (d *Datapath) fill(cfg Config, v bpf.XdphaXdConfig) error {
 	var keys []bpf.XdphaXdAddress
 	var values []uint32
 	for i, id := range cfg.Identities {
+		d.control.Floor[i] = id.Floor
 		if err := d.objs.Macs.Put(macKey(id.MAC), uint32(i)); err != nil {
 			return fmt.Errorf("write virtual MAC of identity %d: %w", i, err)
 		}

@@ -28,6 +28,9 @@ func (d *Datapath) Word(identity int) core.Word {
 	return core.Word(atomic.LoadUint64(&d.words[identity]))
 }
 
+// Floor is the highest generation of an identity that this node may have owned before it booted.
+func (d *Datapath) Floor(identity int) uint64 { return d.control.Floor[identity] }
+
 // Swap changes a word if it still is old, as the kernel programs do, and returns
 // the word that is there now.
 func (d *Datapath) Swap(identity int, old, new core.Word) (core.Word, bool) {

@@ -21,6 +21,9 @@ type IdentityConfig struct {
 	FailbackAfter int64  // ns of an up and armed home node before auto gives it back
 	StagingAhead  bool
 	Exclusive     []string // services in the order of their start
+	// Floor is the highest generation that this node may have owned before its kernel's words
+	// began, which is when it booted: what was promised on the disk then.
+	Floor uint64
 }
 
 // Limits bound everything that the machine waits for, in ns. A zero means the default.

@@ -21,6 +21,10 @@
 //   - A node whose word shows Yield never claims at that generation: a frame that
 //     released it may still be on its way, and the peer's kernel would follow it.
 //     It burns the generation (see burn) and starts again at the next.
-//   - Ownership at a generation needs that generation on disk first: it is never
-//     used for something else after a reboot.
+//   - Ownership at a generation needs that generation on disk first, and after a
+//     boot a node owns only what is above all that its disk promises.
+//
+// Generations are even on the first node and odd on the second. So none is ever
+// owned by both, nor by one node two times, whatever a partition let happen and a
+// loss of power let be forgotten: a generation names one time of one owner.
 package core

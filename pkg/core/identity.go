@@ -14,7 +14,6 @@ type identity struct {
 	peer      Word // the peer's, as of its last frame
 	role      role
 	cause     string // kind of the last change of owner
-	bootGen   uint64 // the promise found at the start: this node may have owned up to it
 	lastClaim Word   // the owner word that this node last asked for
 	released  bool   // this node was the last owner and nobody took it yet
 

@@ -42,9 +42,7 @@ func New(cfg Config, saved Saved) *Machine {
 	cfg.Limits = cfg.Limits.withDefaults()
 	m := &Machine{cfg: cfg, durable: saved.clone(), want: saved.clone(), failed: map[string]bool{}}
 	for i, c := range cfg.Identities {
-		m.ids = append(m.ids, &identity{
-			index: i, cfg: c, bootGen: saved.Generations[c.Name], failed: map[string]bool{},
-		})
+		m.ids = append(m.ids, &identity{index: i, cfg: c, failed: map[string]bool{}})
 	}
 	return m
 }

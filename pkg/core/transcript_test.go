@@ -116,8 +116,10 @@ func (x *transcript) do(f []string) []Action {
 		x.cfg.Concurrent = f[1:]
 	case "demand-if-lost":
 		x.cfg.DemandIfLost = true
-	case "saved":
-		x.save(f[1:])
+	case "saved": // and then the node booted
+		x.save(f[1:], true)
+	case "promised": // by a daemon before this one
+		x.save(f[1:], false)
 	case "start":
 		x.m = New(x.cfg, x.saved)
 		return x.step(Started{})
@@ -254,7 +256,7 @@ func (x *transcript) identity(f []string) {
 	x.obs.PeerWords = append(x.obs.PeerWords, 0)
 }
 
-func (x *transcript) save(f []string) {
+func (x *transcript) save(f []string, booted bool) {
 	for _, a := range f {
 		switch k, v, _ := strings.Cut(a, "="); k {
 		case "standby":
@@ -263,6 +265,9 @@ func (x *transcript) save(f []string) {
 			x.saved.Frozen = true
 		default:
 			x.saved.Generations[k] = x.number(v)
+			if booted {
+				x.cfg.Identities[x.id(k)].Floor = x.number(v)
+			}
 		}
 	}
 }
@@ -288,6 +293,15 @@ func (x *transcript) word(s string) Word {
 		w |= b
 	}
 	return MakeWord(w, x.number(gen))
+}
+
+// wordOf refuses what no kernel of that node would hold.
+func (x *transcript) wordOf(node int, s string) Word {
+	w := x.word(s)
+	if w.Has(Owner) && w.Gen()%2 != uint64(node) {
+		x.fail(fmt.Sprintf("%s cannot own generation %d", x.cfg.Nodes[node], w.Gen()))
+	}
+	return w
 }
 
 // see changes what was seen last.
@@ -321,10 +335,10 @@ func (x *transcript) see(f []string) Observed {
 			mine, theirs, both := strings.Cut(v, "/")
 			i := x.id(k)
 			if mine != "" {
-				o.Local[i] = x.word(mine)
+				o.Local[i] = x.wordOf(x.cfg.Self, mine)
 			}
 			if both {
-				o.PeerWords[i] = x.word(theirs)
+				o.PeerWords[i] = x.wordOf(1-x.cfg.Self, theirs)
 			}
 		}
 	}

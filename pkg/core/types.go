@@ -13,7 +13,7 @@ type Word uint64
 const (
 	Owner  Word = 1 << 63 // this node's gate may open
 	Yield  Word = 1 << 62 // with Owner: wants the peer to take it; alone: released to the peer
-	Ready  Word = 1 << 61 // not owner: armed, the kernel may take it at generation+1
+	Ready  Word = 1 << 61 // not owner: armed, the kernel may take it at the next generation of this node's
 	Want   Word = 1 << 60 // not owner: asks the owner for a hand-over
 	Staged Word = 1 << 59 // not owner: addresses are in place behind the closed gate
 	Demand Word = 1 << 58 // not owner, with Ready: asks the owner's kernel to release it at once

@@ -30,7 +30,7 @@ func (m *Machine) ownerWord(id *identity) Word {
 	g := id.word.Gen()
 	// Ahead of need, so that a release that nobody takes can be undone without
 	// waiting for a disk.
-	m.promise(id, g+2)
+	m.promise(id, m.next(id, g+1))
 	switch id.ho.phase {
 	case hoIntent, hoStopping:
 		return MakeWord(Owner|Yield, g)
@@ -53,7 +53,7 @@ func (m *Machine) releasedWord(id *identity) Word {
 	case m.dead():
 		// The next generation here too: the peer may have been wrongly declared dead,
 		// and the frame that released this one may still reach it.
-		if m.promise(id, g+2) {
+		if m.promise(id, m.next(id, g+1)) {
 			return MakeWord(Ready|Want, g+1)
 		}
 	case m.overdue(id), m.up() && id.ho.phase == hoNone && id.peer.Gen() == g && !id.peer.Has(Ready):
@@ -70,10 +70,18 @@ func (m *Machine) releasedWord(id *identity) Word {
 // generation, the peer knows whose claim it is. The claim itself waits until the
 // peer's word shows that generation (see mayClaim).
 func (m *Machine) burn(id *identity) Word {
-	if !m.promise(id, id.word.Gen()+2) {
+	if !m.promise(id, m.next(id, id.word.Gen()+1)) {
 		return id.word
 	}
 	return MakeWord(Want, id.word.Gen()+1)
+}
+
+// next is the least generation above gen that this node may own: of its own parity, so that no
+// generation is ever owned by both nodes, and above all that it may have owned before it booted.
+// The kernel counts in the same way.
+func (m *Machine) next(id *identity, gen uint64) uint64 {
+	gen = max(gen, id.cfg.Floor) + 1
+	return gen + (gen+uint64(m.cfg.Self))%2
 }
 
 // overdue reports that nobody has taken it for so long that somebody must act.
@@ -87,7 +95,7 @@ func (m *Machine) standbyWord(id *identity) Word {
 	free := !m.durable.Standby && !m.leaving
 	mayArm := free && (!m.durable.Frozen || w.Has(Want) && !m.peerOwns(id))
 	if free {
-		m.promise(id, max(g, id.bootGen)+1)
+		m.promise(id, m.next(id, g))
 	}
 	if m.obs.Peer == PeerUnknown { // hold after boot
 		if !mayArm {
@@ -95,15 +103,15 @@ func (m *Machine) standbyWord(id *identity) Word {
 		}
 		return w
 	}
-	if g < id.bootGen && !m.leaving && !m.peerOwns(id) {
+	if g < id.cfg.Floor && !m.leaving && !m.peerOwns(id) {
 		return m.raise(id, mayArm)
 	}
 	if m.up() && id.peer.Gen() > g {
 		return w // the kernel is about to adopt it
 	}
 	if m.mayClaim(id) {
-		if m.promise(id, g+1) {
-			return MakeWord(Owner, g+1)
+		if m.promise(id, m.next(id, g)) {
+			return MakeWord(Owner, m.next(id, g))
 		}
 		return w
 	}
@@ -117,7 +125,7 @@ func (m *Machine) standbyWord(id *identity) Word {
 		m.reportUncovered(id)
 	}
 	var f Word
-	if mayArm && m.durable.Generations[id.cfg.Name] >= g+1 {
+	if mayArm && m.durable.Generations[id.cfg.Name] >= m.next(id, g) {
 		f |= Ready
 		if m.prepares(id) && id.addr.state == actOn {
 			f |= Staged
@@ -159,9 +167,9 @@ func (m *Machine) demands(id *identity) bool {
 func (m *Machine) raise(id *identity, mayArm bool) Word {
 	switch {
 	case m.up() && !id.peer.Has(Yield):
-		return MakeWord(0, id.bootGen)
-	case m.dead() && mayArm && m.promise(id, id.bootGen+1):
-		return MakeWord(Ready, id.bootGen)
+		return MakeWord(0, id.cfg.Floor)
+	case m.dead() && mayArm && m.promise(id, m.next(id, id.cfg.Floor)):
+		return MakeWord(Ready, id.cfg.Floor)
 	}
 	return id.word
 }

@@ -37,9 +37,9 @@ type loopState struct {
 	theirs  map[int]bool               // the last word on the peer's services, by identity
 }
 
-func newLoopState(cfg *config.Config, saved core.Saved) loopState {
+func newLoopState(cfg *config.Config, saved core.Saved, floor func(identity int) uint64) loopState {
 	return loopState{
-		machine: core.New(coreConfig(cfg), saved), lease: cfg.Timing.SupervisorLease,
+		machine: core.New(coreConfig(cfg, floor), saved), lease: cfg.Timing.SupervisorLease,
 		replies: map[uint64]chan string{}, owned: make([]bool, len(cfg.Identities)),
 	}
 }

@@ -170,7 +170,7 @@ func (n *node) prepare() (err error) {
 	if err != nil {
 		return err
 	}
-	n.loop = newLoopState(cfg, n.store.saved)
+	n.loop = newLoopState(cfg, n.store.saved, n.dp.Floor)
 	n.loop.flags = n.dp.Flags()
 	for i := range n.loop.unseen {
 		n.loop.unseen[i] = n.dp.Adopted()

@@ -135,7 +135,9 @@ func (n *node) datapathConfig() (loader.Config, error) {
 		}
 	}
 	for _, id := range cfg.Identities {
-		ic := loader.IdentityConfig{MAC: id.MAC, Carrier: lc.Links[carrierRole(cfg, id, cfg.Self)].Index}
+		ic := loader.IdentityConfig{
+			MAC: id.MAC, Carrier: lc.Links[carrierRole(cfg, id, cfg.Self)].Index, Floor: n.store.saved.Generations[id.Name],
+		}
 		for _, r := range id.Addresses {
 			for a := range r.All() {
 				ic.Addresses = append(ic.Addresses, a)
@@ -161,12 +163,12 @@ func linkAddress(cfg *config.Config, role, node int) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-func coreConfig(cfg *config.Config) core.Config {
+func coreConfig(cfg *config.Config, floor func(identity int) uint64) core.Config {
 	c := core.Config{Self: cfg.Self, DemandIfLost: cfg.Timing.DemandIfLost, Nodes: [2]string{cfg.Nodes[0].Name, cfg.Nodes[1].Name}}
-	for _, id := range cfg.Identities {
+	for i, id := range cfg.Identities {
 		c.Identities = append(c.Identities, core.IdentityConfig{
 			Name: id.Name, Home: id.Home, Failback: id.Failback, FailbackAfter: int64(id.FailbackAfter),
-			StagingAhead: id.StagingAhead, Exclusive: id.Services,
+			StagingAhead: id.StagingAhead, Exclusive: id.Services, Floor: floor(i),
 		})
 	}
 	for _, s := range cfg.Services {

@@ -27,7 +27,8 @@ type checker struct {
 	w       *world
 	sentAt  [2]int64 // by receiver: when the latest accepted frame left
 	overlap []overlap
-	owned   []map[uint64]claim
+	owned   []map[uint64]int // by identity and generation: which node had it
+	forced  []bool // by identity: somebody forced a move in this run
 	stats   Stats
 }
 
@@ -37,15 +38,10 @@ type overlap struct {
 	words [2]core.Word
 }
 
-type claim struct {
-	node int
-	at   int64
-}
-
 func newChecker(w *world) checker {
-	c := checker{w: w, overlap: make([]overlap, len(w.ids))}
+	c := checker{w: w, overlap: make([]overlap, len(w.ids)), forced: make([]bool, len(w.ids))}
 	for range w.ids {
-		c.owned = append(c.owned, map[uint64]claim{})
+		c.owned = append(c.owned, map[uint64]int{})
 	}
 	return c
 }
@@ -122,20 +118,23 @@ func (w *world) changed(n *node, i int, old, word core.Word, why string) {
 	}
 }
 
-// owns: nobody takes a generation of which he could know that the other node has owned it.
+// owns: no generation is owned two times.
 func (c *checker) owns(n *node, i int, gen uint64) {
 	c.stats.Changes++
-	before, used := c.owned[i][gen]
-	if used && before.node != n.self && c.sentAt[n.self] > before.at {
-		c.w.fail("%s: serv%d takes generation %d, which serv%d has owned", c.w.ids[i].Name, n.self+1, gen, before.node+1)
+	if before, used := c.owned[i][gen]; used {
+		c.w.fail("%s: serv%d takes generation %d, which serv%d has owned", c.w.ids[i].Name, n.self+1, gen, before+1)
 	}
-	c.owned[i][gen] = claim{n.self, c.w.now}
+	c.owned[i][gen] = n.self
 }
 
-// swap: nobody is armed for a generation that is not promised on the disk.
+// swap: nobody is armed for a generation that is not promised on the disk, and nobody releases
+// what its services still use, unless that was forced.
 func (c *checker) swap(n *node, a core.Swap) {
 	name := c.w.ids[a.Identity].Name
-	if a.New.Has(core.Ready) && n.disk.Generations[name] < a.New.Gen()+1 {
+	if a.New.Flags() == core.Yield && n.svc[a.Identity] && !c.forced[a.Identity] {
+		c.w.fail("serv%d %s: released while its services run", n.self+1, name)
+	}
+	if a.New.Has(core.Ready) && n.disk.Generations[name] < n.k.nextOwn(a.Identity, a.New.Gen()) {
 		c.w.fail("serv%d %s: armed as %v, and its disk promises %d", n.self+1, name, a.New, n.disk.Generations[name])
 	}
 }

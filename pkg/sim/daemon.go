@@ -4,6 +4,7 @@ package sim
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/xdpha/xdpha/pkg/core"
 )
@@ -24,8 +25,12 @@ func (d *daemon) start() {
 	n := d.n
 	d.running = true
 	saved := core.Saved{Generations: maps.Clone(n.disk.Generations), Standby: n.disk.Standby, Frozen: n.disk.Frozen}
+	ids := slices.Clone(n.w.ids)
+	for i := range ids {
+		ids[i].Floor = n.k.floor[i]
+	}
 	d.m = core.New(core.Config{
-		Self: n.self, Nodes: [2]string{"serv1", "serv2"}, Identities: n.w.ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0,
+		Self: n.self, Nodes: [2]string{"serv1", "serv2"}, Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0,
 		Limits: core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms},
 	}, saved)
 	d.step(core.Started{})

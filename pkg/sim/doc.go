@@ -10,11 +10,13 @@
 //   - two gates that are open for one identity, but for the case that arbiter reach documents:
 //     both nodes reach the majority of the listed hosts, and not one frame has passed between
 //     them for dead_after; and that case ends with the first frame;
-//   - a generation that two nodes own, or one that is lower than the one before;
-//   - a word that is armed without a promise on the disk.
+//   - a generation that is owned two times, or one that is lower than the one before;
+//   - a word that is armed without a promise on the disk, or released while services run, unless
+//     that was forced.
 //
 // When everything has been healed, within a bounded time each identity must have one owner,
-// with its addresses and services, and a peer that is armed.
+// with its addresses and services, and a peer that is armed; and with one node in standby the
+// other owns everything.
 //
 // Times are nanoseconds. The model leaves out authentication but for boot ids and nonces, and
 // the steps of two processors inside one kernel, which the race's own check is for.

@@ -72,7 +72,9 @@ var kinds = []struct {
 		n.offset += before - n.clock() // its rate changes, not its time
 	}, nil},
 	{"move", 0, order(func(w *world, f Fault) core.Event {
-		return core.CmdMove{Op: w.op(), Identity: f.Which % len(w.ids), To: f.Which%3 - 1, Force: f.Which%4 == 0}
+		i, force := f.Which%len(w.ids), f.Which%4 == 0
+		w.check.forced[i] = w.check.forced[i] || force
+		return core.CmdMove{Op: w.op(), Identity: i, To: f.Which%3 - 1, Force: force}
 	}), nil},
 	{"giveback", 0, order(func(w *world, f Fault) core.Event { return core.CmdGiveback{Op: w.op()} }), nil},
 	{"standby", 400 * ms, order(func(w *world, f Fault) core.Event { return core.CmdStandby{Op: w.op(), On: true} }),

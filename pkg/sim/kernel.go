@@ -43,6 +43,7 @@ type kernel struct {
 	hurry                                                 bool
 
 	renewed, leaseUntil int64 // control
+	floor               []uint64
 	flags               core.SetFlags
 	lan                 core.LanView
 }
@@ -77,9 +78,14 @@ func (k *kernel) set(i int, w core.Word, why string) {
 	k.n.dirty = true
 }
 
+func (k *kernel) nextOwn(i int, gen uint64) uint64 {
+	gen = max(gen, k.floor[i]) + 1
+	return gen + (gen+uint64(k.n.self))%2
+}
+
 func (k *kernel) takeOne(i int, why string) {
 	if w := k.words[i]; w.Has(core.Ready) && !w.Has(core.Owner) {
-		k.set(i, core.MakeWord(core.Owner, w.Gen()+1), why)
+		k.set(i, core.MakeWord(core.Owner, k.nextOwn(i, w.Gen())), why)
 	}
 }
 
@@ -115,12 +121,10 @@ func (k *kernel) applyWord(i int, theirs core.Word, now int64) {
 	case theirs.Gen() > gen:
 		k.set(i, core.MakeWord(0, theirs.Gen()), "higher generation")
 	case theirs.Gen() < gen:
-	case theirs.Has(core.Owner) && old.Has(core.Owner) && k.n.self == 1:
-		k.set(i, core.MakeWord(0, gen), "equal generation")
 	case theirs.Has(core.Ready|core.Demand) && old.Has(core.Owner):
 		k.set(i, core.MakeWord(core.Yield, gen), "demanded")
 	case theirs.Has(core.Yield) && !theirs.Has(core.Owner) && old.Has(core.Ready) && !old.Has(core.Owner) && k.leaseValid(now):
-		k.set(i, core.MakeWord(core.Owner, gen+1), "released by the peer")
+		k.set(i, core.MakeWord(core.Owner, k.nextOwn(i, gen)), "released by the peer")
 	}
 }
 

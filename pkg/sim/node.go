@@ -66,7 +66,10 @@ func (n *node) power() {
 	n.svc, n.addrs = make([]bool, count), make([]bool, count)
 	n.k = &kernel{
 		p: &w.p, n: n, boot: w.fresh(), nonce: w.fresh(), started: n.clock(),
-		words: make([]core.Word, count), peerWords: make([]core.Word, count),
+		words: make([]core.Word, count), peerWords: make([]core.Word, count), floor: make([]uint64, count),
+	}
+	for i, id := range w.ids {
+		n.k.floor[i] = n.disk.Generations[id.Name]
 	}
 	n.k.lan = n.lanView()
 	w.check.booted(n)

@@ -5,6 +5,8 @@ package sim
 import (
 	"fmt"
 	"slices"
+
+	"github.com/xdpha/xdpha/pkg/core"
 )
 
 // Options of a run.
@@ -68,7 +70,27 @@ func Run(o Options) (r Result) {
 		w.run(20 * ms)
 	}
 	w.check.stats.SettledNs = w.now - healed
+	if o.Seed%4 == 0 {
+		w.oneInStandby(w.nodes[w.r.IntN(2)])
+	}
 	return r
+}
+
+// oneInStandby: the other node owns everything, also after both have lost power.
+func (w *world) oneInStandby(n *node) {
+	n.d.step(core.CmdStandby{Op: w.op(), On: true})
+	for _, after := range []string{"", ", and both have lost power"} {
+		w.run(8 * s)
+		for i, id := range w.ids {
+			if mine, theirs := n.k.words[i], w.nodes[1-n.self].k.words[i]; !theirs.Has(core.Owner) || mine.Has(core.Owner) || mine.Has(core.Ready) {
+				w.fail("serv%d is in standby%s, and of %s it has %v, the other node %v", n.self+1, after, id.Name, mine, theirs)
+			}
+		}
+		for _, x := range w.nodes {
+			x.cut()
+			w.after(w.rnd(50*ms, 500*ms), x.power)
+		}
+	}
 }
 
 // heal mends everything, and takes back what the administrator ordered.
