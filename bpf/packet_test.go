@@ -294,11 +294,17 @@ func ownership(t *testing.T) []packet {
 		return packet{name: name, nic: lan, frame: signed(t, f, signing), given: func(v *truth) { v.words[0] = mine },
 			verdict: xdpDrop, counted: "lan hb-reply-accepted", words: []uint64{want, 5}, told: told}
 	}
-	also := func(p packet, given func(*truth)) packet {
+	also := func(p packet, given ...func(*truth)) packet {
 		first := p.given
-		p.given = func(v *truth) { first(v); given(v) }
+		p.given = func(v *truth) {
+			first(v)
+			for _, g := range given {
+				g(v)
+			}
+		}
 		return p
 	}
+	floored := func(v *truth) { v.control.Floor[0] = 10 }
 	lapsed := func(v *truth) { v.control.LeaseUntilNs = 1 }
 	carriedElsewhere := func(v *truth) { v.config.Identities[0].Carrier++ }
 	second := func(v *truth) { v.config.Self = 1 }
@@ -313,9 +319,10 @@ func ownership(t *testing.T) []packet {
 		row("a higher generation disarms", word(0, owner|6), ready|5, 6, eventPeerWord),
 		row("a lower generation moves nothing", word(0, owner|4), owner|5, owner|5),
 		row("a lower generation of a peer that was dead moves nothing", word(0, owner|4), owner|6, owner|6),
-		row("equal generations: the first node keeps", word(0, owner|5), owner|5, owner|5, eventPeerWord),
-		also(row("equal generations: the second node gives way", fromFirst(owner|5), owner|5, 5, eventPeerWord, eventClosed), second),
 		also(row("released to us while armed: taken", word(0, yield|5), ready|5, owner|6, eventPeerWord, eventTaken), carriedElsewhere),
+		also(row("the first node takes even generations", word(0, yield|6), ready|6, owner|8, eventPeerWord, eventTaken), carriedElsewhere),
+		also(row("the second node takes odd generations", fromFirst(yield|6), ready|6, owner|7, eventPeerWord, eventTaken), second, carriedElsewhere),
+		also(row("taken above what this node may have owned before it booted", word(0, yield|5), ready|5, owner|12, eventPeerWord, eventTaken), carriedElsewhere, floored),
 		also(row("released to us while armed and staged: taken", word(0, yield|5), ready|staged|5, owner|6, eventPeerWord, eventTaken), carriedElsewhere),
 		row("released to us while unarmed: left", word(0, yield|5), 5, 5, eventPeerWord),
 		also(row("released to us without a supervisor: left", word(0, yield|5), ready|5, ready|5, eventPeerWord), lapsed),
