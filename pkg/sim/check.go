@@ -28,7 +28,7 @@ type checker struct {
 	sentAt  [2]int64 // by receiver: when the latest accepted frame left
 	overlap []overlap
 	owned   []map[uint64]int // by identity and generation: which node had it
-	forced  []bool // by identity: somebody forced a move in this run
+	forced  []bool           // by identity: somebody forced a move in this run
 	stats   Stats
 }
 

@@ -43,7 +43,7 @@ func (k *kernel) serveAlone(now int64) bool {
 }
 
 func (k *kernel) peerMayServeAlone(now int64) bool {
-	return k.p.Serve != 0 && k.peerSolo != 0 && now-k.peerSolo < k.p.SoloOver+k.p.Dead
+	return k.p.Serve != 0 && k.peerSolo != 0 && !k.p.mutate("solo is not waited for") && now-k.peerSolo < k.p.SoloOver+k.p.Dead
 }
 
 func (k *kernel) justBack(now int64) bool {
@@ -58,36 +58,31 @@ func (k *kernel) justBack(now int64) bool {
 
 func (k *kernel) become(s core.PeerState, now int64) {
 	k.state, k.since = s, now
-	k.n.dirty = true
-	k.n.w.logf("serv%d: the peer is %v", k.n.self+1, s)
+	k.news()
+	k.logf("serv%d: the peer is %v", k.self+1, s)
 }
 
-func (k *kernel) judge(last, limit, now int64) {
-	since := now - k.p.Solo
+// verdict is judge up to where it declares the peer dead: whether it does, and from when on the
+// listed hosts' answers count.
+func (k *kernel) verdict(last, limit, now int64) (dies bool, since int64) {
+	since = now - k.p.Solo
 	if now-last < limit || k.peerMayServeAlone(now) {
-		return
+		return false, 0
 	}
-	if k.state == core.PeerSuspect && now-last-limit >= k.p.Late && !k.serveAlone(now) {
-		return
+	if k.state == core.PeerSuspect && now-last-limit >= k.p.Late && !k.serveAlone(now) && !k.p.mutate("late verdicts") {
+		return false, 0
 	}
 	if k.state == core.PeerSuspect {
 		since = max(since, k.suspectAt)
 	}
-	if !k.arbiterAllows(since) || k.justBack(now) || now < k.notBefore || k.unanswered(last, now) < k.p.Confirm {
-		return
-	}
-	k.become(core.PeerDead, now)
-	if k.p.Serve != 0 {
-		raise(&k.serveUntil, since+k.p.Solo)
-		raise(&k.serveUntil, k.reachOK+k.p.Solo)
-	}
-	k.takeOver()
+	return k.arbiterAllows(since) && !k.justBack(now) && now >= k.notBefore && k.unanswered(last, now) >= k.p.Confirm, since
 }
 
 func (k *kernel) watchRight(now int64) {
 	if k.mayServe(now) {
 		if k.isolatedSince != 0 {
-			k.isolatedSince, k.n.dirty = 0, true
+			k.isolatedSince = 0
+			k.news()
 		}
 		return
 	}
@@ -96,43 +91,120 @@ func (k *kernel) watchRight(now int64) {
 	}
 	for _, w := range k.words {
 		if w.Has(core.Owner) {
-			k.isolatedSince, k.n.dirty = now, true
+			k.isolatedSince = now
+			k.news()
 			return
 		}
 	}
 }
 
-func (k *kernel) evaluate(now int64) {
-	last := k.lastEvidence()
+// detection is a run of the detector's timer, between two steps of its processor.
+type detection struct {
+	now, last, since int64
+	before           core.PeerState
+	give             giving
+	at               int // the next step
+}
+
+// The steps of evaluate and what it calls.
+const (
+	lastEvidence = iota
+	evaluateState
+	dieDeclare
+	dieLookAgain
+	judgeRight
+	aloneLookAgain
+	aloneExchange
+	aloneStands
+	takeOver
+	watchRight
+	detected
+)
+
+var detectionNames = [...]string{
+	"last_evidence", "evaluate", "die: declare", "die: look again", "judge: the right to serve", "serve_alone: look again",
+	"give_back_leave: exchange", "give_back_leave: what was granted meanwhile", "take_over", "watch_right",
+}
+
+// step does the next step, and reports whether there are more.
+func (d *detection) step(k *kernel) bool {
+	at := d.at
+	d.at++
+	switch at {
+	case lastEvidence:
+		d.last = k.lastEvidence()
+	case evaluateState:
+		d.at = k.evaluate(d)
+	case dieDeclare:
+		d.before = k.state
+		k.become(core.PeerDead, k.since)
+	case dieLookAgain:
+		if k.lastEvidence() > d.last && !k.p.mutate("death is declared without looking again") {
+			k.become(d.before, k.since)
+			d.at = watchRight
+			break
+		}
+		k.since = d.now
+	case judgeRight:
+		if k.p.Serve != 0 {
+			raise(&k.serveUntil, d.since+k.p.Solo)
+			raise(&k.serveUntil, k.reachOK+k.p.Solo)
+		}
+		d.at = takeOver
+	case aloneLookAgain:
+		if d.give = (giving{}); k.lastEvidence() >= d.now {
+			k.giveBackLook(&d.give)
+		}
+	case aloneExchange:
+		k.giveBackExchange(&d.give)
+	case aloneStands:
+		k.giveBackStands(&d.give)
+		if !k.mayServe(d.now) {
+			d.at = watchRight
+		}
+	case takeOver:
+		k.takeOver()
+	case watchRight:
+		k.watchRight(d.now)
+	}
+	return d.at < detected
+}
+
+// evaluate returns the step that comes next.
+func (k *kernel) evaluate(d *detection) int {
+	dies := false
 	switch k.state {
 	case core.PeerUnknown:
-		if last != 0 {
-			k.become(core.PeerUp, now)
+		if d.last != 0 {
+			k.become(core.PeerUp, d.now)
 		} else {
-			k.judge(k.started, k.p.Hold, now)
+			dies, d.since = k.verdict(k.started, k.p.Hold, d.now)
 		}
 	case core.PeerUp:
-		if now-last >= k.p.Suspect {
-			k.suspectAt = now
-			k.become(core.PeerSuspect, now)
+		if d.now-d.last >= k.p.Suspect {
+			k.suspectAt = d.now
+			k.become(core.PeerSuspect, d.now)
 			k.hurry = true
-		} else if !k.leaseValid(now) {
+		} else if !k.leaseValid(d.now) {
 			k.lapse()
 		}
 	case core.PeerSuspect:
-		if now-last < k.p.Suspect {
-			k.become(core.PeerUp, now)
+		if d.now-d.last < k.p.Suspect {
+			k.become(core.PeerUp, d.now)
 		} else {
-			k.judge(last, k.p.Dead, now)
+			dies, d.since = k.verdict(d.last, k.p.Dead, d.now)
 		}
 	case core.PeerDead:
-		if last > k.since {
-			k.become(core.PeerUp, now)
-		} else if k.serveAlone(now) {
-			k.takeOver()
+		if d.last > k.since {
+			k.become(core.PeerUp, d.now)
+		} else if k.serveAlone(d.now) {
+			return aloneLookAgain
 		}
 	}
-	k.watchRight(now)
+	if dies {
+		return dieDeclare
+	}
+	return watchRight
 }
 
 // callback is detector_callback; it returns when it wants to run again, from now.
@@ -140,7 +212,8 @@ func (k *kernel) callback(now int64) (wait int64) {
 	if late := now - k.due; k.due != 0 && late > max(k.p.Probe/2, 200*us) {
 		k.notBefore = now + k.p.Probe
 	}
-	k.evaluate(now)
+	for d := (detection{now: now}); d.step(k); {
+	}
 	wait = k.nextLook(now)
 	k.due = now + wait
 	return wait

@@ -17,11 +17,22 @@ type frame struct {
 	trueSent               int64 // for the checker alone
 }
 
+// around is what a kernel touches of what is around it.
+type around interface {
+	changes(i int, old, word core.Word, why string) // before it does
+	passed(f *frame)                                // a frame is believed
+	news()                                          // the maps say something new
+	fresh() uint64                                  // a number that nobody had before
+	trueTime() int64
+	logf(format string, args ...any)
+}
+
 // kernel is the state that bpf/ holds on one node, and the same steps on it. Times are the
 // node's own clock's; 0 is never.
 type kernel struct {
 	p *Params
-	n *node
+	around
+	self int
 
 	boot, nonce, nonceBefore, peerBoot, peerNonce         uint64
 	candidate                                             [links]uint64
@@ -58,14 +69,13 @@ func (k *kernel) mayServe(now int64) bool {
 	return k.p.Serve == 0 || k.serveUntil > now || k.p.mutate("the right never ends")
 }
 
+// leased: a lost supervisor closes the gate, unless the peer is known dead.
+func (k *kernel) leased(now int64) bool {
+	return k.leaseValid(now) || k.state == core.PeerDead && (k.knocked == 0 || now-k.knocked > k.p.Hold)
+}
+
 func (k *kernel) gateOpen(i int, now int64) bool {
-	if !k.words[i].Has(core.Owner) || !k.mayServe(now) {
-		return false
-	}
-	if k.leaseValid(now) {
-		return true
-	}
-	return k.state == core.PeerDead && (k.knocked == 0 || now-k.knocked > k.p.Hold)
+	return k.mayServe(now) && k.leased(now) && k.words[i].Has(core.Owner)
 }
 
 // set changes a word; the checker sees it.
@@ -73,14 +83,17 @@ func (k *kernel) set(i int, w core.Word, why string) {
 	if k.words[i] == w {
 		return
 	}
-	k.n.w.changed(k.n, i, k.words[i], w, why)
+	k.changes(i, k.words[i], w, why)
 	k.words[i] = w
-	k.n.dirty = true
+	k.news()
 }
 
 func (k *kernel) nextOwn(i int, gen uint64) uint64 {
+	if k.p.mutate("generations without parity") {
+		return gen + 1
+	}
 	gen = max(gen, k.floor[i]) + 1
-	return gen + (gen+uint64(k.n.self))%2
+	return gen + (gen+uint64(k.self))%2
 }
 
 func (k *kernel) takeOne(i int, why string) {
@@ -109,7 +122,7 @@ func (k *kernel) peerWord(i int, theirs core.Word, now int64) {
 	}
 	if theirs != k.peerWords[i] {
 		k.peerWords[i] = theirs
-		k.n.dirty = true
+		k.news()
 	}
 	k.applyWord(i, theirs, now)
 }
@@ -130,7 +143,7 @@ func (k *kernel) applyWord(i int, theirs core.Word, now int64) {
 
 // say is what a sender says of itself: hb_say.
 func (k *kernel) say(f *frame, now int64) {
-	f.boot, f.nonce, f.sent, f.trueSent = k.boot, k.nonce, now, k.n.w.now
+	f.boot, f.nonce, f.sent, f.trueSent = k.boot, k.nonce, now, k.trueTime()
 	f.age = now - k.renewed
 	f.solo = k.p.Serve != 0 && k.serveUntil-now > k.p.Serve
 	f.standby, f.frozen, f.lan = k.flags.Standby, k.flags.Frozen, k.lan
@@ -149,7 +162,7 @@ func (k *kernel) hbFresh(f *frame, now int64) bool {
 		if f.reply && f.seq > k.seq {
 			return false
 		}
-		k.nonceBefore, k.nonce = k.nonce, k.n.w.fresh()
+		k.nonceBefore, k.nonce = k.nonce, k.fresh()
 		k.probeSeq = [links]uint64{}
 		if f.reply {
 			k.replySeq[l] = f.seq
@@ -202,47 +215,94 @@ func (k *kernel) hbGranted(mine, now int64) {
 	raise(&k.serveUntil, mine+k.p.Serve)
 }
 
-func (k *kernel) giveBackLeave() {
-	if k.p.Serve != 0 && k.granted != 0 && (k.state == core.PeerUp || k.state == core.PeerSuspect) {
-		k.serveUntil = min(k.serveUntil, k.granted+k.p.Serve)
+// giving is give_back_leave, between its steps.
+type giving struct{ until, granted int64 }
+
+func (k *kernel) giveBackLook(g *giving) {
+	*g = giving{}
+	if k.p.Serve != 0 && k.granted != 0 && (k.state == core.PeerUp || k.state == core.PeerSuspect) &&
+		k.serveUntil-k.granted > k.p.Serve && !k.p.mutate("the leave is kept") {
+		*g = giving{k.serveUntil, k.granted}
 	}
 }
 
-func (k *kernel) hbPromise(f *frame, now int64) bool {
-	k.heardAny, k.heard[f.link] = now, now
-	if k.state == core.PeerDead {
-		return false
+func (k *kernel) giveBackExchange(g *giving) {
+	if g.until != 0 && k.serveUntil == g.until {
+		k.serveUntil = g.granted + k.p.Serve
 	}
-	raise(&k.peerSent, f.sent)
-	return true
 }
 
-// receive is handle_heartbeat: hb_fresh, hb_believe, hb_answer. It returns the answer, or nil.
+func (k *kernel) giveBackStands(g *giving) {
+	if g.until != 0 {
+		raise(&k.serveUntil, k.granted+k.p.Serve)
+	}
+}
+
+// arrival is a frame on its way through handle_heartbeat, between two steps of its processor.
+type arrival struct {
+	f        frame
+	now      int64
+	at       int // the next step
+	promised bool
+	give     giving
+	answer   *frame
+}
+
+var arrivalSteps = []struct {
+	name string
+	do   func(k *kernel, a *arrival)
+}{
+	{"hb_believe", func(k *kernel, a *arrival) {
+		k.passed(&a.f)
+		if k.peer.boot != a.f.boot || k.peer.standby != a.f.standby || k.peer.frozen != a.f.frozen || k.peer.lan != a.f.lan {
+			k.news()
+		}
+		k.peerNonce, k.peer, k.peerAt = a.f.nonce, a.f, a.now
+		k.hbSolo(&a.f, a.now)
+	}},
+	{"peer_word", func(k *kernel, a *arrival) {
+		for i := range k.words {
+			k.peerWord(i, a.f.words[i], a.now)
+		}
+	}},
+	{"hb_granted", func(k *kernel, a *arrival) { k.hbGranted(a.f.grant, a.now) }},
+	{"hb_promise: stamp", func(k *kernel, a *arrival) { k.heardAny, k.heard[a.f.link] = a.now, a.now }},
+	{"hb_promise: look", func(k *kernel, a *arrival) {
+		if a.promised = k.state != core.PeerDead || k.p.mutate("promise though dead"); a.promised {
+			raise(&k.peerSent, a.f.sent)
+		}
+	}},
+	{"give_back_leave: look", func(k *kernel, a *arrival) { k.giveBackLook(&a.give) }},
+	{"give_back_leave: exchange", func(k *kernel, a *arrival) { k.giveBackExchange(&a.give) }},
+	{"give_back_leave: what was granted meanwhile", func(k *kernel, a *arrival) { k.giveBackStands(&a.give) }},
+	{"hb_answer", func(k *kernel, a *arrival) {
+		if a.f.reply {
+			return
+		}
+		a.answer = &frame{reply: true, link: a.f.link, echo: a.f.nonce, seq: a.f.seq}
+		if a.promised {
+			a.answer.grant = a.f.sent
+		}
+		k.say(a.answer, a.now)
+	}},
+}
+
+// step does the next step, and reports whether there are more.
+func (a *arrival) step(k *kernel) bool {
+	arrivalSteps[a.at].do(k, a)
+	a.at++
+	return a.at < len(arrivalSteps)
+}
+
+// receive is handle_heartbeat, with nothing in between. It returns the answer, or nil.
 func (k *kernel) receive(f frame, now int64) *frame {
 	if !k.hbFresh(&f, now) {
 		return nil
 	}
-	k.n.w.check.passed(k.n, &f)
-	if k.peer.boot != f.boot || k.peer.standby != f.standby || k.peer.frozen != f.frozen || k.peer.lan != f.lan {
-		k.n.dirty = true
+	a := arrival{f: f, now: now}
+	for a.step(k) {
 	}
-	k.peerNonce, k.peer, k.peerAt = f.nonce, f, now
-	k.hbSolo(&f, now)
-	for i := range k.words {
-		k.peerWord(i, f.words[i], now)
-	}
-	k.hbGranted(f.grant, now)
-	promised := k.hbPromise(&f, now)
-	k.giveBackLeave()
-	if f.reply {
-		return nil
-	}
-	a := frame{reply: true, link: f.link, echo: f.nonce, seq: f.seq}
-	if promised {
-		a.grant = f.sent
-	}
-	k.say(&a, now)
-	return &a
+	return a.answer
 }
 
 func (k *kernel) echoForPeer(link int) uint64 {
@@ -275,7 +335,7 @@ func (k *kernel) rightEnds(now int64) bool {
 }
 
 func (k *kernel) reachDue(now int64) bool {
-	const every = 100 * ms
+	every := k.p.ReachEvery
 	if !k.p.Reach {
 		return false
 	}
@@ -307,14 +367,52 @@ func (k *kernel) isSilent(now int64) bool {
 	return now-k.heardAny >= k.p.Probe+k.p.Probe/2 && (k.granted == 0 || k.heardAny-k.granted <= k.p.Suspect)
 }
 
+// question is a listed host's answer on its way through reach_stamp and reach_heard.
+type question struct {
+	host, nic int
+	now, sent int64
+	at        int
+	allowed   bool
+	give      giving
+}
+
+var questionSteps = []struct {
+	name string
+	do   func(k *kernel, q *question)
+}{
+	{"reach_stamp", func(k *kernel, q *question) { k.reach[q.host][q.nic] = q.now }},
+	{"reach_heard: the round", func(k *kernel, q *question) {
+		if q.sent = k.reachSent; q.sent == 0 || k.reached(q.sent)*2 <= hosts {
+			q.sent = 0
+			return
+		}
+		raise(&k.reachOK, q.sent)
+	}},
+	{"reach_heard: look", func(k *kernel, q *question) {
+		q.allowed = q.sent != 0 && k.p.Serve != 0 && k.mayServe(q.now) && (k.isSilent(q.now) || k.p.mutate("leave while heard"))
+	}},
+	{"reach_heard: raise", func(k *kernel, q *question) {
+		if q.allowed {
+			raise(&k.serveUntil, q.sent+k.p.Serve)
+		}
+	}},
+	{"reach_heard: look again", func(k *kernel, q *question) {
+		if q.allowed && !k.isSilent(q.now) && !k.p.mutate("leave while heard") {
+			k.giveBackLook(&q.give)
+		}
+	}},
+	{"give_back_leave: exchange", func(k *kernel, q *question) { k.giveBackExchange(&q.give) }},
+	{"give_back_leave: what was granted meanwhile", func(k *kernel, q *question) { k.giveBackStands(&q.give) }},
+}
+
+func (q *question) step(k *kernel) bool {
+	questionSteps[q.at].do(k, q)
+	q.at++
+	return q.at < len(questionSteps)
+}
+
+// reachHeard is reach_stamp with nothing in between.
 func (k *kernel) reachHeard(host, nic int, now int64) {
-	k.reach[host][nic] = now
-	sent := k.reachSent
-	if sent == 0 || k.reached(sent)*2 <= hosts {
-		return
-	}
-	raise(&k.reachOK, sent)
-	if k.p.Serve != 0 && k.mayServe(now) && (k.isSilent(now) || k.p.mutate("leave while heard")) {
-		raise(&k.serveUntil, sent+k.p.Serve)
+	for q := (question{host: host, nic: nic, now: now}); q.step(k); {
 	}
 }

@@ -65,7 +65,7 @@ func (n *node) power() {
 	count := len(w.ids)
 	n.svc, n.addrs = make([]bool, count), make([]bool, count)
 	n.k = &kernel{
-		p: &w.p, n: n, boot: w.fresh(), nonce: w.fresh(), started: n.clock(),
+		p: &w.p, around: n, self: n.self, boot: w.fresh(), nonce: w.fresh(), started: n.clock(),
 		words: make([]core.Word, count), peerWords: make([]core.Word, count), floor: make([]uint64, count),
 	}
 	for i, id := range w.ids {
@@ -79,6 +79,13 @@ func (n *node) power() {
 	n.pace()
 	n.detect()
 }
+
+func (n *node) changes(i int, old, word core.Word, why string) { n.w.changed(n, i, old, word, why) }
+func (n *node) passed(f *frame)                                { n.w.check.passed(n, f) }
+func (n *node) news()                                          { n.dirty = true }
+func (n *node) fresh() uint64                                  { return n.w.fresh() }
+func (n *node) trueTime() int64                                { return n.w.now }
+func (n *node) logf(format string, args ...any)                { n.w.logf(format, args...) }
 
 // cut takes the power: nothing is left but what is synced.
 func (n *node) cut() {

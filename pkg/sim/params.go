@@ -23,7 +23,7 @@ const (
 // Params are the timings of both nodes, in ns, as pkg/config derives them.
 type Params struct {
 	Probe, Dead, Suspect, Serve, Linger, Hold, Lease int64
-	Solo, SoloOver, Late                             int64 // SOLO_NS, SOLO_OVER_NS, LATE_VERDICT_NS
+	Solo, SoloOver, Late, ReachEvery                 int64 // SOLO_NS, SOLO_OVER_NS, LATE_VERDICT_NS, REACH_EVERY_NS
 	Confirm                                          int
 	Reach                                            bool // arbiter reach; else none
 
@@ -34,7 +34,7 @@ type Params struct {
 func Timings(probe, dead int64, reach bool) Params {
 	p := Params{
 		Probe: probe, Dead: dead, Linger: min(max(dead/10, 50*us), ms), Lease: max(300*ms, 10*dead),
-		Solo: 500 * ms, SoloOver: 500*ms + 500*ms/256, Late: 50 * ms, Reach: reach,
+		Solo: 500 * ms, SoloOver: 500*ms + 500*ms/256, Late: 50 * ms, ReachEvery: 100 * ms, Reach: reach,
 		Confirm: min(3, int(dead/probe)-1),
 	}
 	p.Serve = int64((float64(dead)*(1-clockError)-float64(p.Linger))/(1+clockError)) - us
