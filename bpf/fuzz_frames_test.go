@@ -26,6 +26,7 @@ func (g *gun) scene(r *rand.Rand) *truth {
 	v.control.RenewedNs = oneOf(r, 0, t+hour)
 	v.control.Pace = oneOf(r, bpf.XdphaXdPacePACE_THREAD, bpf.XdphaXdPacePACE_TBF, bpf.XdphaXdPacePACE_FQ)
 	v.control.RingIfindex, v.control.LapNs = uint32(g.nic[0][none]), oneOf(r, uint64(1e6), 8*hour)
+	v.control.Floor[0], v.control.Floor[1] = oneOf[uint64](r, 0, 0, 9), oneOf[uint64](r, 0, 5)
 	v.words = [identities]uint64{oneOf(r, owner|5, someWord(r)), oneOf(r, owner|5, someWord(r))}
 	s := &v.state
 	s.PeerState = oneOf[uint64](r, unknown, up, up, up, suspect, dead)
@@ -75,7 +76,7 @@ func (g *gun) sceneConfig(r *rand.Rand, c *bpf.XdphaXdConfig) {
 
 func someWord(r *rand.Rand) uint64 {
 	flags := oneOf(r, 0, owner, owner, owner|yield, yield, ready, ready, ready|staged, ready|demand, demand, 1<<60, r.Uint64()&^(1<<56-1))
-	return flags | oneOf[uint64](r, 5, 5, 5, 5, 4, 6, 1<<56-1, 0)
+	return flags | oneOf[uint64](r, 5, 5, 5, 5, 4, 6, 1<<56-9, 0)
 }
 
 // maker makes frames for the node whose state it sees, so that many are nearly right.
@@ -233,7 +234,7 @@ func (m *maker) ip6() netip.Addr {
 }
 
 func (m *maker) arp() []byte {
-	if m.IntN(4) == 0 {
+	if m.IntN(4) == 0 { // what a client asks
 		return whoHas(oneOf(m.Rand, filesIP, mailIP), oneOf(m.Rand, clientIP, m.ip4()), oneOf(m.Rand, client, filesMAC, mailMAC, m.mac()))
 	}
 	b := arp(m.mac(), m.mac(), oneOf[byte](m.Rand, 1, 1, 1, 2, 2, 0, 3), m.mac(), m.ip4(), m.mac(), m.ip4())
@@ -242,6 +243,8 @@ func (m *maker) arp() []byte {
 		b[14+m.IntN(8)] = m.octet()
 	case 1:
 		b = b[:14+m.IntN(len(b)-14)]
+	case 6:
+		b[15] = 6 // the type of hardware of IEEE 802
 	case 2, 3, 4, 5:
 		b = append(b, make([]byte, m.IntN(40))...)
 	}

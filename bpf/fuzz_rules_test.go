@@ -602,7 +602,7 @@ func (l *ledger) owned(f wire.Frame) error {
 		if heeded {
 			theirs = f.Words[i]
 		}
-		if !heeded || !l.mayBecome(was, got, theirs) {
+		if !heeded || !l.mayBecome(i, was, got, theirs) {
 			return fmt.Errorf("a frame that says %x made the word %x of %x", f.Words, got, was)
 		}
 		l.want.words[i] = got
@@ -621,7 +621,8 @@ func (l *ledger) owned(f wire.Frame) error {
 	return nil
 }
 
-func (l *ledger) mayBecome(was, got, theirs uint64) bool {
+// mayBecome tells whether a word of identity i may become another one when the peer says theirs.
+func (l *ledger) mayBecome(i int, was, got, theirs uint64) bool {
 	const gen = 1<<56 - 1
 	lease := int64(l.control.LeaseUntilNs-l.began) > 0
 	switch {
@@ -629,12 +630,12 @@ func (l *ledger) mayBecome(was, got, theirs uint64) bool {
 		return got == theirs&gen
 	case theirs&gen < was&gen:
 		return false
-	case was&owner != 0 && theirs&owner != 0 && l.cfg.Self == 1:
-		return got == was&gen
 	case was&owner != 0:
 		return theirs&(ready|demand) == ready|demand && got == yield|was&gen
 	default:
-		return was&ready != 0 && theirs&(owner|yield) == yield && lease && got == owner|(was&gen+1)
+		next := got &^ owner // of this node's parity, above what it may have owned
+		return was&ready != 0 && theirs&(owner|yield) == yield && lease && got&owner != 0 && next&^gen == 0 &&
+			next > was&gen && next > l.control.Floor[i] && next%2 == uint64(l.cfg.Self)
 	}
 }
 
