@@ -16,6 +16,7 @@ import (
 // Whatever the file holds, it is a configuration that keeps its promises, or is refused with the
 // place of each mistake and what to do.
 func FuzzParse(f *testing.F) {
+	f.Add([]byte{})
 	for _, kind := range []string{"good", "bad"} {
 		for _, name := range files(f, kind) {
 			f.Add(readFile(f, name))
@@ -118,7 +119,7 @@ func kept(t *testing.T, c *Config) {
 // Whatever the secret's file holds, it is keys that differ, or is refused without being shown.
 func FuzzSecret(f *testing.F) {
 	other := strings.Repeat("fedcba9876543210", 4)
-	for _, seed := range []string{"", secretLine, secretLine + "\n" + other, secretLine + "\n" + secretLine, secretLine[:63] + "g", strings.ToUpper(other) + "\r\n", "\x00", secretLine + " " + other} {
+	for _, seed := range []string{"", secretLine, secretLine + "\n" + other, secretLine + "\n" + secretLine, secretLine[:63] + "g", strings.ToUpper(other), strings.ToUpper(other) + "\r\n", "\x00", secretLine + " " + other} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, src []byte) {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -34,6 +35,7 @@ func FuzzRequest(f *testing.F) {
 	}
 	f.Add([]byte("POST /v1/freeze HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nb\r\n{\"on\":true}\r\n0\r\n\r\n"), []byte{})
 	f.Add([]byte("POST /v1/freeze HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\nLast-Event-ID: 18446744073709551616\r\n\r\n"), []byte(`{"on":true}`))
+	f.Add([]byte("POST /v1/move HTTP/1.1\r\nHost: x\r\n\r\n"), []byte(`{"identity":"`+strings.Repeat("x", maxBody)+`"}`))
 	f.Fuzz(func(t *testing.T, raw, more []byte) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(raw)))
 		if err != nil {

@@ -244,6 +244,7 @@ type head struct {
 func FuzzMarshal(f *testing.F) {
 	f.Add([]byte{}, uint8(0), uint16(0))
 	f.Add(bytes.Repeat([]byte{0xff}, 200), uint8(MaxIdentities), uint16(77))
+	f.Add([]byte{1}, uint8(2), uint16(8*(headBytes+2*8+tagBytes)-1)) // the last bit of the tag
 	f.Add([]byte("one after the other, these are the values of all fields, of which there are many, and of the words"), uint8(2), uint16(1000))
 	f.Fuzz(func(t *testing.T, values []byte, words uint8, bit uint16) {
 		var h head
