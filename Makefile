@@ -11,13 +11,15 @@ BENCH  ?=
 BENCH_PEERS ?=
 # For example: make bench-outage BENCH_OUTAGE='-only kinds -rounds 20 -json outage.json'
 BENCH_OUTAGE ?=
+# For example: make fuzz FUZZ='-for 10m -frames 100000000 -seed 7'
+FUZZ   ?=
 # How long a busy machine is looked at.
 SOAK   ?= -for 30m
 
 # Tests and benchmarks measure milliseconds: packages run one after the other.
 TEST   ?= ./...
 
-.PHONY: build demo test race generate bench bench-peers bench-outage soak sim lint clean
+.PHONY: build demo test race generate bench bench-peers bench-outage soak sim fuzz lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./ctl/xdpha
@@ -54,6 +56,10 @@ soak: build
 # Pairs of nodes by virtual time, seed after seed: make sim SIM='-for 10m'
 sim:
 	$(GO) run ./scripts/sim $(SIM)
+
+# Frames to the loaded kernel programs, bytes to all that reads some: make fuzz FUZZ='-for 10m'
+fuzz:
+	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/fuzz $(FUZZ)
 
 lint:
 	$(GO) vet ./...

@@ -5,6 +5,9 @@
 
 #include "gate.h"
 
+#define ARP_ETHERNET 1 // types of hardware
+#define ARP_IEEE802 6 // the stack heeds it on Ethernet, too
+
 static __always_inline int reached_since(const struct xd_state *st, __u32 host, __u64 since)
 {
 	return (__s64)(st->reach_ns[host][LINK_LAN] - since) > 0 || (__s64)(st->reach_ns[host][LINK_SPARE] - since) > 0;
@@ -120,7 +123,7 @@ static __always_inline void arp_frame(struct arp_frame *f, const __u8 *mac, __u1
 	__builtin_memset(f->eth.h_dest, 0xff, 6);
 	__builtin_memcpy(f->eth.h_source, mac, 6);
 	f->eth.h_proto = bpf_htons(ETH_P_ARP);
-	f->arp.hardware_be = bpf_htons(1);
+	f->arp.hardware_be = bpf_htons(ARP_ETHERNET);
 	f->arp.protocol_be = bpf_htons(ETH_P_IP);
 	f->arp.hardware_len = 6;
 	f->arp.protocol_len = 4;
@@ -156,8 +159,8 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 	struct xd_state *st = the_state();
 	__u32 sender_be, target_be, *claimed, *wanted, id;
 
-	if (!st || arp->hardware_be != bpf_htons(1) || arp->protocol_be != bpf_htons(ETH_P_IP) ||
-	    arp->hardware_len != 6 || arp->protocol_len != 4)
+	if (!st || (arp->hardware_be != bpf_htons(ARP_ETHERNET) && arp->hardware_be != bpf_htons(ARP_IEEE802)) ||
+	    arp->protocol_be != bpf_htons(ETH_P_IP) || arp->hardware_len != 6 || arp->protocol_len != 4)
 		return REASON_NOT_OURS;
 	sender_be = ip4_be(arp->sender_ip);
 	target_be = ip4_be(arp->target_ip);

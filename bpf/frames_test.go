@@ -98,7 +98,17 @@ func ping(to, from wire.MAC, src, dst netip.Addr) []byte {
 	return eth(to, from, 0x0800, append(append(p, dst.AsSlice()...), echo...))
 }
 
-// tagged puts an IEEE 802.1Q tag into a frame.
-func tagged(b []byte) []byte {
-	return slices.Insert(slices.Clone(b), 12, 0x81, 0x00, 0x00, 0x07)
+// tagged is a frame in a VLAN.
+func tagged(b []byte) []byte { return inVLAN(b, 7) }
+
+// inVLAN puts an IEEE 802.1Q tag into a frame; VLAN 0 is none, the tag gives a priority only.
+func inVLAN(b []byte, vlan byte) []byte {
+	return slices.Insert(slices.Clone(b), 12, 0x81, 0x00, 0xe0, vlan)
+}
+
+// ieee802 is an ARP frame with another type of hardware, which Linux heeds on Ethernet.
+func ieee802(b []byte) []byte {
+	b = slices.Clone(b)
+	b[15] = 6
+	return b
 }

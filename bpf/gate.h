@@ -90,20 +90,20 @@ static __always_inline void note_answer(__u32 identity)
 		timeline->answered_ns = bpf_ktime_get_boot_ns();
 }
 
-// Ingress: frames to a virtual MAC or address.
+// Ingress: frames to a virtual MAC or address. One identity's MAC opens no other one's gate.
 static __always_inline enum xd_reason gate_in(const struct xd_config *cfg, __u32 ifindex, struct ethhdr *eth,
 					      struct cursor c)
 {
-	__u32 *identity = identity_of_mac(eth->h_dest);
+	__u32 *identity = identity_of_mac(eth->h_dest), *by_ip = identity_to(eth->h_proto, c);
 	struct xd_timeline *timeline;
 
 	if (identity && !carries(cfg, *identity, ifindex))
 		return REASON_IN_WRONG_NIC;
 	if (!identity)
-		identity = identity_to(eth->h_proto, c);
+		identity = by_ip;
 	if (!identity)
 		return REASON_NOT_OURS;
-	if (!gate_open(cfg, *identity))
+	if (!gate_open(cfg, *identity) || (by_ip && *by_ip != *identity && !gate_open(cfg, *by_ip)))
 		return REASON_IN_GATE_CLOSED;
 	timeline = the_timeline(*identity);
 	if (timeline && !timeline->in_ns)

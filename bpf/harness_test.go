@@ -154,8 +154,17 @@ type node struct {
 
 func (b *bench) newNode(t *testing.T, self int) *node {
 	t.Helper()
+	spec, err := bpf.LoadXdpha()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.nodeOf(t, self, spec)
+}
+
+func (b *bench) nodeOf(t *testing.T, self int, spec *ebpf.CollectionSpec) *node {
+	t.Helper()
 	n := &node{bench: b, t: t, self: self}
-	if err := bpf.LoadXdphaObjects(&n.objs, nil); err != nil {
+	if err := spec.LoadAndAssign(&n.objs, nil); err != nil {
 		if refused := (*ebpf.VerifierError)(nil); errors.As(err, &refused) {
 			t.Fatalf("load the programs: %+v", refused)
 		}

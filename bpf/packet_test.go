@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"testing"
 
@@ -416,6 +417,10 @@ func arpRows() []packet {
 		{name: "ARP for the node's own address on the lan", frame: whoHas(nodeIP[0][lan], clientIP, client), verdict: xdpPass, counted: "lan not-ours"},
 		{name: "ARP for a stranger", frame: whoHas(hosts[0], clientIP, client), verdict: xdpPass, counted: "lan not-ours"},
 		{name: "ARP cut short", frame: asked[:41], verdict: xdpPass, counted: "lan not-ours"},
+		{name: "ARP with a priority is answered without one", frame: inVLAN(asked, 0), verdict: xdpTX, reply: answered, counted: "lan arp-answered"},
+		{name: "ARP with a priority, gate closed", frame: inVLAN(asked, 0), reply: asked, given: closed["not the owner"], verdict: xdpDrop, counted: "lan arp-gate-closed"},
+		{name: "ARP by IEEE 802's type of hardware, gate closed", frame: ieee802(asked), given: closed["not the owner"], verdict: xdpDrop, counted: "lan arp-gate-closed"},
+		{name: "ARP by IEEE 802's type of hardware is answered by it", frame: ieee802(asked), verdict: xdpTX, reply: ieee802(answered), counted: "lan arp-answered"},
 		{name: "ARP in a VLAN", frame: tagged(asked), verdict: xdpPass, counted: "lan not-ours"},
 		{name: "ARP from the other node's identity is answered", frame: askedByMail, verdict: xdpTX,
 			reply: isAt(filesIP, filesMAC, mailMAC, mailIP), counted: "lan arp-answered"},
@@ -474,6 +479,18 @@ func gateIn() []packet {
 		{name: "in: to the address at the host's MAC by IPv6, closed", frame: ping(host, client, client6, filesIP6), given: closed["not the owner"],
 			verdict: xdpDrop, counted: "lan in-gate-closed"},
 		{name: "in: a VLAN's frame to the address is not ours", frame: tagged(ping(host, client, clientIP, filesIP)), given: closed["not the owner"],
+			verdict: xdpPass, counted: "lan not-ours"},
+		{name: "in: a priority's tag hides no address from a closed gate", frame: inVLAN(ping(host, client, clientIP, filesIP), 0),
+			given: closed["not the owner"], reply: ping(host, client, clientIP, filesIP), verdict: xdpDrop, counted: "lan in-gate-closed"},
+		{name: "in: a priority's tag is taken off", frame: inVLAN(v4, 0), reply: v4, verdict: xdpPass, counted: "lan in-open"},
+		{name: "in: one priority behind another is not looked behind", frame: inVLAN(inVLAN(ping(host, client, clientIP, filesIP), 0), 0),
+			verdict: xdpDrop, counted: "lan in-gate-closed"},
+		{name: "in: a VLAN behind a priority is not ours", frame: inVLAN(tagged(ping(host, client, clientIP, filesIP)), 0), reply: tagged(ping(host, client, clientIP, filesIP)),
+			verdict: xdpPass, counted: "lan not-ours"},
+		{name: "in: one identity's MAC does not open another one's gate", frame: ping(filesMAC, client, clientIP, mailIP), verdict: xdpDrop, counted: "lan in-gate-closed"},
+		{name: "in: one identity's MAC with the address of another that is here too", frame: ping(filesMAC, client, clientIP, mailIP),
+			given: func(v *truth) { v.words[1] = owner | 7 }, verdict: xdpPass, counted: "lan in-open"},
+		{name: "in: an IPv4 address in IPv6's form is nobody's", frame: ping(host, client, client6, netip.AddrFrom16(filesIP.As16())), given: closed["not the owner"],
 			verdict: xdpPass, counted: "lan not-ours"},
 		{name: "in: a VLAN's frame to the MAC, closed", frame: tagged(v4), given: closed["not the owner"], verdict: xdpDrop, counted: "lan in-gate-closed"},
 		{name: "in: another protocol to the MAC, closed", frame: eth(filesMAC, client, 0x88cc, make([]byte, 46)), given: closed["not the owner"],

@@ -31,6 +31,42 @@ struct cursor {
 // forgets what it knows of a 32-bit value on the stack. n is a power of two.
 #define WITHIN(i, n) asm volatile("%0 &= %1" : "+r"(i) : "i"((n)-1))
 
+struct vlan_tag { // IEEE 802.1Q, 9.6, behind the ethertype that says that it is there
+	__be16 control_be, ethertype_be;
+};
+
+#define VLAN_ID 0x0fff // of the control field: 0 is none, the tag gives a priority only
+
+static __always_inline int is_tagged(__be16 ethertype_be)
+{
+	return ethertype_be == bpf_htons(ETH_P_8021Q) || ethertype_be == bpf_htons(ETH_P_8021AD);
+}
+
+// take_priority_off does what the stack would do later: to it a frame in VLAN 0 is one without a
+// tag, and must meet the gate as such. Not 0: there is more than one such tag, which nobody needs,
+// and what is behind them is not known. Not inlined: the compiler would mix its reading of the packet with that after it.
+static __noinline int take_priority_off(struct xdp_md *ctx)
+{
+	struct cursor c = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
+	struct ethhdr *eth = TAKE(c, struct ethhdr, 0);
+	__u8 macs[12];
+
+	if (!is_tagged(eth->h_proto))
+		return 0;
+	struct vlan_tag *tag = TAKE(c, struct vlan_tag, 0);
+
+	if (tag->control_be & bpf_htons(VLAN_ID))
+		return 0;
+	if (is_tagged(tag->ethertype_be) && !(TAKE(c, struct vlan_tag, -1)->control_be & bpf_htons(VLAN_ID)))
+		return -1;
+	__builtin_memcpy(macs, eth, sizeof(macs));
+	if (bpf_xdp_adjust_head(ctx, sizeof(*tag)))
+		return -1;
+	c = (struct cursor){(void *)(long)ctx->data, (void *)(long)ctx->data_end};
+	__builtin_memcpy(TAKE(c, struct ethhdr, -1), macs, sizeof(macs));
+	return 0;
+}
+
 struct arp_ipv4 { // RFC 826, for Ethernet and IPv4
 	__be16 hardware_be, protocol_be;
 	__u8 hardware_len, protocol_len;
@@ -70,11 +106,18 @@ static __always_inline __u32 *identity_of_ip4(__u32 ip_be)
 	return bpf_map_lookup_elem(&addresses, &a);
 }
 
+// An IPv6 packet with an address of that form is nobody's: on a wire there are none (RFC 4291, 2.5.5.2).
 static __always_inline __u32 *identity_of_ip6(const void *ip)
 {
 	struct xd_address a;
+	__u64 first;
+	__u32 third;
 
 	__builtin_memcpy(&a, ip, 16);
+	__builtin_memcpy(&first, &a.bytes[0], 8);
+	__builtin_memcpy(&third, &a.bytes[8], 4);
+	if (!first && third == bpf_htonl(0xffff))
+		return 0;
 	return bpf_map_lookup_elem(&addresses, &a);
 }
 

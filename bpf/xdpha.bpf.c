@@ -36,6 +36,7 @@ static __always_inline int xdp_verdict(enum xd_reason reason)
 SEC("xdp")
 int xdpha_in(struct xdp_md *ctx)
 {
+	int opaque = take_priority_off(ctx);
 	struct cursor c = {(void *)(long)ctx->data, (void *)(long)ctx->data_end};
 	struct xd_config *cfg = the_config();
 	struct ethhdr *eth = TAKE(c, struct ethhdr, XDP_PASS);
@@ -45,7 +46,9 @@ int xdpha_in(struct xdp_md *ctx)
 	if (!cfg)
 		return XDP_PASS;
 	link = link_of(cfg, ctx->ingress_ifindex);
-	if (eth->h_proto == bpf_htons(ETH_P_IP))
+	if (opaque)
+		reason = REASON_IN_GATE_CLOSED;
+	else if (eth->h_proto == bpf_htons(ETH_P_IP))
 		reason = handle_heartbeat(ctx, cfg, link, eth, c);
 	else if (eth->h_proto == bpf_htons(ETH_P_ARP))
 		reason = handle_arp(cfg, link, ctx->ingress_ifindex, eth, c);

@@ -24,7 +24,7 @@ var layers = [][]string{
 	{"pkg/metrics", "pkg/lab", "pkg/sim", "pkg/bench"},
 	{"pkg/node", "pkg/bench/pair", "pkg/bench/cost"},
 	{"ctl", "pkg/bench/peers", "pkg/bench/outage"},
-	{"ctl/xdpha", "scripts/bench", "scripts/bench-peers", "scripts/bench-outage", "scripts/sim"},
+	{"ctl/xdpha", "scripts/bench", "scripts/bench-peers", "scripts/bench-outage", "scripts/sim", "scripts/fuzz"},
 }
 
 // only lists libraries that one package owns.

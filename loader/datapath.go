@@ -3,8 +3,8 @@
 package loader
 
 import (
-	"bytes"
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -125,7 +125,7 @@ func (d *Datapath) adopt(want bpf.XdphaXdConfig) (_ map[string]*ebpf.Map, err er
 	if len(have) < 4 || len(have) != len(wantBytes) || binary.NativeEndian.Uint32(have) != uint32(ABI) {
 		return nil, fmt.Errorf("take over %s: %w: %s", d.opts.PinDir, ErrOtherVersion, otherVersionHint)
 	}
-	if !bytes.Equal(have, wantBytes) {
+	if subtle.ConstantTimeCompare(have, wantBytes) != 1 { // the keys are in them
 		d.opts.Log.Warn("the configuration or a NIC changed since the last run: starting anew", "pins", d.opts.PinDir)
 		return nil, d.anew()
 	}

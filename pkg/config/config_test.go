@@ -268,29 +268,3 @@ func TestDeepAndLargeFilesAreRefusedInTime(t *testing.T) {
 		}
 	}
 }
-
-func FuzzParse(f *testing.F) {
-	for _, kind := range []string{"good", "bad"} {
-		for _, name := range files(f, kind) {
-			f.Add(readFile(f, name))
-		}
-	}
-	f.Fuzz(func(t *testing.T, src []byte) {
-		c, err := Parse("fuzz.yaml", src, options())
-		switch {
-		case err == nil && c == nil:
-			t.Fatal("neither a configuration nor an error")
-		case err == nil:
-			for _, id := range c.Identities {
-				for _, r := range id.Addresses {
-					r.Prefixes()
-				}
-			}
-			if c.Timing.DeadAfter < 3*c.Timing.Probe || c.Timing.SuspectAfter < c.Timing.Probe || c.Timing.ConfirmProbes < 2 {
-				t.Fatalf("timings out of relation: %+v", c.Timing)
-			}
-		case !located.MatchString(err.Error()):
-			t.Fatalf("error without its place or remedy: %v", err)
-		}
-	})
-}

@@ -372,15 +372,18 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 			return &Error{Status: http.StatusUnsupportedMediaType, Message: fmt.Sprintf("body is %q: want application/json", ct)}
 		}
 	}
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	var read bytes.Buffer
+	d := json.NewDecoder(io.TeeReader(http.MaxBytesReader(w, r.Body, maxBody), &read))
 	d.DisallowUnknownFields()
 	err := d.Decode(into)
 	if err == nil {
 		if _, err = d.Token(); errors.Is(err, io.EOF) {
-			return nil
+			err = exact(read.Bytes())
+		} else if err == nil {
+			err = errors.New("more than one value")
 		}
 		if err == nil {
-			err = errors.New("more than one value")
+			return nil
 		}
 	}
 	if tooBig := (*http.MaxBytesError)(nil); errors.As(err, &tooBig) {
@@ -390,6 +393,35 @@ func decode(w http.ResponseWriter, r *http.Request, into any) error {
 		err = errors.New("empty")
 	}
 	return fmt.Errorf("%w: decode body: %s", ErrInvalid, strings.TrimPrefix(err.Error(), "json: "))
+}
+
+// exact refuses what package json lets pass: no object at all, a key twice or in capitals, and null,
+// which would be taken for a value left out. The body is sound JSON of known keys without structure.
+func exact(body []byte) error {
+	d := json.NewDecoder(bytes.NewReader(body))
+	if open, err := d.Token(); err != nil || open != json.Delim('{') {
+		return errors.New("want an object")
+	}
+	seen := map[json.Token]bool{}
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return err
+		}
+		value, err := d.Token()
+		switch {
+		case err != nil:
+			return err
+		case value == nil:
+			return fmt.Errorf("%q is null: leave it out", key)
+		case seen[key]:
+			return fmt.Errorf("%q is given twice", key)
+		case strings.ContainsFunc(key.(string), func(r rune) bool { return r < 'a' || r > 'z' }):
+			return fmt.Errorf("unknown field %q", key)
+		}
+		seen[key] = true
+	}
+	return nil
 }
 
 func reply(w http.ResponseWriter, v any) error {

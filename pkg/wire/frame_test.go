@@ -4,6 +4,8 @@ package wire
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -223,6 +225,55 @@ func FuzzParse(f *testing.F) {
 			if err != nil || fmt.Sprint(again) != fmt.Sprint(got) {
 				t.Errorf("%v\n%v\n%v", err, got, again)
 			}
+		}
+	})
+}
+
+// head is the ABI's struct hb_head, read by its types alone.
+type head struct {
+	Magic                              uint16
+	Version, Direction                 uint8
+	Sender, Link, KeyID, Words         uint8
+	Cluster, AgeUS                     uint32
+	Boot, Nonce, Echo, Seq, Sent, Gave uint64
+	Flags, Digest                      uint32
+}
+
+// Whatever a frame says stands on the wire where the ABI wants it, and is read again as it was said;
+// another frame, were it another by one bit under the tag, is not read.
+func FuzzMarshal(f *testing.F) {
+	f.Add([]byte{}, uint8(0), uint16(0))
+	f.Add(bytes.Repeat([]byte{0xff}, 200), uint8(MaxIdentities), uint16(77))
+	f.Add([]byte{1}, uint8(2), uint16(8*(headBytes+2*8+tagBytes)-1)) // the last bit of the tag
+	f.Add([]byte("one after the other, these are the values of all fields, of which there are many, and of the words"), uint8(2), uint16(1000))
+	f.Fuzz(func(t *testing.T, values []byte, words uint8, bit uint16) {
+		var h head
+		said := make([]uint64, words%(MaxIdentities+1))
+		fill := bytes.NewReader(append(values, make([]byte, binary.Size(h)+binary.Size(said))...))
+		if err := errors.Join(binary.Read(fill, binary.LittleEndian, &h), binary.Read(fill, binary.LittleEndian, said)); err != nil {
+			t.Fatal(err)
+		}
+		h.Magic, h.Version, h.Direction, h.KeyID, h.Words = 0x4458, 2, h.Direction&1, signing.ID, uint8(len(said))
+		frame := Frame{SrcIP: netip.AddrFrom4([4]byte{192, 0, 2, h.Sender}), DstIP: netip.AddrFrom4([4]byte{192, 0, 2, h.Link}),
+			Direction: Direction(h.Direction), Sender: h.Sender, Link: h.Link, KeyID: h.KeyID, ClusterID: h.Cluster, AgeUS: h.AgeUS, BootID: h.Boot, Nonce: h.Nonce,
+			Echo: h.Echo, Seq: h.Seq, SentNS: h.Sent, GrantNS: h.Gave, Flags: h.Flags, Digest: h.Digest, Words: said}
+		b := marshal(t, frame, signing)
+		var want bytes.Buffer
+		if err := errors.Join(binary.Write(&want, binary.LittleEndian, h), binary.Write(&want, binary.LittleEndian, said)); err != nil {
+			t.Fatal(err)
+		}
+		if got := b[headOffset : len(b)-tagBytes]; !bytes.Equal(got, want.Bytes()) || len(b) != Size(len(said)) {
+			t.Fatalf("on the wire\n%swant\n%s", hex.Dump(got), hex.Dump(want.Bytes()))
+		}
+		frame.SrcPort, frame.DstPort, frame.TTL = Port, Port, TTL
+		again, err := Parse(b, retired, signing)
+		if diff := cmp.Diff(frame, again, cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); err != nil || diff != "" {
+			t.Fatalf("%v\n%s", err, diff)
+		}
+		at := 8*headOffset + int(bit)%(8*(len(b)-headOffset))
+		b[at/8] ^= 1 << (at % 8)
+		if _, err := Parse(b, retired, signing); err == nil {
+			t.Fatalf("bit %d turned: it is read", at)
 		}
 	})
 }
