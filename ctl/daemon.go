@@ -3,6 +3,7 @@
 package ctl
 
 import (
+	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/pkg/node"
+	"github.com/xdpha/xdpha/pkg/privilege"
 )
 
 func runCommand(env Env) *cli.Command {
@@ -41,6 +43,9 @@ A changed configuration takes effect at the next start.`,
 			}
 			cfg, err := loadConfig(c)
 			if err != nil {
+				return err
+			}
+			if err := errors.Join(privilege.Require(privilege.Needed), privilege.KeepForSelf()); err != nil {
 				return err
 			}
 			defer noteHangup(log)()
