@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -45,6 +46,7 @@ A changed configuration takes effect at the next start.`,
 			if err != nil {
 				return err
 			}
+			debug.SetTraceback("crash") // by SIGABRT: status 2 is the configuration's
 			if err := errors.Join(privilege.Require(privilege.Needed), privilege.KeepForSelf()); err != nil {
 				return err
 			}
