@@ -3,7 +3,6 @@
 package ctl
 
 import (
-	"errors"
 	"io"
 	"log/slog"
 	"os"
@@ -47,7 +46,10 @@ A changed configuration takes effect at the next start.`,
 				return err
 			}
 			debug.SetTraceback("crash") // by SIGABRT: status 2 is the configuration's
-			if err := errors.Join(privilege.Require(privilege.Needed), privilege.KeepForSelf()); err != nil {
+			if err := privilege.Require(privilege.Needed); err != nil {
+				return err
+			}
+			if err := privilege.KeepForSelf(); err != nil {
 				return err
 			}
 			defer noteHangup(log)()
