@@ -19,7 +19,7 @@ SOAK   ?= -for 30m
 # Tests and benchmarks measure milliseconds: packages run one after the other.
 TEST   ?= ./...
 
-.PHONY: build demo test race generate bench bench-peers bench-outage soak sim fuzz lint clean
+.PHONY: build demo test unit race generate bench bench-peers bench-outage soak sim fuzz lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./ctl/xdpha
@@ -34,6 +34,10 @@ test:
 # makes everything some ten times slower, so a test of how long something takes is left out.
 race:
 	$(GO) test -race -skip 'InTime$$' ./pkg/core ./pkg/config ./pkg/control ./pkg/metrics ./pkg/service ./pkg/wire ./ctl
+
+# The systemd unit, under a real systemd in namespaces of its own.
+unit: build
+	$(SUDO) scripts/unit
 
 generate:
 	$(GO) generate ./bpf

@@ -20,6 +20,7 @@ import (
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/host"
+	"github.com/xdpha/xdpha/pkg/privilege"
 )
 
 func checkCommand(env Env) *cli.Command {
@@ -202,7 +203,7 @@ func hostChecks(cfg *config.Config) []hostCheck {
 	if self.Spare != "" {
 		nics = append(nics, self.Spare)
 	}
-	out := []hostCheck{}
+	out := capabilityChecks()
 	for _, c := range loader.Probe(nics) {
 		h := hostCheck{Name: c.Name, OK: c.OK, Detail: c.Detail}
 		if !c.OK {
@@ -217,12 +218,32 @@ func hostChecks(cfg *config.Config) []hostCheck {
 	return append(out, paceCheck(cfg.Timing.Pacer, mode, err))
 }
 
+// capabilityChecks looks at what this process may do, and says what each is for.
+func capabilityChecks() []hostCheck {
+	out := []hostCheck{}
+	for _, c := range privilege.Needed {
+		held, err := c.Held()
+		h := hostCheck{Name: c.Name, OK: held, Detail: "held, " + c.Why}
+		switch {
+		case err != nil:
+			h.Detail, h.Remedy = err.Error(), c.Remedy()
+		case !held:
+			h.Detail, h.Remedy = "missing, "+c.Why, c.Remedy()
+		}
+		out = append(out, h)
+	}
+	return out
+}
+
 // paceCheck says who can pace the probes here. What cannot be looked at is not wrong.
 func paceCheck(want, mode string, err error) hostCheck {
 	h := hostCheck{Name: "pacer " + want, OK: true}
 	switch {
 	case want == config.PacerThread:
 		h.Detail = "a thread of the daemon; a late one makes detection late"
+		if held, err := privilege.Realtime.Held(); err == nil && !held {
+			h.Detail += "; " + privilege.Realtime.Name + " is missing, " + privilege.Realtime.Why
+		}
 	case err == nil:
 		h.Detail = "the kernel can, by " + mode
 	case errors.Is(err, unix.EPERM):

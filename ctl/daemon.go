@@ -7,11 +7,13 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/pkg/node"
+	"github.com/xdpha/xdpha/pkg/privilege"
 )
 
 func runCommand(env Env) *cli.Command {
@@ -41,6 +43,13 @@ A changed configuration takes effect at the next start.`,
 			}
 			cfg, err := loadConfig(c)
 			if err != nil {
+				return err
+			}
+			debug.SetTraceback("crash") // by SIGABRT: status 2 is the configuration's
+			if err := privilege.Require(privilege.Needed); err != nil {
+				return err
+			}
+			if err := privilege.KeepForSelf(); err != nil {
 				return err
 			}
 			defer noteHangup(log)()

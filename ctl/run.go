@@ -19,6 +19,7 @@ import (
 
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/control"
+	"github.com/xdpha/xdpha/pkg/privilege"
 )
 
 // The exit statuses of every command.
@@ -88,6 +89,9 @@ func Run(env Env, args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
+	if err := privilege.HideMemory(); err != nil { // before a secret is in it
+		return report(env.Stderr, err)
+	}
 	app := newApp(env)
 	err := app.RunContext(ctx, append([]string{"xdpha"}, arrange(app, args)...))
 	return report(env.Stderr, err)
@@ -246,7 +250,7 @@ func needArgs(c *cli.Context, least, most int) error {
 
 // loadConfig loads the configuration that the flags name.
 func loadConfig(c *cli.Context) (*config.Config, error) {
-	cfg, err := config.Load(c.String("config"), config.Options{Node: c.String("node"), CheckMode: true})
+	cfg, err := config.Load(c.String("config"), config.Options{Node: c.String("node")})
 	if err != nil {
 		return nil, configError{err}
 	}

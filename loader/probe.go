@@ -25,11 +25,10 @@ type Check struct {
 	Remedy string // what to do if it is not OK
 }
 
-// Probe looks for every kernel feature and capability that the datapath needs,
-// and at the named NICs. It changes nothing.
+// Probe looks for every kernel feature that the datapath needs, and at the named
+// NICs. It changes nothing.
 func Probe(nics []string) []Check {
 	checks := []Check{
-		capability("CAP_BPF", unix.CAP_BPF), capability("CAP_NET_ADMIN", unix.CAP_NET_ADMIN), capability("CAP_NET_RAW", unix.CAP_NET_RAW),
 		feature("XDP programs", features.HaveProgramType(ebpf.XDP), "use Linux 6.1 or later with CONFIG_BPF_SYSCALL"),
 		feature("BPF timers", features.HaveProgramHelper(ebpf.XDP, asm.FnTimerInit), "use Linux 6.1 or later"),
 		feature("boot-time clock in BPF", features.HaveProgramHelper(ebpf.XDP, asm.FnKtimeGetBootNs), "use Linux 6.1 or later"),
@@ -48,24 +47,8 @@ func feature(name string, err error, remedy string) Check {
 	if err != nil {
 		c.Detail = err.Error()
 		if errors.Is(err, unix.EPERM) {
-			c.Remedy = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_NET_RAW"
+			c.Remedy = "run as root, or with the capabilities that are missing"
 		}
-	}
-	return c
-}
-
-func capability(name string, bit uint) Check {
-	c := Check{Name: name, Remedy: "run as root, or give the unit AmbientCapabilities=" + name}
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		c.Detail = err.Error()
-		return c
-	}
-	c.OK = data[bit/32].Effective&(1<<(bit%32)) != 0
-	c.Detail = "held"
-	if !c.OK {
-		c.Detail = "missing"
 	}
 	return c
 }

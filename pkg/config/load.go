@@ -13,10 +13,9 @@ import (
 
 // Options is what a configuration depends on beside its text.
 type Options struct {
-	Node      string                       // overrides node: when not empty
-	Hostname  string                       // what node: auto is resolved by; Load asks the system when empty
-	ReadFile  func(string) ([]byte, error) // reads the secret; os.ReadFile when nil
-	CheckMode bool                         // refuse a secret file that others can use
+	Node     string                       // overrides node: when not empty
+	Hostname string                       // what node: auto is resolved by; Load asks the system when empty
+	ReadFile func(string) ([]byte, error) // reads the secret; when nil: a file that nobody else can use
 }
 
 // Load reads and checks the file at path.

@@ -10,10 +10,17 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
+	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -37,34 +44,93 @@ func loadKeys(r *report, file value[string], cluster string, o Options) ([]Key, 
 	if !filepath.IsAbs(name) {
 		name = filepath.Join(filepath.Dir(r.path), name)
 	}
-	if o.CheckMode {
-		if info, err := os.Stat(name); err == nil {
-			if msg := secretModeWrong(info, name); msg != "" {
-				r.add(file.at, "%s", msg)
-				return nil, nil
-			}
-		}
-	}
 	read := o.ReadFile
 	if read == nil {
-		read = os.ReadFile
+		read = readSecret
 	}
 	src, err := read(name)
 	if err != nil {
-		r.add(file.at, "cannot read the secret: %v; make one with: (umask 077; xdpha keygen > %s), the same on both nodes", err, name)
+		r.add(file.at, "cannot read the secret: %v; %s", err, secretRemedy(err, name))
 		return nil, nil
 	}
+	defer clear(src)
 	return parseKeys(name, src, cluster)
 }
 
-func secretModeWrong(info fs.FileInfo, name string) string {
+// DaemonUser is the user whom packages make for the daemon; the secret is its.
+const DaemonUser = "xdpha"
+
+// maxSecretFile is far more than all keys with empty lines between them.
+const maxSecretFile = 4096
+
+// readSecret reads a file that only its owner can use, and whose owner may know the secret. It
+// looks at the file that it has opened: a name can be given to another one meanwhile.
+func readSecret(name string) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe without a writer must not hold the daemon
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if err := secretFileWrong(info, name); err != nil {
+		return nil, err
+	}
+	src, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+	if len(src) > maxSecretFile {
+		return nil, fmt.Errorf("%s has more than %d bytes", name, maxSecretFile)
+	}
+	return src, err
+}
+
+// secretFileWrong names what lets others at the secret.
+func secretFileWrong(info fs.FileInfo, name string) error {
+	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch perm := info.Mode().Perm(); {
 	case !info.Mode().IsRegular():
-		return fmt.Sprintf("the secret %s is not a regular file; write the file's name", name)
+		return fmt.Errorf("%s is not a regular file", name)
+	case !ok:
+		return fmt.Errorf("the file system does not tell whose %s is", name)
+	case !mayOwnSecret(int(stat.Uid)):
+		return fmt.Errorf("%w: %s belongs to %s, who is neither root nor the daemon's user", errSecretOwner, name, userName(int(stat.Uid)))
 	case perm&0o077 != 0:
-		return fmt.Sprintf("the secret %s has mode %04o, others can use it; run: chmod 0600 %s", name, perm, name)
+		return fmt.Errorf("%w: %s has mode %04o, others can use it", errSecretMode, name, perm)
 	}
-	return ""
+	return nil
+}
+
+var (
+	errSecretOwner = errors.New("wrong owner")
+	errSecretMode  = errors.New("wrong mode")
+)
+
+// secretRemedy is what to do about a secret that cannot be read.
+func secretRemedy(err error, name string) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Sprintf("make one with: xdpha keygen --out %s, the same on both nodes", name)
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, errSecretOwner):
+		return fmt.Sprintf("run: chown %s %s", userName(os.Geteuid()), name)
+	case errors.Is(err, errSecretMode):
+		return fmt.Sprintf("run: chmod 0600 %s (and make a new secret if somebody may have read this one)", name)
+	}
+	return "write the name of a file made by xdpha keygen"
+}
+
+// mayOwnSecret admits root, the own user, and to root the daemon's: `xdpha check` is run by root.
+func mayOwnSecret(uid int) bool {
+	own := os.Geteuid()
+	return uid == 0 || uid == own || own == 0 && userName(uid) == DaemonUser
+}
+
+func userName(uid int) string {
+	id := strconv.Itoa(uid)
+	if u, err := user.LookupId(id); err == nil {
+		return u.Username
+	}
+	return id
 }
 
 // parseKeys reads one key a line; empty lines are passed over.

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func withSecret(t *testing.T, secret string, mode os.FileMode) (*Config, error) {
@@ -18,8 +20,13 @@ func withSecret(t *testing.T, secret string, mode os.FileMode) (*Config, error) 
 	if err := os.Chmod(name, mode); err != nil {
 		t.Fatal(err)
 	}
+	return withSecretAt(t, name)
+}
+
+func withSecretAt(t *testing.T, name string) (*Config, error) {
+	t.Helper()
 	src := strings.Replace(string(readFile(t, filepath.Join(testdata, "good", "least.yaml"))), "secret_file: secret", "secret_file: "+name, 1)
-	return Parse("t.yaml", []byte(src), Options{Hostname: "serv1", CheckMode: true})
+	return Parse("t.yaml", []byte(src), Options{Hostname: "serv1"})
 }
 
 func newSecret(t *testing.T) string {
@@ -81,6 +88,63 @@ func TestBadSecretsAreRefusedAndNeverShown(t *testing.T) {
 			}
 			if strings.Contains(err.Error(), s[:16]) {
 				t.Error("the message shows the secret")
+			}
+		})
+	}
+}
+
+func TestASecretThatOthersCanReachIsRefusedWithTheCommandThatHelps(t *testing.T) {
+	const stranger = 64998
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	write := func(name string, mode os.FileMode) string {
+		for _, err := range []error{os.WriteFile(at(name), []byte(newSecret(t)+"\n"), 0o600), os.Chmod(at(name), mode)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		return at(name)
+	}
+	link := func(how func(string, string) error, target, name string) string {
+		if err := how(target, at(name)); err != nil {
+			t.Fatal(err)
+		}
+		return at(name)
+	}
+	own := write("own", 0o600)
+	open := write("open", 0o640)
+	pipe, huge, foreign := at("pipe"), write("huge", 0o600), write("foreign", 0o600)
+	for _, err := range []error{unix.Mkfifo(pipe, 0o600), os.Truncate(huge, maxSecretFile+1), os.Mkdir(at("dir"), 0o700)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct{ name, path, want string }{
+		{"mode 0600", own, ""},
+		{"a symbolic link to mode 0600", link(os.Symlink, own, "link"), ""},
+		{"a second name of mode 0600", link(os.Link, own, "hard"), ""},
+		{"mode 0640", open, "wrong mode: " + open + " has mode 0640, others can use it; run: chmod 0600 " + open},
+		{"a symbolic link to mode 0640", link(os.Symlink, open, "openlink"), "has mode 0640"},
+		{"a second name of mode 0640", link(os.Link, open, "openhard"), "has mode 0640"},
+		{"a directory", at("dir"), at("dir") + " is not a regular file"},
+		{"a pipe that nobody writes to", pipe, pipe + " is not a regular file"},
+		{"a device", "/dev/zero", "/dev/zero is not a regular file"},
+		{"a link to nothing", link(os.Symlink, at("nothing"), "dangling"), "make one with: xdpha keygen --out " + at("dangling")},
+		{"a file without end", huge, "has more than 4096 bytes"},
+		{"another user's", foreign, "wrong owner: " + foreign + " belongs to 64998, who is neither root nor the daemon's user; run: chown root " + foreign},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.path == foreign {
+				if os.Geteuid() != 0 && os.Getenv("XDPHA_REQUIRE_ROOT") != "1" {
+					t.Skip("needs root")
+				}
+				if err := os.Chown(foreign, stranger, stranger); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := withSecretAt(t, tt.path)
+			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+				t.Errorf("got %v, want %q", err, tt.want)
 			}
 		})
 	}

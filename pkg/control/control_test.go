@@ -3,11 +3,12 @@
 package control
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -17,10 +18,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/xdpha/xdpha/pkg/host"
 )
 
 type fake struct {
@@ -476,4 +480,67 @@ func TestIdleConnectionIsUsedAgainAfterAnError(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestOrdersAreTakenByWhoConnectsNotByWhatTheModeLetsIn opens the socket's mode to all, as an
+// administrator might, and asks as root, and as somebody else.
+func TestOrdersAreTakenByWhoConnectsNotByWhatTheModeLetsIn(t *testing.T) {
+	if os.Geteuid() != 0 && os.Getenv("XDPHA_REQUIRE_ROOT") != "1" {
+		t.Skip("needs root")
+	}
+	const stranger = 64998
+	f := &fake{}
+	c, _ := serve(t, f)
+	for path, mode := range map[string]os.FileMode{c.path: 0o666, filepath.Dir(c.path): 0o755, filepath.Dir(filepath.Dir(c.path)): 0o755} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		uid  int
+		code int
+		says string
+	}{
+		{0, http.StatusOK, "{}"},
+		{stranger, http.StatusForbidden, "permission denied: user 64998 (process "},
+	} {
+		for _, ask := range []string{"GET /v1/status", "POST /v1/freeze"} {
+			code, body := askAs(t, tt.uid, c.path, ask, `{"on":true}`)
+			if code != tt.code || ask != "GET /v1/status" && !strings.Contains(body, tt.says) {
+				t.Errorf("%s by user %d: %d %s; want %d with %q", ask, tt.uid, code, body, tt.code, tt.says)
+			}
+		}
+	}
+	if len(f.done) != 1 {
+		t.Errorf("the daemon was given %d orders: %v; want root's alone", len(f.done), f.done)
+	}
+}
+
+// askAs connects as a user: a thread's, which the kernel looks at, and ends with the thread.
+func askAs(t *testing.T, uid int, path, line, body string) (code int, answer string) {
+	t.Helper()
+	var conn net.Conn
+	var err error
+	host.OnOwnThread(func() {
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+			err = errno
+			return
+		}
+		conn, err = net.Dial("unix", path)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: xdpha\r\nContent-Type: application/json\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", line, len(body), body)
+	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, strings.TrimSpace(string(b))
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package control is the daemon's API: HTTP over a unix socket that only its
-// owner may open.
+// Package control is the daemon's API: HTTP over a unix socket that answers root
+// and the daemon's own user.
 //
 // It owns the types that cross that socket (Status, History, Event, Command, Ping), the
 // server, the client, and the hub from which events are read. It knows nothing

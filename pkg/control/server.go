@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/xdpha/xdpha/pkg/privilege"
 )
 
 // Backend is the daemon behind the API. Its errors wrap one of the sentinels
@@ -86,7 +88,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	reqCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	hs := &http.Server{
-		Handler:        s,
+		Handler: http.HandlerFunc(s.admitted),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, admission{}, privilege.Admit(c))
+		},
 		ReadTimeout:    readTimeout,
 		MaxHeaderBytes: maxHeader,
 		BaseContext:    func(net.Listener) context.Context { return reqCtx },
@@ -107,6 +112,19 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return errors.Join(err, l.Close())
 	}
 	return l.Close()
+}
+
+// admission is the key of what privilege.Admit said of a connection.
+type admission struct{}
+
+// admitted answers those who may ask; all others are told why not.
+func (s *Server) admitted(w http.ResponseWriter, r *http.Request) {
+	if err, _ := r.Context().Value(admission{}).(error); err != nil {
+		s.log.Warn("control socket refuses", "path", r.URL.Path, "err", err)
+		s.fail(w, r, &Error{Status: http.StatusForbidden, Message: err.Error()})
+		return
+	}
+	s.ServeHTTP(w, r)
 }
 
 // ServeHTTP answers one request.

@@ -33,7 +33,7 @@ func TestTheLabsConfigurationIsAGoodOne(t *testing.T) {
 				t.Errorf("the secret changed: %v", err)
 			}
 			for self, node := range []string{Serv1, Serv2} {
-				c, err := config.Load(l.ConfigPath(), config.Options{Node: node, CheckMode: true})
+				c, err := config.Load(l.ConfigPath(), config.Options{Node: node})
 				must(t, err)
 				if c.Self != self || len(c.Identities) != len(Identities) || len(c.Services) != 3 || c.Arbiter.None != s.NoReach {
 					t.Errorf("as %s: %+v", node, c)

@@ -44,7 +44,7 @@ var program = sync.OnceValues(func() (string, error) {
 	}
 	built = filepath.Join(dir, "xdpha")
 	build := exec.Command("go", "build", "-o", built, "./ctl/xdpha")
-	build.Dir = filepath.Join("..", "..")
+	build.Dir, build.Env = filepath.Join("..", ".."), append(os.Environ(), "CGO_ENABLED=0") // as make build
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the program: %w: %s", err, out)
 	}
