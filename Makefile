@@ -19,7 +19,7 @@ SOAK   ?= -for 30m
 # Tests and benchmarks measure milliseconds: packages run one after the other.
 TEST   ?= ./...
 
-.PHONY: build demo test unit race generate bench bench-peers bench-outage soak sim fuzz lint clean
+.PHONY: build demo test unit race generate bench bench-peers bench-outage soak sim orders fuzz lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./ctl/xdpha
@@ -60,6 +60,10 @@ soak: build
 # Pairs of nodes by virtual time, seed after seed: make sim SIM='-for 10m'
 sim:
 	$(GO) run ./scripts/sim $(SIM)
+
+# All orders of what may happen in small worlds: make orders ORDERS='-states 5000000 -held-up 2'
+orders:
+	$(GO) run ./scripts/sim -orders $(ORDERS)
 
 # Frames to the loaded kernel programs, bytes to all that reads some: make fuzz FUZZ='-for 10m'
 fuzz:

@@ -5,13 +5,14 @@ package sim
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/xdpha/xdpha/pkg/core"
 )
 
 // The races: two kernels on a link, one identity, and every order of what may happen. On each node
-// one processor has a frame, one the detector's timer, one a listed host's answer and one a packet
-// at the gate. Each may be held up between any two of its steps, so often in one story as is stated, so
+// one processor has a frame, one the detector's timer and one a listed host's answer. Each may be
+// held up between any two of its steps, so often in one story as is stated, so
 // that the others go on meanwhile, time passes, frames are lost, and user space changes a word or
 // falls silent.
 //
@@ -29,50 +30,151 @@ const (
 // raceTimings are of the smallest world.
 func raceTimings() Params {
 	return Params{
-		Probe: quantum, Suspect: quantum, Dead: 2 * quantum, Serve: 2 * quantum, Solo: 3 * quantum, SoloOver: 3 * quantum,
-		Late: 2 * quantum, Hold: 12 * quantum, Lease: forEver, ReachEvery: 2 * quantum, Confirm: 1, Reach: true,
+		Probe: quantum, Suspect: quantum, Dead: 3 * quantum, Serve: 3 * quantum, Solo: 8 * quantum, SoloOver: 8 * quantum,
+		Late: 3 * quantum, Hold: 20 * quantum, Lease: forEver, ReachEvery: quantum, Confirm: 1, Reach: true,
 	}
 }
 
-// RaceKind is a world of races.
+// RaceKind is a world of races: what its network does, and how it begins.
 type RaceKind struct {
 	Name    string
-	Reaches [2]bool // that node's questions to the listed hosts may be answered
-	Lossy   bool    // frames may be lost or late; else each arrives within a quantum, and each node speaks in each
-	Gate    bool    // the steps of a packet at the gate, too
-	User    bool    // user space changes words, and falls silent
-	before  func(r *races)
+	Arrives [2]bool                       // what is sent to that node arrives within a quantum; else it may be late, or lost
+	Reaches func(r *races, node int) bool // the listed hosts may answer that node now
+	User    bool                          // user space changes words, and falls silent
+	before  func(r *races)                // what happened before
 }
 
-// RaceKinds are the worlds in which no two gates are open at any time. In a lossy network not more
-// than one node reaches the listed hosts: what arbiter reach documents is the other case.
-var RaceKinds = []RaceKind{
-	{Name: "frames get lost, the owner reaches the hosts", Reaches: [2]bool{true, false}, Lossy: true},
-	{Name: "frames get lost, the other node reaches the hosts", Reaches: [2]bool{false, true}, Lossy: true},
-	{Name: "the other node is about to declare death", Reaches: [2]bool{false, true}, Lossy: true, before: suspected},
-	{Name: "the same, and packets come to the gate", Reaches: [2]bool{false, true}, Lossy: true, Gate: true, before: suspected},
-	{Name: "the owner serves by the hosts' leave, and the other node comes back", Reaches: [2]bool{true, false}, Lossy: true, before: alone},
-	{Name: "all frames arrive, both reach the hosts, user space acts", Reaches: [2]bool{true, true}, User: true},
+func reaches(nodes ...int) func(*races, int) bool {
+	return func(_ *races, node int) bool { return slices.Contains(nodes, node) }
 }
 
-// suspected: for the last quantum nothing was heard, and the second node asks the hosts.
-func suspected(r *races) {
-	r.do(move{what: timePasses})
-	r.do(move{what: detectorRuns, node: 1})
-	r.do(move{what: nodeTicks, node: 1})
-	r.do(move{what: hostsAnswer, node: 1})
-	r.do(move{what: isLost})
-}
-
-// alone: the first node has not heard the second for long, and has declared it dead.
-func alone(r *races) {
-	for range 3 {
-		r.do(move{what: timePasses})
-		r.do(move{what: nodeTicks})
-		r.do(move{what: isLost})
-		r.do(move{what: hostsAnswer})
-		r.do(move{what: detectorRuns})
+// moved: the first node reaches the listed hosts, then neither, and then the second, but not before
+// a verdict is so late. Until then the first node's last leave has been heard of, or is over.
+func moved(late bool) func(*races, int) bool {
+	return func(r *races, node int) bool {
+		k := &r.k[1]
+		silence, limit := r.now-k.lastEvidence(), k.p.Dead
+		if node == 0 {
+			return silence <= limit
+		}
+		if late {
+			limit += k.p.Late
+		}
+		return silence >= limit
 	}
+}
+
+// RaceKinds are the worlds in which no two gates are open at any time. Where frames get lost both
+// ways only one node reaches the listed hosts: what arbiter reach documents is the other case.
+var RaceKinds = []RaceKind{
+	{Name: "all is well, and then frames get lost; the owner reaches the hosts", Reaches: reaches(0)},
+	{Name: "all is well, and then frames get lost; the other node reaches the hosts", Reaches: reaches(1)},
+	{Name: "frames get lost, and the other node is about to declare death", Reaches: reaches(1), before: suspected},
+	{Name: "frames get lost, the other node has taken over, and hears the old owner again", Reaches: reaches(1), before: taken},
+	{Name: "frames get lost, the owner serves by the hosts' leave", Reaches: reaches(0), before: alone},
+	{Name: "the same, and then, too late, the other node reaches the hosts", Reaches: moved(true), before: longAlone},
+	{Name: "the same, not too late, but it has heard of the leave", Reaches: moved(false), before: toldAlone},
+	{Name: "the owner hears the other node again, which hears nothing", Arrives: [2]bool{true, false}, Reaches: reaches(0, 1), before: heardAgain},
+	{Name: "after a silence the owner hears the other node, which may hear nothing", Arrives: [2]bool{true, false}, Reaches: reaches(0, 1), before: deaf},
+	{Name: "all frames arrive, both reach the hosts, user space acts", Arrives: [2]bool{true, true}, Reaches: reaches(0, 1), User: true},
+}
+
+// story makes moves, each of which must be possible.
+func (r *races) story(list ...move) {
+	for _, m := range list {
+		if !slices.Contains(r.moves(nil), m) {
+			panic(fmt.Sprintf("sim: %s: what came before cannot be: %+v", r.kind.Name, m))
+		}
+		r.do(m)
+	}
+}
+
+var (
+	aQuantum = move{what: timePasses}
+)
+
+func ticks1(n uint8) move   { return move{what: nodeTicks, node: n} }
+func looks(n uint8) move    { return move{what: detectorRuns, node: n} }
+func answered(n uint8) move { return move{what: hostsAnswer, node: n} }
+
+// suspected: the second node has heard nothing for two quanta, and has the hosts' leave.
+func suspected(r *races) {
+	r.story(aQuantum, looks(1), ticks1(1), aQuantum)
+	r.sent = nil
+	r.story(ticks1(1), answered(1))
+	r.sent = nil
+}
+
+// taken: it has declared death, and hears the old owner, which has not heard it.
+func taken(r *races) {
+	suspected(r)
+	r.story(aQuantum, looks(1), aQuantum, ticks1(0), move{what: frameArrives, node: 1}, looks(1))
+	r.sent = nil
+	if r.k[1].state != core.PeerUp || !r.k[1].words[0].Has(core.Owner) {
+		panic("sim: it has not taken over")
+	}
+}
+
+// alone: the owner has declared the second node dead.
+func alone(r *races) {
+	r.story(aQuantum, looks(0), ticks1(0), aQuantum)
+	r.sent = nil
+	r.story(ticks1(0), answered(0), aQuantum, looks(0))
+	r.sent = nil
+	if r.k[0].state != core.PeerDead {
+		panic("sim: it has not declared death")
+	}
+}
+
+// longAlone: the second node has heard nothing for so long that its verdict is about to be late.
+func longAlone(r *races) {
+	alone(r)
+	r.waitFor(r.k[1].p.Dead + r.k[1].p.Late - quantum)
+}
+
+// toldAlone: and a frame has told it before that the first one serves by the hosts' leave.
+func toldAlone(r *races) {
+	alone(r)
+	r.story(ticks1(0), answered(0), move{what: frameArrives, node: 1})
+	r.sent = nil
+	if r.k[1].peerSolo == 0 {
+		panic("sim: it has not heard of the leave")
+	}
+	r.waitFor(r.k[1].p.Dead - quantum)
+}
+
+// waitFor lets the second node hear nothing for so long.
+func (r *races) waitFor(silence int64) {
+	for {
+		if r.worthALook(&r.k[1]) {
+			r.story(looks(1))
+		}
+		if r.now-r.k[1].lastEvidence() >= silence {
+			return
+		}
+		r.story(aQuantum)
+	}
+}
+
+// heardAgain: neither has heard anything for a quantum; and then the owner may.
+func heardAgain(r *races) {
+	r.story(aQuantum, looks(0), looks(1), ticks1(1))
+	r.sent = nil
+	r.now += quantum
+	r.ticked = [2]bool{}
+}
+
+// deaf: the owner has heard nothing for two quanta, and has the hosts' leave.
+func deaf(r *races) {
+	arrives := r.kind.Arrives
+	kind := *r.kind
+	kind.Arrives = [2]bool{}
+	r.kind = &kind
+	r.story(aQuantum, looks(0), ticks1(0), aQuantum)
+	r.sent = nil
+	r.story(ticks1(0), answered(0))
+	r.sent = nil
+	kind.Arrives = arrives
 }
 
 // flight is a frame on its way.
@@ -80,12 +182,6 @@ type flight struct {
 	f    frame
 	to   int
 	born int64
-}
-
-// packet is one at the gate, which looks for the right to serve first and for the word last.
-type packet struct {
-	busy, right bool
-	owner       bool // read first, with the bug that does so
 }
 
 // races is a state of the small world.
@@ -97,7 +193,6 @@ type races struct {
 	in         [2]*arrival
 	det        [2]*detection
 	ask        [2]*question
-	at         [2]packet
 	ticked     [2]bool   // in this quantum
 	asked      [2]bool   // a round is not answered yet
 	owned      [2]uint64 // a bit for each generation that the node has owned
@@ -207,8 +302,6 @@ const (
 	detectorRuns
 	hostsAnswer
 	questionGoesOn
-	packetComes
-	packetGoesOn
 	userArms
 	userReleases
 	userDemands
@@ -232,7 +325,7 @@ func (r *races) moves(list []move) []move {
 		if r.in[f.to] == nil {
 			runs(frameArrives, uint8(f.to), uint8(i), len(arrivalSteps))
 		}
-		if r.kind.Lossy && len(r.sent) == mostSent { // else it is late, for as long as one likes
+		if !r.kind.Arrives[f.to] && len(r.sent) == mostSent { // else it is late, for as long as one likes
 			list = append(list, move{isLost, uint8(f.to), uint8(i), 0})
 		}
 	}
@@ -251,13 +344,8 @@ func (r *races) moves(list []move) []move {
 		}
 		if r.ask[n] != nil {
 			runs(questionGoesOn, n, 0, len(questionSteps)-r.ask[n].at)
-		} else if r.asked[n] && r.kind.Reaches[n] {
+		} else if r.asked[n] && r.kind.Reaches(r, int(n)) {
 			runs(hostsAnswer, n, 0, len(questionSteps))
-		}
-		if r.kind.Gate && r.at[n].busy {
-			list = append(list, move{packetGoesOn, n, 0, 0})
-		} else if r.kind.Gate && r.heldUp < r.mostHeldUp {
-			list = append(list, move{packetComes, n, 0, 0})
 		}
 		if r.kind.User && r.said < mostSaid {
 			list = r.userMoves(n, list)
@@ -295,15 +383,14 @@ func (r *races) userMoves(n uint8, list []move) []move {
 	return append(list, move{userFallsSilent, n, 0, 0})
 }
 
-// timeMayPass: packets take no time between the gate's look and the wire; and where all frames
-// arrive, they do so within a quantum, and are dealt with.
+// timeMayPass: what arrives within a quantum is dealt with in it, and is sent in each.
 func (r *races) timeMayPass() bool {
 	for n := range r.k {
-		if r.at[n].busy || !r.kind.Lossy && (!r.ticked[n] || r.in[n] != nil || r.ask[n] != nil) {
+		if r.kind.Arrives[n] && (!r.ticked[1-n] || r.in[n] != nil || r.ask[n] != nil) {
 			return false
 		}
 	}
-	return r.kind.Lossy || len(r.sent) == 0
+	return !slices.ContainsFunc(r.sent, func(f flight) bool { return r.kind.Arrives[f.to] })
 }
 
 // do makes a move.
@@ -342,17 +429,12 @@ func (r *races) do(m move) {
 	case hostsAnswer:
 		r.asked[n] = false
 		for h := 1; h < hosts; h++ {
-			k.reach[h][0] = r.now
+			k.reach[h][0] = r.now + 1 // after the question
 		}
-		r.ask[n] = &question{now: r.now}
+		r.ask[n] = &question{now: r.now + 1}
 		r.question(n, m.steps)
 	case questionGoesOn:
 		r.question(n, m.steps)
-	case packetComes:
-		r.heldUp++
-		r.at[n] = packet{busy: true, right: k.mayServe(r.now) && k.leased(r.now), owner: k.words[0].Has(core.Owner)}
-	case packetGoesOn:
-		r.packet(n)
 	default:
 		r.userDoes(m)
 	}
@@ -414,20 +496,6 @@ func (r *races) takeOut(i uint8) frame {
 	return f
 }
 
-// packet is the last step of gate_open; then the packet passes.
-func (r *races) packet(n int) {
-	k, at := &r.k[n], &r.at[n]
-	if k.p.mutate("the word is read before the right") {
-		at.right = k.mayServe(r.now) && k.leased(r.now)
-	} else {
-		at.owner = k.words[0].Has(core.Owner)
-	}
-	if at.right && at.owner && r.k[1-n].gateOpen(0, r.now) {
-		r.fail("a packet passes serv%d's gate while serv%d's is open", n+1, 2-n)
-	}
-	*at = packet{}
-}
-
 // look is the checker.
 func (r *races) look() {
 	if r.k[0].gateOpen(0, r.now) && r.k[1].gateOpen(0, r.now) {
@@ -468,10 +536,6 @@ func (r *races) name(m move) string {
 		return who + "reach_stamp: the listed hosts answer" + held(question, 0)
 	case questionGoesOn:
 		return who + "reach_heard goes on" + held(question, r.ask[n].at)
-	case packetComes:
-		return who + "gate_open: the right to serve"
-	case packetGoesOn:
-		return who + "gate_open: the word"
 	case userArms:
 		return who + "user space arms"
 	case userReleases:
@@ -495,7 +559,7 @@ func (r *races) encode(b []byte) []byte {
 	e := encoder{b[:0], r.now}
 	for i := range r.k {
 		e.kernel(&r.k[i])
-		e.bools(r.ticked[i], r.asked[i], r.at[i].busy, r.at[i].right, r.at[i].owner, r.in[i] != nil, r.det[i] != nil, r.ask[i] != nil)
+		e.bools(r.ticked[i], r.asked[i], r.in[i] != nil, r.det[i] != nil, r.ask[i] != nil)
 		e.number(r.owned[i])
 		if a := r.in[i]; a != nil {
 			e.frame(&a.f)

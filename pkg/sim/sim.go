@@ -32,7 +32,6 @@ type Result struct {
 var Mutations = []string{
 	"death is declared without looking again", "promise though dead", "a grant counts from its arrival", "leave while heard",
 	"the leave is kept", "the right never ends", "solo is not waited for", "late verdicts", "generations without parity",
-	"the word is read before the right",
 }
 
 func (p *Params) mutate(name string) bool { return p.mutation == name }

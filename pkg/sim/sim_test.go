@@ -48,17 +48,24 @@ func explain(t *testing.T, o Options, r Result) {
 	t.Fatalf("seed %d: %s\n%d faults: %v\n%s", o.Seed, r.Violation.Text, len(o.Faults), o.Faults, strings.Join(lines, "\n"))
 }
 
-// The checkers find bugs that are put into the model.
+// The checkers find bugs that are put into the model: all orders of a small world, or seeds of the
+// large one.
 func TestMutationsAreFound(t *testing.T) {
 	for _, m := range Mutations {
 		t.Run(m, func(t *testing.T) {
-			for seed := range uint64(200) {
+			for _, kind := range RaceKinds {
+				if f := Races(kind, 1, m, Limits{Depth: 8, States: 100_000}); f.Wrong != "" {
+					t.Logf("%s: %s, by %d steps, after %d states:\n%s", kind.Name, f.Wrong, len(f.Story), f.States, strings.Join(f.Story, "\n"))
+					return
+				}
+			}
+			for seed := range uint64(400) {
 				if r := Run(Options{Seed: seed, Params: balanced(true), Mutation: m}); r.Violation != nil {
 					t.Logf("seed %d: %s", seed, r.Violation.Text)
 					return
 				}
 			}
-			t.Error("200 seeds did not find it")
+			t.Error("neither all orders of small worlds nor 400 seeds found it")
 		})
 	}
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command sim runs pairs of nodes by virtual time, one seed after the other: `make sim`. Exit
+// Command sim runs pairs of nodes by virtual time, one seed after the other: `make sim`; or looks at
+// all orders of what may happen in smaller worlds: `make orders`. Exit
 // status 1: something happened that must not; its faults, shrunk, and its transcript are printed.
 package main
 
@@ -8,9 +9,11 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,9 +42,15 @@ func run() error {
 	forTime := flag.Duration("for", time.Minute, "how `long` to go on")
 	first := flag.Uint64("seed", 0, "the `seed` to begin with")
 	mutation := flag.String("mutation", "", fmt.Sprintf("put this `bug` into the model: one of %q", sim.Mutations))
+	orders := flag.Bool("orders", false, "look at all orders of what may happen in small worlds, instead of seeds")
+	states := flag.Int("states", 1_000_000, "with -orders: end at the first depth with so many `states`")
+	heldUp := flag.Int("held-up", 1, "with -orders: how often processors are held up between two steps in one story")
 	flag.Parse()
 	if *mutation != "" && !slices.Contains(sim.Mutations, *mutation) {
 		return fmt.Errorf("-mutation %s: one of %q", *mutation, sim.Mutations)
+	}
+	if *orders {
+		return exhaust(*heldUp, *mutation, sim.Limits{Depth: math.MaxInt, States: *states})
 	}
 	began := time.Now()
 	var next, done, changes, overlaps atomic.Uint64
@@ -72,6 +81,22 @@ func run() error {
 	fmt.Printf("%d seeds in %.0f s, %.1f per second; %d changes of owner, %d overlaps that the arbiter documents\n",
 		done.Load(), took.Seconds(), float64(done.Load())/took.Seconds(), changes.Load(), overlaps.Load())
 	return found
+}
+
+// exhaust explores every small world, or those up to the first in which something is wrong.
+func exhaust(heldUp int, mutation string, l sim.Limits) error {
+	total := 0
+	for _, kind := range sim.RaceKinds {
+		began := time.Now()
+		f := sim.Races(kind, heldUp, mutation, l)
+		total += f.States
+		fmt.Printf("%9d states, to a depth of %2d, in %3.0f s: %s\n", f.States, f.Depth, time.Since(began).Seconds(), kind.Name)
+		if f.Wrong != "" {
+			return fmt.Errorf("%s, by:\n  %s", f.Wrong, strings.Join(f.Story, "\n  "))
+		}
+	}
+	fmt.Printf("%9d states in all, processors held up %d times in a story at the most: no two gates open, no generation owned twice\n", total, heldUp)
+	return nil
 }
 
 // explain leaves out the faults that it happens without, and prints how it comes to it.
