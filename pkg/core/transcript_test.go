@@ -27,7 +27,8 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	start
 //	+100ms see peer=up files=ready@5/owner@5   only what changes; own/peer word
 //	ok|fail persist|swap|add|remove|start|stop IDENTITY
-//	tick, cmd move files 1, link crossover down, service files samba failed
+//	tick, cmd move files serv2, link crossover down, service files samba failed: exit status 1
+//	@12.5 tick                     at a time, instead of after the line above
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("../../testdata/transcripts/*.txt")
 	if err != nil || len(files) == 0 {
@@ -53,6 +54,41 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
+// What a replay prints can be kept as a test: it runs, and comes out as it went in.
+func TestAWrittenTranscriptRunsAgain(t *testing.T) {
+	files, err := filepath.Glob("../../testdata/transcripts/*.txt")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("find transcripts: %v, %d found", err, len(files))
+	}
+	for _, f := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
+			in, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x := newTranscript(t)
+			x.run(string(in))
+			written := x.again.String()
+			if out := newTranscript(t).run(written); out != written {
+				t.Errorf("written:\n%s\nrun again:\n%s", written, out)
+			}
+			if got, want := actions(written), actions(string(in)); got != want {
+				t.Errorf("written:\n%s\nbut these are the actions:\n%s", written, want)
+			}
+		})
+	}
+}
+
+// actions are the indented lines.
+func actions(transcript string) (s string) {
+	for line := range strings.Lines(transcript) {
+		if strings.HasPrefix(line, "\t") {
+			s += line
+		}
+	}
+	return s
+}
+
 type transcript struct {
 	t       *testing.T
 	line    string
@@ -64,14 +100,12 @@ type transcript struct {
 	obs     Observed
 	pending map[string]Action // by "verb identity"
 	cmd     uint64
+	text    *Transcript
+	again   strings.Builder // the transcript as a Transcript writes it
 }
 
 func newTranscript(t *testing.T) *transcript {
-	ok := LanView{Lan: NIC{Present: true, Carrier: true}, Spare: NIC{Present: true, Carrier: true}}
-	return &transcript{
-		t: t, saved: Saved{}.clone(), now: time.Second, pending: map[string]Action{},
-		obs: Observed{PeerSupervisorOK: true, MyLan: ok, PeerLan: ok},
-	}
+	return &transcript{t: t, saved: Saved{}.clone(), now: time.Second, pending: map[string]Action{}, obs: unseen(0)}
 }
 
 func (x *transcript) run(in string) string {
@@ -85,7 +119,9 @@ func (x *transcript) run(in string) string {
 		x.line = line
 		if f := strings.Fields(line); len(f) > 0 && f[0] != "#" {
 			for _, a := range x.do(f) {
-				out.WriteString("\t" + x.describe(a) + "\n")
+				line := "\t" + x.text.Action(a) + "\n"
+				out.WriteString(line)
+				x.again.WriteString(line)
 			}
 		}
 	}
@@ -106,6 +142,14 @@ func (x *transcript) do(f []string) []Action {
 		x.now += d
 		f = f[1:]
 	}
+	if strings.HasPrefix(f[0], "@") {
+		d, err := time.ParseDuration(f[0][1:] + "s")
+		if err != nil {
+			x.fail(err.Error())
+		}
+		x.now = d
+		f = f[1:]
+	}
 	switch f[0] {
 	case "node":
 		x.cfg.Nodes = [2]string{f[1], f[2]}
@@ -121,7 +165,8 @@ func (x *transcript) do(f []string) []Action {
 	case "promised": // by a daemon before this one
 		x.save(f[1:], false)
 	case "start":
-		x.m = New(x.cfg, x.saved)
+		x.m, x.text = New(x.cfg, x.saved), NewTranscript(x.cfg)
+		x.again.WriteString(strings.Join(x.text.Head(x.saved), "\n") + "\n")
 		return x.step(Started{})
 	case "see":
 		return x.step(x.see(f[1:]))
@@ -132,7 +177,15 @@ func (x *transcript) do(f []string) []Action {
 	case "link":
 		return x.step(LinkChanged{Link: f[1], Up: f[2] == "up"})
 	case "service":
-		return x.step(ServiceState{Identity: x.id(f[1]), Service: f[2], Healthy: f[3] == "healthy", Err: "exit status 1"})
+		i := -1
+		if f[1] != "node" {
+			i = x.id(f[1])
+		}
+		why := strings.Join(f[4:], " ")
+		if why == "" {
+			why = "exit status 1"
+		}
+		return x.step(ServiceState{Identity: i, Service: f[2], Healthy: f[3] == "healthy", Err: why})
 	case "cmd":
 		return x.step(x.command(f[1:]))
 	default:
@@ -142,74 +195,37 @@ func (x *transcript) do(f []string) []Action {
 }
 
 func (x *transcript) step(ev Event) []Action {
+	x.again.WriteString(x.text.Event(int64(x.now), ev) + "\n")
 	out := x.m.Step(int64(x.now), ev)
 	for _, a := range out {
-		verb, id := verbOf(a)
-		if verb == "" {
-			continue
+		if op, what := x.text.asked(a); op != 0 {
+			x.pending[what] = a
 		}
-		if id >= 0 {
-			verb += " " + x.cfg.Identities[id].Name
-		}
-		x.pending[verb] = a
 	}
 	return out
 }
 
-func verbOf(a Action) (string, int) {
-	switch a := a.(type) {
-	case Persist:
-		return "persist", -1
-	case StartConcurrent:
-		return "start concurrent", -1
-	case StopConcurrent:
-		return "stop concurrent", -1
-	case Swap:
-		return "swap", a.Identity
-	case AddAddresses:
-		return "add", a.Identity
-	case RemoveAddresses:
-		return "remove", a.Identity
-	case StartServices:
-		return "start", a.Identity
-	case StopServices:
-		return "stop", a.Identity
-	}
-	return "", -1
-}
-
 func (x *transcript) answer(ok bool, what string) []Action {
+	what, why, given := strings.Cut(what, ": ")
+	if !given {
+		why = "it did not work"
+	}
 	a, found := x.pending[what]
 	if !found {
 		x.fail("nothing such is in flight")
 	}
 	delete(x.pending, what)
-	op := uint64(0)
-	switch a := a.(type) {
-	case Swap:
+	if a, isSwap := a.(Swap); isSwap {
 		if ok {
 			x.obs.Local[a.Identity] = a.New
 		}
 		return x.step(Swapped{Op: a.Op, Identity: a.Identity, OK: ok, Current: x.obs.Local[a.Identity]})
-	case Persist:
-		op = a.Op
-	case StartConcurrent:
-		op = a.Op
-	case StopConcurrent:
-		op = a.Op
-	case AddAddresses:
-		op = a.Op
-	case RemoveAddresses:
-		op = a.Op
-	case StartServices:
-		op = a.Op
-	case StopServices:
-		op = a.Op
 	}
+	op, _ := x.text.asked(a)
 	if ok {
 		return x.step(Done{Op: op})
 	}
-	return x.step(Failed{Op: op, Err: "it did not work"})
+	return x.step(Failed{Op: op, Err: why})
 }
 
 func (x *transcript) node(name string) int {
@@ -280,7 +296,7 @@ func (x *transcript) number(s string) uint64 {
 	return n
 }
 
-var wordFlags = map[string]Word{"owner": Owner, "yield": Yield, "ready": Ready, "want": Want, "staged": Staged, "plain": 0}
+var wordFlags = map[string]Word{"owner": Owner, "yield": Yield, "ready": Ready, "want": Want, "staged": Staged, "demand": Demand, "plain": 0}
 
 func (x *transcript) word(s string) Word {
 	flags, gen, _ := strings.Cut(s, "@")
@@ -379,53 +395,4 @@ func (x *transcript) command(f []string) Event {
 	}
 	x.fail("no such command")
 	return nil
-}
-
-func (x *transcript) describe(a Action) string {
-	name := func(i int) string {
-		if i < 0 {
-			return "node"
-		}
-		return x.cfg.Identities[i].Name
-	}
-	switch a := a.(type) {
-	case Persist:
-		s := "persist"
-		for _, c := range x.cfg.Identities {
-			if g, ok := a.Saved.Generations[c.Name]; ok {
-				s += fmt.Sprintf(" %s=%d", c.Name, g)
-			}
-		}
-		if a.Saved.Standby {
-			s += " standby"
-		}
-		if a.Saved.Frozen {
-			s += " frozen"
-		}
-		return s
-	case Swap:
-		return fmt.Sprintf("swap %s: %v -> %v", name(a.Identity), a.Old, a.New)
-	case StartServices:
-		return fmt.Sprintf("start %s, generation %d", name(a.Identity), a.Generation)
-	case Announce:
-		return fmt.Sprintf("announce %s, generation %d", name(a.Identity), a.Generation)
-	case Pulse:
-		return "pulse"
-	case SetFlags:
-		return fmt.Sprintf("flags standby=%s frozen=%s", onOff(a.Standby), onOff(a.Frozen))
-	case Notify:
-		return fmt.Sprintf("notify %s (%s): %s", a.Kind, name(a.Identity), a.Text)
-	case Reply:
-		if a.Err == "" {
-			return fmt.Sprintf("reply %d: done", a.Op)
-		}
-		return fmt.Sprintf("reply %d: not done: %s", a.Op, a.Err)
-	case Left:
-		return "left"
-	}
-	verb, id := verbOf(a)
-	if id >= 0 {
-		verb += " " + name(id)
-	}
-	return verb
 }

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// StateVersion names the meaning of State; one of another version is not restored.
+const StateVersion = 1
+
+// State is all that a machine knows, as plain data: a machine that is restored from it
+// decides as the one that it was taken from. It shares nothing with the machine.
+type State struct {
+	Version          int
+	Now              int64
+	Ops              uint64
+	Started, Seen    bool
+	Left             bool
+	Leaving, Keep    bool
+	Observed         Observed
+	NICs             [2]NICState
+	PeerBoot         uint64
+	PeerSupervisorOK bool
+	Isolated         bool
+	Identities       []IdentityState
+	Durable, Wanted  Saved
+	Persist          PersistState
+	Flags            *SetFlags
+	Commands         []CommandState
+	Concurrent       ActuatorState
+	Failed           []string
+}
+
+// NICState is what the machine remembers of a NIC.
+type NICState struct {
+	BadSince int64
+	Bad      bool
+}
+
+// PersistState is the write in flight.
+type PersistState struct {
+	Op                uint64
+	Saved             Saved
+	Deadline, RetryAt int64
+	Reported          bool
+}
+
+// ActuatorState is what is on or off, or on its way.
+type ActuatorState struct {
+	State                      int
+	Op                         uint64
+	Deadline, RetryAt, Backoff int64
+	Tried, Reported            bool
+}
+
+// CommandState is an order in progress; the lists are of identities.
+type CommandState struct {
+	Op                              uint64
+	Kind                            int
+	On, Saving, Force               bool
+	Waiting, Asking, Forcing, Begun []int
+	Asked, Deadline                 int64
+	Errs                            []string
+}
+
+// HandoverState is a hand-over from this node; Commands are indices into State.Commands.
+type HandoverState struct {
+	Phase          int
+	Gen            uint64
+	Cause          string
+	Force, Unclean bool
+	Deadline       int64
+	Commands       []int
+}
+
+// SwapState is a compare-and-swap in flight.
+type SwapState struct {
+	Op       uint64
+	Old, New Word
+	Deadline int64
+}
+
+// IdentityState is what the machine knows of an identity.
+type IdentityState struct {
+	Known                               bool
+	Word, Peer                          Word
+	Role                                int
+	Cause                               string
+	LastClaim                           Word
+	Released                            bool
+	Swap                                SwapState
+	SwappedAt                           int64
+	Stale                               bool
+	Addr, Svc                           ActuatorState
+	SvcGen, Announced                   uint64
+	AnnounceAgain                       bool
+	Handover                            HandoverState
+	UnownedSince                        int64
+	UnownedGen                          uint64
+	Uncovered, PeerBooted               bool
+	PeerReadySince                      int64
+	Arrived, LastAuto, Hold, LastFailed int64
+	TwoOwners                           bool
+	Failed                              []string
+}
+
+// State returns all that the machine knows.
+func (m *Machine) State() State {
+	s := State{
+		Version: StateVersion, Now: m.now, Ops: m.ops, Started: m.started, Seen: m.seen, Left: m.left, Leaving: m.leaving, Keep: m.keep,
+		Observed: m.obs.clone(), PeerBoot: m.peerBoot, PeerSupervisorOK: m.peerSupOK, Isolated: m.isolated,
+		Durable: m.durable.clone(), Wanted: m.want.clone(),
+		Persist:    PersistState{m.persist.op, m.persist.saved.clone(), m.persist.deadline, m.persist.retryAt, m.persist.reported},
+		Concurrent: m.concurrent.save(), Failed: keys(m.failed),
+	}
+	for i, n := range m.nics {
+		s.NICs[i] = NICState{n.badSince, n.bad}
+	}
+	if m.flags != nil {
+		f := *m.flags
+		s.Flags = &f
+	}
+	for _, c := range m.commands {
+		s.Commands = append(s.Commands, CommandState{
+			Op: c.op, Kind: int(c.kind), On: c.on, Saving: c.saving, Force: c.force, Asked: c.asked, Deadline: c.deadline,
+			Waiting: keys(c.waiting), Asking: keys(c.asking), Forcing: keys(c.forcing), Begun: keys(c.begun), Errs: slices.Clone(c.errs),
+		})
+	}
+	for _, id := range m.ids {
+		s.Identities = append(s.Identities, m.saveIdentity(id))
+	}
+	return s
+}
+
+func (m *Machine) saveIdentity(id *identity) IdentityState {
+	ho := HandoverState{int(id.ho.phase), id.ho.gen, id.ho.cause, id.ho.force, id.ho.unclean, id.ho.deadline, nil}
+	for _, c := range id.ho.commands {
+		if i := slices.Index(m.commands, c); i >= 0 { // else it is answered, and nobody looks at it again
+			ho.Commands = append(ho.Commands, i)
+		}
+	}
+	return IdentityState{
+		Known: id.known, Word: id.word, Peer: id.peer, Role: int(id.role), Cause: id.cause, LastClaim: id.lastClaim, Released: id.released,
+		Swap: SwapState{id.swap.op, id.swap.old, id.swap.new, id.swap.deadline}, SwappedAt: id.swappedAt, Stale: id.stale,
+		Addr: id.addr.save(), Svc: id.svc.save(), SvcGen: id.svcGen, Announced: id.announced, AnnounceAgain: id.announceAgain,
+		Handover: ho, UnownedSince: id.unownedSince, UnownedGen: id.unownedGen, Uncovered: id.uncovered, PeerBooted: id.peerBooted,
+		PeerReadySince: id.peerReadySince, Arrived: id.arrived, LastAuto: id.lastAuto, Hold: id.hold, LastFailed: id.lastFailed,
+		TwoOwners: id.twoOwners, Failed: keys(id.failed),
+	}
+}
+
+// Restore returns a machine that knows what s says. It refuses what no machine of cfg could
+// have said.
+func Restore(cfg Config, s State) (*Machine, error) {
+	m := New(cfg, s.Durable)
+	switch {
+	case s.Version != StateVersion:
+		return nil, fmt.Errorf("restore machine: the state has version %d, this build knows %d", s.Version, StateVersion)
+	case len(s.Identities) != len(m.ids):
+		return nil, fmt.Errorf("restore machine: the state is of %d identities, the configuration of %d", len(s.Identities), len(m.ids))
+	}
+	m.now, m.ops, m.started, m.seen, m.left, m.leaving, m.keep = s.Now, s.Ops, s.Started, s.Seen, s.Left, s.Leaving, s.Keep
+	m.obs, m.peerBoot, m.peerSupOK, m.isolated = s.Observed.clone(), s.PeerBoot, s.PeerSupervisorOK, s.Isolated
+	m.want = s.Wanted.clone()
+	m.persist = persistOp{s.Persist.Op, s.Persist.Saved.clone(), s.Persist.Deadline, s.Persist.RetryAt, s.Persist.Reported}
+	m.failed = setOf(s.Failed)
+	for i, n := range s.NICs {
+		m.nics[i] = nicWatch{n.BadSince, n.Bad}
+	}
+	if s.Flags != nil {
+		f := *s.Flags
+		m.flags = &f
+	}
+	for i, c := range s.Commands {
+		if c.Kind < 0 || cmdKind(c.Kind) > cmdLeave {
+			return nil, fmt.Errorf("restore machine: command %d is of no known kind: %d", i, c.Kind)
+		}
+		for _, id := range slices.Concat(c.Waiting, c.Asking, c.Forcing, c.Begun) {
+			if id < 0 || id >= len(m.ids) {
+				return nil, fmt.Errorf("restore machine: command %d is about identity %d of %d", i, id, len(m.ids))
+			}
+		}
+		m.commands = append(m.commands, &command{
+			op: c.Op, kind: cmdKind(c.Kind), on: c.On, saving: c.Saving, force: c.Force, asked: c.Asked, deadline: c.Deadline,
+			waiting: setOf(c.Waiting), asking: setOf(c.Asking), forcing: setOf(c.Forcing), begun: setOf(c.Begun), errs: slices.Clone(c.Errs),
+		})
+	}
+	var err error
+	if m.concurrent, err = restoreActuator(s.Concurrent); err != nil {
+		return nil, fmt.Errorf("restore machine: concurrent services: %w", err)
+	}
+	for i, id := range m.ids {
+		if err := m.restoreIdentity(id, s.Identities[i]); err != nil {
+			return nil, fmt.Errorf("restore machine: identity %s: %w", id.cfg.Name, err)
+		}
+	}
+	return m, nil
+}
+
+func (m *Machine) restoreIdentity(id *identity, s IdentityState) error {
+	switch h := s.Handover; {
+	case s.Role < 0 || s.Role >= len(roleNames):
+		return fmt.Errorf("no role %d", s.Role)
+	case h.Phase < 0 || h.Phase >= len(hoNames):
+		return fmt.Errorf("no phase %d of a hand-over", h.Phase)
+	default:
+		id.ho = handover{phase: hoPhase(h.Phase), gen: h.Gen, cause: h.Cause, force: h.Force, unclean: h.Unclean, deadline: h.Deadline}
+		for _, i := range h.Commands {
+			if i < 0 || i >= len(m.commands) {
+				return fmt.Errorf("its hand-over is for command %d of %d", i, len(m.commands))
+			}
+			id.ho.commands = append(id.ho.commands, m.commands[i])
+		}
+	}
+	id.known, id.word, id.peer, id.role, id.cause, id.lastClaim, id.released = s.Known, s.Word, s.Peer, role(s.Role), s.Cause, s.LastClaim, s.Released
+	id.swap, id.swappedAt, id.stale = swapOp{s.Swap.Op, s.Swap.Old, s.Swap.New, s.Swap.Deadline}, s.SwappedAt, s.Stale
+	id.svcGen, id.announced, id.announceAgain = s.SvcGen, s.Announced, s.AnnounceAgain
+	id.unownedSince, id.unownedGen, id.uncovered, id.peerBooted = s.UnownedSince, s.UnownedGen, s.Uncovered, s.PeerBooted
+	id.peerReadySince, id.arrived, id.lastAuto, id.hold, id.lastFailed = s.PeerReadySince, s.Arrived, s.LastAuto, s.Hold, s.LastFailed
+	id.twoOwners, id.failed = s.TwoOwners, setOf(s.Failed)
+	var err error
+	if id.addr, err = restoreActuator(s.Addr); err != nil {
+		return fmt.Errorf("addresses: %w", err)
+	}
+	if id.svc, err = restoreActuator(s.Svc); err != nil {
+		return fmt.Errorf("services: %w", err)
+	}
+	return nil
+}
+
+func (a *actuator) save() ActuatorState {
+	return ActuatorState{int(a.state), a.op, a.deadline, a.retryAt, a.backoff, a.tried, a.reported}
+}
+
+func restoreActuator(s ActuatorState) (actuator, error) {
+	if s.State < 0 || actState(s.State) > actTurningOff {
+		return actuator{}, fmt.Errorf("no state %d", s.State)
+	}
+	return actuator{actState(s.State), s.Op, s.Deadline, s.RetryAt, s.Backoff, s.Tried, s.Reported}, nil
+}
+
+func (o Observed) clone() Observed {
+	o.Local, o.PeerWords = slices.Clone(o.Local), slices.Clone(o.PeerWords)
+	return o
+}
+
+// keys are what is true in a set, in order.
+func keys[K int | string](set map[K]bool) []K {
+	var out []K
+	for _, k := range slices.Sorted(maps.Keys(set)) {
+		if set[k] {
+			out = append(out, k)
+		}
+	}
+	return out
+}
+
+func setOf[K int | string](list []K) map[K]bool {
+	set := map[K]bool{}
+	for _, k := range list {
+		set[k] = true
+	}
+	return set
+}

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Transcript writes what a machine is told and what it decides as text, in the form of
+// testdata/transcripts: a line for each input, and below it, indented, one for each action. Of
+// an Observed only what is new is written.
+type Transcript struct {
+	cfg     Config
+	seen    Observed
+	pending map[uint64]string // what an Op does, until its result
+}
+
+// NewTranscript begins the transcript of a machine of cfg that starts.
+func NewTranscript(cfg Config) *Transcript {
+	return &Transcript{cfg: cfg, seen: unseen(len(cfg.Identities)), pending: map[uint64]string{}}
+}
+
+// ResumeTranscript begins the transcript of a machine that goes on from a state.
+func ResumeTranscript(cfg Config, s State) *Transcript {
+	x := NewTranscript(cfg)
+	x.seen = s.Observed.clone()
+	return x
+}
+
+// unseen is what the first Observed of a transcript is compared with.
+func unseen(identities int) Observed {
+	ok := LanView{Lan: NIC{Present: true, Carrier: true}, Spare: NIC{Present: true, Carrier: true}}
+	return Observed{
+		PeerSupervisorOK: true, MyLan: ok, PeerLan: ok,
+		Local: make([]Word, identities), PeerWords: make([]Word, identities),
+	}
+}
+
+// Head is the configuration and what was on the disk.
+func (x *Transcript) Head(saved Saved) []string {
+	c := x.cfg
+	lines := []string{fmt.Sprintf("node %s %s self=%s", c.Nodes[0], c.Nodes[1], c.Nodes[c.Self])}
+	floors, promises := "", ""
+	for _, id := range c.Identities {
+		s := fmt.Sprintf("identity %s home=%s", id.Name, c.Nodes[id.Home])
+		if len(id.Exclusive) > 0 {
+			s += " " + strings.Join(id.Exclusive, " ")
+		}
+		if id.Failback != "manual" {
+			s += " failback=" + id.Failback
+		}
+		if id.FailbackAfter != 0 {
+			s += " after=" + duration(id.FailbackAfter)
+		}
+		if id.StagingAhead {
+			s += " staging=ahead"
+		}
+		lines = append(lines, s)
+		if id.Floor != 0 {
+			floors += fmt.Sprintf(" %s=%d", id.Name, id.Floor)
+		}
+		if g := saved.Generations[id.Name]; g != id.Floor {
+			promises += fmt.Sprintf(" %s=%d", id.Name, g)
+		}
+	}
+	if len(c.Concurrent) > 0 {
+		lines = append(lines, "concurrent "+strings.Join(c.Concurrent, " "))
+	}
+	if c.DemandIfLost {
+		lines = append(lines, "demand-if-lost")
+	}
+	if l := c.Limits.text(); l != "" {
+		lines = append(lines, "limits"+l)
+	}
+	if floors += flagsText(saved); floors != "" {
+		lines = append(lines, "saved"+floors)
+	}
+	if promises != "" {
+		lines = append(lines, "promised"+promises)
+	}
+	for i := range lines {
+		lines[i] = oneLine(lines[i])
+	}
+	return lines
+}
+
+// text is what is not as it is by default.
+func (l Limits) text() (s string) {
+	d := Limits{}.withDefaults()
+	for _, v := range []struct {
+		name    string
+		is, def int64
+	}{
+		{"stage", l.Stage, d.Stage}, {"release", l.Release, d.Release}, {"swap", l.Swap, d.Swap}, {"address", l.Address, d.Address},
+		{"service", l.Service, d.Service}, {"persist", l.Persist, d.Persist}, {"lan-stable", l.LanStable, d.LanStable}, {"move-every", l.MoveEvery, d.MoveEvery},
+	} {
+		if v.is != 0 && v.is != v.def {
+			s += " " + v.name + "=" + duration(v.is)
+		}
+	}
+	return s
+}
+
+func flagsText(s Saved) (text string) {
+	if s.Standby {
+		text += " standby"
+	}
+	if s.Frozen {
+		text += " frozen"
+	}
+	return text
+}
+
+// Event is the line of an input, with its boottime in seconds.
+func (x *Transcript) Event(at int64, ev Event) string {
+	s := ""
+	switch e := ev.(type) {
+	case Started:
+		s = "start"
+	case Tick:
+		s = "tick"
+	case Observed:
+		s = "see" + x.see(e)
+	case Done:
+		s = "ok " + x.result(e.Op)
+	case Failed:
+		s = "fail " + x.result(e.Op) + ": " + e.Err
+	case Swapped:
+		s = x.swapped(e)
+	case LinkChanged:
+		s = fmt.Sprintf("link %s %s", e.Link, pick(e.Up, "up", "down"))
+	case ServiceState:
+		s = fmt.Sprintf("service %s %s %s", x.name(e.Identity), e.Service, pick(e.Healthy, "healthy", "failed: "+e.Err))
+	case CmdMove:
+		s = "cmd move " + x.name(e.Identity)
+		if e.To >= 0 && e.To < len(x.cfg.Nodes) {
+			s += " " + x.cfg.Nodes[e.To]
+		}
+		if e.Force {
+			s += " force"
+		}
+	case CmdGiveback:
+		s = "cmd giveback"
+	case CmdStandby:
+		s = "cmd standby " + onOff(e.On)
+	case CmdFreeze:
+		s = "cmd freeze " + onOff(e.On)
+	case CmdLeave:
+		s = "cmd leave"
+	default:
+		s = fmt.Sprintf("%T", ev)
+	}
+	return oneLine(fmt.Sprintf("@%d.%09d %s", at/1e9, at%1e9, s))
+}
+
+// Action is the line of an action, without its indent.
+func (x *Transcript) Action(a Action) string {
+	if op, what := x.asked(a); op != 0 {
+		x.pending[op] = what
+	}
+	s := ""
+	switch a := a.(type) {
+	case Persist:
+		s = "persist"
+		for _, c := range x.cfg.Identities {
+			if g, ok := a.Saved.Generations[c.Name]; ok {
+				s += fmt.Sprintf(" %s=%d", c.Name, g)
+			}
+		}
+		s += flagsText(a.Saved)
+	case Swap:
+		s = fmt.Sprintf("swap %s: %v -> %v", x.name(a.Identity), a.Old, a.New)
+	case StartServices:
+		s = fmt.Sprintf("start %s, generation %d", x.name(a.Identity), a.Generation)
+	case Announce:
+		s = fmt.Sprintf("announce %s, generation %d", x.name(a.Identity), a.Generation)
+	case Pulse:
+		s = "pulse"
+	case SetFlags:
+		s = fmt.Sprintf("flags standby=%s frozen=%s", onOff(a.Standby), onOff(a.Frozen))
+	case Notify:
+		s = fmt.Sprintf("notify %s (%s): %s", a.Kind, x.name(a.Identity), a.Text)
+	case Reply:
+		s = fmt.Sprintf("reply %d: %s", a.Op, pick(a.Err == "", "done", "not done: "+a.Err))
+	case Left:
+		s = "left"
+	default:
+		_, s = x.asked(a)
+	}
+	return oneLine(s)
+}
+
+// asked is the Op of an action that is answered, and what it does.
+func (x *Transcript) asked(a Action) (op uint64, what string) {
+	switch a := a.(type) {
+	case Persist:
+		return a.Op, "persist"
+	case StartConcurrent:
+		return a.Op, "start concurrent"
+	case StopConcurrent:
+		return a.Op, "stop concurrent"
+	case Swap:
+		return a.Op, "swap " + x.name(a.Identity)
+	case AddAddresses:
+		return a.Op, "add " + x.name(a.Identity)
+	case RemoveAddresses:
+		return a.Op, "remove " + x.name(a.Identity)
+	case StartServices:
+		return a.Op, "start " + x.name(a.Identity)
+	case StopServices:
+		return a.Op, "stop " + x.name(a.Identity)
+	}
+	return 0, ""
+}
+
+// result is what an Op did; one from before the transcript has its number only.
+func (x *Transcript) result(op uint64) string {
+	what, known := x.pending[op]
+	if !known {
+		return fmt.Sprintf("op %d", op)
+	}
+	delete(x.pending, op)
+	return what
+}
+
+func (x *Transcript) swapped(e Swapped) string {
+	if e.OK && e.Identity >= 0 && e.Identity < len(x.seen.Local) {
+		x.seen.Local[e.Identity] = e.Current
+	}
+	return pick(e.OK, "ok ", "fail ") + x.result(e.Op)
+}
+
+// name is an identity's, or node.
+func (x *Transcript) name(i int) string {
+	switch {
+	case i < 0:
+		return "node"
+	case i >= len(x.cfg.Identities):
+		return fmt.Sprintf("identity-%d", i)
+	}
+	return x.cfg.Identities[i].Name
+}
+
+// see is what of an Observed is new.
+func (x *Transcript) see(o Observed) (s string) {
+	was := x.seen
+	x.seen = o.clone()
+	add := func(is bool, key, value string) {
+		if is {
+			s += " " + key + "=" + value
+		}
+	}
+	add(o.Peer != was.Peer, "peer", o.Peer.String())
+	add(o.PeerBoot != was.PeerBoot, "boot", fmt.Sprint(o.PeerBoot))
+	for _, f := range []struct {
+		key     string
+		is, was bool
+	}{
+		{"supervisor", o.PeerSupervisorOK, was.PeerSupervisorOK}, {"peer-standby", o.PeerStandby, was.PeerStandby},
+		{"peer-frozen", o.PeerFrozen, was.PeerFrozen}, {"isolated", o.Isolated, was.Isolated},
+	} {
+		add(f.is != f.was, f.key, pick(f.is, "yes", "no"))
+	}
+	for _, n := range []struct {
+		key     string
+		is, was NIC
+	}{
+		{"lan", o.MyLan.Lan, was.MyLan.Lan}, {"spare", o.MyLan.Spare, was.MyLan.Spare},
+		{"peer-lan", o.PeerLan.Lan, was.PeerLan.Lan}, {"peer-spare", o.PeerLan.Spare, was.PeerLan.Spare},
+	} {
+		add(n.is != n.was, n.key, n.is.text())
+	}
+	for i := range x.cfg.Identities {
+		mine, theirs := newWord(was.Local, o.Local, i), newWord(was.PeerWords, o.PeerWords, i)
+		if theirs != "" {
+			theirs = "/" + theirs
+		}
+		add(mine+theirs != "", x.name(i), mine+theirs)
+	}
+	return s
+}
+
+// newWord is a word that is not what it was, or "".
+func newWord(was, is []Word, i int) string {
+	if i >= len(is) || i < len(was) && was[i] == is[i] {
+		return ""
+	}
+	text := is[i].String()
+	flags, gen, _ := strings.Cut(" "+text, " gen ")
+	if flags = strings.TrimSpace(flags); flags == "" {
+		flags = "plain"
+	}
+	return strings.ReplaceAll(flags, " ", "|") + "@" + gen
+}
+
+func (n NIC) text() string {
+	switch {
+	case !n.Present:
+		return "none"
+	case !n.Carrier:
+		return "down"
+	case n.Majority == 0:
+		return "up"
+	}
+	return fmt.Sprintf("%d/%d", n.Reach, n.Majority)
+}
+
+// duration has the largest unit of which it is a whole number.
+func duration(ns int64) string {
+	for _, u := range []struct {
+		ns   int64
+		name string
+	}{{1e9, "s"}, {1e6, "ms"}, {1e3, "us"}} {
+		if ns%u.ns == 0 {
+			return fmt.Sprintf("%d%s", ns/u.ns, u.name)
+		}
+	}
+	return fmt.Sprintf("%dns", ns)
+}
+
+// oneLine keeps what others wrote, as an error of a command, from being more than one line, or
+// an order to a terminal.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' || r >= 0x7f && r < 0xa0 {
+			return ' '
+		}
+		return r
+	}, s)
+}
+
+func pick(yes bool, a, b string) string {
+	if yes {
+		return a
+	}
+	return b
+}
