@@ -135,3 +135,10 @@ func Races(kind RaceKind, heldUp int, mutation string, l Limits) Found {
 	p.mutation = mutation
 	return explore(newRaces(&kind, &p, heldUp), l)
 }
+
+// Pairs explores a world of pairs.
+func Pairs(kind PairKind, mutation string, l Limits) Found {
+	p := raceTimings()
+	p.mutation = mutation
+	return explore(newPairs(&kind, &p), l)
+}

@@ -146,7 +146,7 @@ func toldAlone(r *races) {
 // waitFor lets the second node hear nothing for so long.
 func (r *races) waitFor(silence int64) {
 	for {
-		if r.worthALook(&r.k[1]) {
+		if worthALook(&r.k[1], r.now) {
 			r.story(looks(1))
 		}
 		if r.now-r.k[1].lastEvidence() >= silence {
@@ -339,7 +339,7 @@ func (r *races) moves(list []move) []move {
 		}
 		if r.det[n] != nil {
 			runs(detectorRuns, n, 0, int(detected)-r.det[n].at)
-		} else if r.worthALook(k) {
+		} else if worthALook(k, r.now) {
 			runs(detectorRuns, n, 0, int(detected))
 		}
 		if r.ask[n] != nil {
@@ -355,11 +355,13 @@ func (r *races) moves(list []move) []move {
 }
 
 // worthALook leaves out runs of the detector that would change nothing.
-func (r *races) worthALook(k *kernel) bool {
-	silence := r.now - k.lastEvidence()
+func worthALook(k *kernel, now int64) bool {
+	silence := now - k.lastEvidence()
 	switch k.state {
+	case core.PeerUnknown:
+		return k.lastEvidence() != 0 || now-k.started >= k.p.Hold
 	case core.PeerUp:
-		return silence >= k.p.Suspect || !k.leaseValid(r.now) && k.words[0].Has(core.Owner)
+		return silence >= k.p.Suspect || !k.leaseValid(now) && k.words[0].Has(core.Owner)
 	case core.PeerSuspect:
 		return silence < k.p.Suspect || silence >= k.p.Dead
 	}

@@ -32,6 +32,7 @@ type Result struct {
 var Mutations = []string{
 	"death is declared without looking again", "promise though dead", "a grant counts from its arrival", "leave while heard",
 	"the leave is kept", "the right never ends", "solo is not waited for", "late verdicts", "generations without parity",
+	"a write is done before it is synced",
 }
 
 func (p *Params) mutate(name string) bool { return p.mutation == name }

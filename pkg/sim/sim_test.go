@@ -59,6 +59,12 @@ func TestMutationsAreFound(t *testing.T) {
 					return
 				}
 			}
+			for _, kind := range PairKinds {
+				if f := Pairs(kind, m, Limits{Depth: 11, States: 20_000}); f.Wrong != "" {
+					t.Logf("%s: %s, by %d steps, after %d states:\n%s", kind.Name, f.Wrong, len(f.Story), f.States, strings.Join(f.Story, "\n"))
+					return
+				}
+			}
 			for seed := range uint64(400) {
 				if r := Run(Options{Seed: seed, Params: balanced(true), Mutation: m}); r.Violation != nil {
 					t.Logf("seed %d: %s", seed, r.Violation.Text)
