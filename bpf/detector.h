@@ -49,11 +49,10 @@ static __always_inline __u32 unanswered(const struct xd_config *cfg, struct xd_s
 	return n;
 }
 
-// May this node take over while the peer is silent? With 'reach': only while a majority of
-// the listed hosts answers.
+// May this node call a silent peer dead? With listed hosts: only while a majority of them answers.
 static __always_inline int arbiter_allows(const struct xd_config *cfg, struct xd_state *st, __u64 since)
 {
-	return cfg->arbiter == ARBITER_NONE || reached(cfg, st, since) * 2 > cfg->n_reach;
+	return !cfg->n_reach || reached(cfg, st, since) * 2 > cfg->n_reach;
 }
 
 // With the peer dead the arbiter's leave is the right to serve, and lasts for SOLO_NS after the

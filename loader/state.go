@@ -46,6 +46,10 @@ func (d *Datapath) Renew(now int64, lease time.Duration) {
 	atomic.StoreUint64(&d.control.RenewedNs, uint64(now))
 }
 
+// SetFenced tells the kernel that a fence agent which was asked at that time found the peer off.
+// It holds for the death that was declared before, until a frame comes.
+func (d *Datapath) SetFenced(at int64) { atomic.StoreUint64(&d.control.FencedNs, uint64(at)) }
+
 // LeaseUntil is when the supervisor's lease ends.
 func (d *Datapath) LeaseUntil() int64 { return int64(atomic.LoadUint64(&d.control.LeaseUntilNs)) }
 
@@ -107,7 +111,9 @@ type State struct {
 	ReachNS        [MaxReach][Links]int64
 	TokenNS        int64 // when the pacer's token came by last
 	ServeUntilNS   int64 // the right to serve
-	ServeNeeded    bool  // false: arbiter none
+	ServeNeeded    bool  // false: what is owned is kept, whatever the network does
+	HeardNS        int64 // last accepted frame on any link
+	FencedNS       int64 // see SetFenced; 0: never
 	Isolated       bool
 	StrangerNS     int64 // last frame on the crossover of another version or secret
 	Suspects       uint64
@@ -223,6 +229,7 @@ func (d *Datapath) State(n int) State {
 		PeerFlags: parseFlags(u(&p.PeerFlags)), PeerDigest: uint32(u(&p.PeerDigest)),
 		Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs), Isolated: u(&p.IsolatedSinceNs) != 0,
 		TokenNS: l(&p.TokenNs), ServeUntilNS: l(&p.ServeUntilNs), ServeNeeded: d.serves, StrangerNS: l(&p.StrangerNs),
+		HeardNS: l(&p.HeardNs), FencedNS: l(&d.control.FencedNs),
 		Suspects: u(&p.Suspects), Refuted: u(&p.Refuted), SelfStalls: u(&p.SelfStalls), Reverted: u(&p.Reverted),
 		Silence:      Histogram{MaxNS: u(&p.GapMaxNs)},
 		LeaseUntilNS: d.LeaseUntil(), SupervisorAtNS: l(&d.control.RenewedNs),
@@ -250,6 +257,11 @@ func (d *Datapath) State(n int) State {
 		}
 	}
 	return s
+}
+
+// Fenced reports whether the peer is known to be off, by the rule of bpf/ownership.h.
+func (s *State) Fenced() bool {
+	return s.Peer == core.PeerDead && s.FencedNS > s.PeerSinceNS && s.FencedNS > s.HeardNS
 }
 
 // GateOpen reports whether an identity's gate is open, by the rule of bpf/gate.h as far as
