@@ -54,6 +54,12 @@ type StartConcurrent struct{ Op uint64 }
 // StopConcurrent stops them.
 type StopConcurrent struct{ Op uint64 }
 
+// Fence switches the peer off, tells the kernel, and then is Done.
+type Fence struct{ Op uint64 }
+
+// CancelFence ends a Fence that is in flight; its result is not waited for.
+type CancelFence struct{ Op uint64 }
+
 // Announce tells the network where the identity is.
 type Announce struct {
 	Identity   int
@@ -90,6 +96,8 @@ func (StartServices) action()   {}
 func (StopServices) action()    {}
 func (StartConcurrent) action() {}
 func (StopConcurrent) action()  {}
+func (Fence) action()           {}
+func (CancelFence) action()     {}
 func (Announce) action()        {}
 func (Pulse) action()           {}
 func (SetFlags) action()        {}
@@ -131,4 +139,8 @@ const (
 	KindFreeze         = "freeze"
 	KindUncovered      = "uncovered" // nobody serves it and this node may not
 	KindLeaving        = "leaving"
+	KindFenceBegun     = "fence-begun"
+	KindFenced         = "fenced"       // the peer is off
+	KindFenceFailed    = "fence-failed" // with the reason
+	KindFenceCancelled = "fence-cancelled"
 )

@@ -25,6 +25,10 @@ type Observed struct {
 	MyLan            LanView
 	PeerLan          LanView
 	Isolated         bool // the arbiter says that this node is cut off
+	Fenced           bool // the kernel knows that the dead peer is off
+	// Barred: with the peer dead the kernel would take nothing, off or not: this node's right to
+	// serve has run out, or the peer's configuration was another one.
+	Barred bool
 }
 
 // LanView is one node's sight of the clients' network.

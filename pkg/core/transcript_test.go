@@ -24,9 +24,10 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	identity files home=serv1 samba failback=auto after=5s staging=ahead
 //	saved files=6 standby
 //	demand-if-lost
+//	fence delay=5s
 //	start
 //	+100ms see peer=up files=ready@5/owner@5   only what changes; own/peer word
-//	ok|fail persist|swap|add|remove|start|stop IDENTITY
+//	ok|fail persist|fence|swap|add|remove|start|stop IDENTITY
 //	tick, cmd move files 1, link crossover down, service files samba failed
 func TestTranscripts(t *testing.T) {
 	files, err := filepath.Glob("../../testdata/transcripts/*.txt")
@@ -99,11 +100,7 @@ func (x *transcript) fail(what string) {
 
 func (x *transcript) do(f []string) []Action {
 	if strings.HasPrefix(f[0], "+") {
-		d, err := time.ParseDuration(f[0][1:])
-		if err != nil {
-			x.fail(err.Error())
-		}
-		x.now += d
+		x.now += time.Duration(x.duration(f[0][1:]))
 		f = f[1:]
 	}
 	switch f[0] {
@@ -116,6 +113,11 @@ func (x *transcript) do(f []string) []Action {
 		x.cfg.Concurrent = f[1:]
 	case "demand-if-lost":
 		x.cfg.DemandIfLost = true
+	case "fence":
+		x.cfg.Fence = true
+		if len(f) > 1 {
+			x.cfg.FenceDelay = x.duration(strings.TrimPrefix(f[1], "delay="))
+		}
 	case "saved": // and then the node booted
 		x.save(f[1:], true)
 	case "promised": // by a daemon before this one
@@ -164,6 +166,8 @@ func verbOf(a Action) (string, int) {
 		return "start concurrent", -1
 	case StopConcurrent:
 		return "stop concurrent", -1
+	case Fence:
+		return "fence", -1
 	case Swap:
 		return "swap", a.Identity
 	case AddAddresses:
@@ -192,6 +196,8 @@ func (x *transcript) answer(ok bool, what string) []Action {
 		}
 		return x.step(Swapped{Op: a.Op, Identity: a.Identity, OK: ok, Current: x.obs.Local[a.Identity]})
 	case Persist:
+		op = a.Op
+	case Fence:
 		op = a.Op
 	case StartConcurrent:
 		op = a.Op
@@ -240,11 +246,7 @@ func (x *transcript) identity(f []string) {
 		case k == "failback":
 			c.Failback = v
 		case k == "after":
-			d, err := time.ParseDuration(v)
-			if err != nil {
-				x.fail(err.Error())
-			}
-			c.FailbackAfter = int64(d)
+			c.FailbackAfter = x.duration(v)
 		case k == "staging":
 			c.StagingAhead = v == "ahead"
 		default:
@@ -270,6 +272,14 @@ func (x *transcript) save(f []string, booted bool) {
 			}
 		}
 	}
+}
+
+func (x *transcript) duration(s string) int64 {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		x.fail(err.Error())
+	}
+	return int64(d)
 }
 
 func (x *transcript) number(s string) uint64 {
@@ -323,6 +333,10 @@ func (x *transcript) see(f []string) Observed {
 			o.PeerFrozen = yes
 		case "isolated":
 			o.Isolated = yes
+		case "fenced":
+			o.Fenced = yes
+		case "barred":
+			o.Barred = yes
 		case "lan":
 			x.nic(&o.MyLan.Lan, v)
 		case "spare":
@@ -420,6 +434,8 @@ func (x *transcript) describe(a Action) string {
 			return fmt.Sprintf("reply %d: done", a.Op)
 		}
 		return fmt.Sprintf("reply %d: not done: %s", a.Op, a.Err)
+	case CancelFence:
+		return "cancel fence"
 	case Left:
 		return "left"
 	}
