@@ -66,7 +66,12 @@ type Timing struct {
 type Arbiter struct {
 	None  bool
 	Reach []netip.Addr // IPv4 hosts; the majority is len/2+1
+	Fence *Fence       `json:",omitempty"` // nil: nobody is switched off
 }
+
+// AsksForRight reports whether a node that is cut off stops to serve: it needs the peer's or the
+// arbiter's word. With a fence agent alone it keeps what it has, until it is switched off.
+func (a Arbiter) AsksForRight() bool { return len(a.Reach) > 0 }
 
 // Identity is what moves.
 type Identity struct {

@@ -161,6 +161,7 @@ func (n *node) look() {
 		PeerSupervisorOK: s.Peer == core.PeerUp && s.PeerAge < n.Config.Timing.SupervisorLost,
 		PeerStandby:      s.PeerFlags.Standby, PeerFrozen: s.PeerFlags.Frozen,
 		Local: s.Words, PeerWords: s.PeerWords, MyLan: mine, PeerLan: n.peerView(s.PeerFlags), Isolated: s.Isolated,
+		Fenced: s.Fenced(), Barred: n.barred(&s),
 	}
 	n.setFlags(func(f *loader.Flags) {
 		f.Reach[loader.Lan], f.Reach[loader.Spare] = mine.Lan.Reach, mine.Spare.Reach
@@ -173,6 +174,11 @@ func (n *node) look() {
 	}
 	n.loop.last = same
 	n.step(o)
+}
+
+// barred reports that the kernel would take nothing of the dead peer, off or not.
+func (n *node) barred(s *loader.State) bool {
+	return s.Peer == core.PeerDead && (s.ServeNeeded && s.ServeUntilNS <= s.AtNS || s.PeerBoot != 0 && s.PeerDigest != n.Config.Digest)
 }
 
 // watchStrangers tells once of a neighbour that speaks another version or has another secret.

@@ -111,8 +111,11 @@ func (n *node) datapathConfig() (loader.Config, error) {
 		ServeFor: t.ServeFor, ConfirmProbes: t.ConfirmProbes, SoloKeep: t.SoloKeep, OwnAddress: cfg.Nodes[cfg.Self].LanAddr.Addr(),
 		Reach: cfg.Arbiter.Reach,
 	}
-	if cfg.Arbiter.None {
+	if !cfg.Arbiter.AsksForRight() {
 		lc.ServeFor = 0 // it keeps always
+	}
+	if cfg.Arbiter.Fence != nil {
+		lc.Verdict = loader.VerdictFence
 	}
 	for _, k := range cfg.Keys {
 		lc.Keys = append(lc.Keys, loader.Key{K0: k.K0, K1: k.K1, ID: k.ID})
@@ -165,6 +168,9 @@ func linkAddress(cfg *config.Config, role, node int) netip.Addr {
 
 func coreConfig(cfg *config.Config, floor func(identity int) uint64) core.Config {
 	c := core.Config{Self: cfg.Self, DemandIfLost: cfg.Timing.DemandIfLost, Nodes: [2]string{cfg.Nodes[0].Name, cfg.Nodes[1].Name}}
+	if f := cfg.Arbiter.Fence; f != nil {
+		c.Fence, c.FenceDelay = true, int64(f.Nodes[cfg.Peer()].Delay)
+	}
 	for i, id := range cfg.Identities {
 		c.Identities = append(c.Identities, core.IdentityConfig{
 			Name: id.Name, Home: id.Home, Failback: id.Failback, FailbackAfter: int64(id.FailbackAfter),
