@@ -69,9 +69,28 @@ type Arbiter struct {
 	Fence *Fence       `json:",omitempty"` // nil: nobody is switched off
 }
 
+// Kind names it.
+func (a Arbiter) Kind() string {
+	switch {
+	case a.None:
+		return "none"
+	case a.Fence == nil:
+		return "reach"
+	case len(a.Reach) == 0:
+		return "fence"
+	}
+	return "reach+fence"
+}
+
 // AsksForRight reports whether a node that is cut off stops to serve: it needs the peer's or the
 // arbiter's word. With a fence agent alone it keeps what it has, until it is switched off.
 func (a Arbiter) AsksForRight() bool { return len(a.Reach) > 0 }
+
+// MutualKill reports whether two nodes that live and do not hear each other may switch each other
+// off: they begin in the same instant, and no majority tells them apart.
+func (a Arbiter) MutualKill() bool {
+	return a.Fence != nil && a.Fence.Nodes[0].Delay == a.Fence.Nodes[1].Delay
+}
 
 // Identity is what moves.
 type Identity struct {

@@ -111,6 +111,11 @@ func (e emitter) node(s Snapshot) {
 	for identity, up := range s.PeerServices {
 		e.flag(peerServices, up, identity)
 	}
+	if s.Fences != nil {
+		for _, result := range FenceResults {
+			e.counter(fences, s.Fences[result], result)
+		}
+	}
 	e.gauge(pacerGapMax, seconds(s.PacerGapMaxNS))
 	e.gauge(peerState, peerStates[s.PeerState])
 	for _, a := range s.Ages {

@@ -37,9 +37,9 @@ type loopState struct {
 	theirs  map[int]bool               // the last word on the peer's services, by identity
 }
 
-func newLoopState(cfg *config.Config, saved core.Saved, floor func(identity int) uint64) loopState {
+func newLoopState(policy core.Config, cfg *config.Config, saved core.Saved) loopState {
 	return loopState{
-		machine: core.New(coreConfig(cfg, floor), saved), lease: cfg.Timing.SupervisorLease,
+		machine: core.New(policy, saved), lease: cfg.Timing.SupervisorLease,
 		replies: map[uint64]chan string{}, owned: make([]bool, len(cfg.Identities)),
 	}
 }
@@ -277,6 +277,7 @@ type shared struct {
 	linkKnown [loader.Links]bool
 	leaseMin  int64
 	conflicts map[int]uint64
+	fence     fenceShown
 }
 
 func (n *node) publish() {
@@ -287,12 +288,14 @@ func (n *node) publish() {
 	n.mu.Unlock()
 }
 
-func newShared() shared { return shared{leaseMin: math.MaxInt64, conflicts: map[int]uint64{}} }
+func newShared() shared {
+	return shared{leaseMin: math.MaxInt64, conflicts: map[int]uint64{}, fence: fenceShown{count: map[string]uint64{}}}
+}
 
 func (n *node) view() shared {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.shared
-	s.conflicts = maps.Clone(s.conflicts)
+	s.conflicts, s.fence.count = maps.Clone(s.conflicts), maps.Clone(s.fence.count)
 	return s
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/announce"
+	"github.com/xdpha/xdpha/pkg/arbiter"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
@@ -54,6 +55,7 @@ type node struct {
 	dp       *loader.Datapath
 	announce *announce.Announcer
 	services *service.Manager
+	fence    *arbiter.Agent // nil: the arbiter is another one
 	metrics  *metrics.Collector
 	store    *store
 	journal  *journal
@@ -90,7 +92,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer unlockHost()
 	n := &node{Options: o, hub: control.NewHub(4096), inbox: make(chan any, inboxSize), shared: newShared()}
 	if o.Config.Arbiter.None {
-		o.Log.Warn("arbiter none: a broken network between the nodes makes two owners; list hosts under arbiter.reach")
+		o.Log.Warn("arbiter none: a broken network between the nodes makes two owners; list hosts under arbiter.reach, or write arbiter.fence")
+	}
+	if o.Config.Arbiter.MutualKill() {
+		o.Log.Warn("arbiter fence: if both nodes live and do not hear each other, each switches the other off at the same time; give one of them a longer delay")
 	}
 	_, noPins := os.Stat(o.PinDir)
 	n.clean = errors.Is(noPins, fs.ErrNotExist) // a first start that fails leaves nothing
@@ -163,6 +168,9 @@ func (n *node) prepare() (err error) {
 			return fmt.Errorf("prepare announcements: %w", err)
 		}
 	}
+	if cfg.Arbiter.Fence != nil {
+		n.fence = arbiter.New(cfg, cfg.Peer(), loader.Now)
+	}
 	n.services = service.New(cfg.Services, n.Log, n.serviceChanged)
 	n.metrics = metrics.NewCollector(source{n})
 	n.hooks = newHooks(cfg.Hooks.Events, n.Log)
@@ -170,7 +178,7 @@ func (n *node) prepare() (err error) {
 	if err != nil {
 		return err
 	}
-	n.loop = newLoopState(cfg, n.store.saved, n.dp.Floor)
+	n.loop = newLoopState(coreConfig(cfg, n.dp.Floor, n.fence), cfg, n.store.saved)
 	n.loop.flags = n.dp.Flags()
 	for i := range n.loop.unseen {
 		n.loop.unseen[i] = n.dp.Adopted()

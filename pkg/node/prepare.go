@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/arbiter"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
@@ -166,10 +167,10 @@ func linkAddress(cfg *config.Config, role, node int) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-func coreConfig(cfg *config.Config, floor func(identity int) uint64) core.Config {
+func coreConfig(cfg *config.Config, floor func(identity int) uint64, agent *arbiter.Agent) core.Config {
 	c := core.Config{Self: cfg.Self, DemandIfLost: cfg.Timing.DemandIfLost, Nodes: [2]string{cfg.Nodes[0].Name, cfg.Nodes[1].Name}}
 	if f := cfg.Arbiter.Fence; f != nil {
-		c.Fence, c.FenceDelay = true, int64(f.Nodes[cfg.Peer()].Delay)
+		c.Fence, c.FenceDelay, c.Limits.Fence = true, int64(f.Nodes[cfg.Peer()].Delay), int64(agent.Limit()+fenceGrace)
 	}
 	for i, id := range cfg.Identities {
 		c.Identities = append(c.Identities, core.IdentityConfig{
