@@ -15,7 +15,10 @@ func TestSeeds(t *testing.T) {
 	if testing.Short() {
 		seeds = 10
 	}
-	for name, p := range map[string]Params{"reach": balanced(true), "none": balanced(false), "fast, reach": Timings(250*us, ms, true)} {
+	for name, p := range map[string]Params{
+		"reach": balanced(true), "none": balanced(false), "fast, reach": Timings(250*us, ms, true),
+		"fence": balanced(false).WithFence(), "reach and fence": balanced(true).WithFence(),
+	} {
 		t.Run(name, func(t *testing.T) {
 			var total Stats
 			for seed := range seeds {
@@ -25,11 +28,15 @@ func TestSeeds(t *testing.T) {
 				}
 				total.Changes += r.Stats.Changes
 				total.Overlaps += r.Stats.Overlaps
+				total.Fenced += r.Stats.Fenced
 				total.OverlapMax = max(total.OverlapMax, r.Stats.OverlapMax)
 			}
 			t.Logf("%d seeds: %+v", seeds, total)
 			if total.Changes == 0 {
 				t.Error("nothing ever changed its owner")
+			}
+			if p.Fence && total.Fenced == 0 {
+				t.Error("nobody was ever switched off")
 			}
 		})
 	}
@@ -51,16 +58,21 @@ func explain(t *testing.T, o Options, r Result) {
 // The checkers find bugs that are put into the model.
 func TestMutationsAreFound(t *testing.T) {
 	for _, m := range Mutations {
-		t.Run(m, func(t *testing.T) {
-			for seed := range uint64(200) {
-				if r := Run(Options{Seed: seed, Params: balanced(true), Mutation: m}); r.Violation != nil {
-					t.Logf("seed %d: %s", seed, r.Violation.Text)
-					return
-				}
-			}
-			t.Error("200 seeds did not find it")
-		})
+		t.Run(m, func(t *testing.T) { finds(t, balanced(true), m) })
 	}
+	for _, m := range FenceMutations {
+		t.Run(m, func(t *testing.T) { finds(t, balanced(false).WithFence(), m) })
+	}
+}
+
+func finds(t *testing.T, p Params, mutation string) {
+	for seed := range uint64(200) {
+		if r := Run(Options{Seed: seed, Params: p, Mutation: mutation}); r.Violation != nil {
+			t.Logf("seed %d: %s", seed, r.Violation.Text)
+			return
+		}
+	}
+	t.Error("200 seeds did not find it")
 }
 
 // A run follows from its seed.

@@ -26,6 +26,8 @@ var worlds = []struct {
 	{"balanced, reach", sim.Timings(1_000_000, 5_000_000, true)},
 	{"fast, reach", sim.Timings(250_000, 1_000_000, true)},
 	{"balanced, none", sim.Timings(1_000_000, 5_000_000, false)},
+	{"balanced, fence", sim.Timings(1_000_000, 5_000_000, false).WithFence()},
+	{"balanced, reach and fence", sim.Timings(1_000_000, 5_000_000, true).WithFence()},
 }
 
 func main() {
@@ -38,10 +40,11 @@ func main() {
 func run() error {
 	forTime := flag.Duration("for", time.Minute, "how `long` to go on")
 	first := flag.Uint64("seed", 0, "the `seed` to begin with")
-	mutation := flag.String("mutation", "", fmt.Sprintf("put this `bug` into the model: one of %q", sim.Mutations))
+	bugs := slices.Concat(sim.Mutations, sim.FenceMutations)
+	mutation := flag.String("mutation", "", fmt.Sprintf("put this `bug` into the model: one of %q", bugs))
 	flag.Parse()
-	if *mutation != "" && !slices.Contains(sim.Mutations, *mutation) {
-		return fmt.Errorf("-mutation %s: one of %q", *mutation, sim.Mutations)
+	if *mutation != "" && !slices.Contains(bugs, *mutation) {
+		return fmt.Errorf("-mutation %s: one of %q", *mutation, bugs)
 	}
 	began := time.Now()
 	var next, done, changes, overlaps atomic.Uint64
