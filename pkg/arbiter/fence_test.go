@@ -221,12 +221,12 @@ func TestACancelledAgentIsNotRunAgain(t *testing.T) {
 func TestASecretThatOthersCanUseIsNotGivenAway(t *testing.T) {
 	path, dir := script(t, "exit 2\n")
 	for name, c := range map[string]struct{ path, want string }{
-		"others can read it": {file(t, secret, 0o604), "chmod 0600"},
+		"others can read it": {file(t, secret, 0o604), "others can use it"},
 		"it is missing":      {"/nonexistent/secret", "no such file"},
 		"it is a directory":  {t.TempDir(), "not a regular file"},
 		"it is empty":        {file(t, "\n", 0o600), "one line"},
 		"it has two lines":   {file(t, "a\naction=on\n", 0o600), "one line"},
-		"it is endless":      {file(t, strings.Repeat("x", 5000), 0o600), "one line"},
+		"it is endless":      {file(t, strings.Repeat("x", 5000), 0o600), "more than 4096 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := agentOf(path, config.FenceParam{Name: "password", Value: c.path, InFile: true}).Off(t.Context())

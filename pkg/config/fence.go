@@ -4,7 +4,8 @@ package config
 
 import (
 	"cmp"
-	"os"
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -186,16 +187,17 @@ func (c *checker) fenceNode(r *rawFenceNode, node int) FenceNode {
 
 // fenceSecret looks at the file that this node will need: the one of the other node.
 func (c *checker) fenceSecret(v value[string], node int) {
-	if !c.o.CheckMode || node == c.cfg.Self {
+	if c.o.ReadFile != nil || node == c.cfg.Self {
 		return
 	}
-	info, err := os.Stat(v.v)
-	if err != nil {
-		c.add(v.at, "cannot find the secret: %v; write the password into it: (umask 077; cat > %s)", err, v.v)
-		return
-	}
-	if msg := secretModeWrong(info, v.v); msg != "" {
-		c.add(v.at, "%s", msg)
+	src, err := ReadSecret(v.v)
+	clear(src)
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrNotExist):
+		c.add(v.at, "cannot read the secret: %v; write it into that file: (umask 077; cat > %s)", err, v.v)
+	default:
+		c.add(v.at, "cannot read the secret: %v; %s", err, secretRemedy(err, v.v))
 	}
 }
 
