@@ -179,7 +179,7 @@ func TestNothingIsTakenWhileTheAgentFails(t *testing.T) {
 	must(t, os.WriteFile(broken, nil, 0o600))
 	since := c.lastEvent(t, lab.Serv2)
 	w := c.watch(t, files, lab.Serv2)
-	within(t, func(ctx context.Context) error { _, err := c.Inject(ctx, lab.FaultHang, files); return err })
+	within(t, func(ctx context.Context) error { _, err := c.Inject(ctx, lab.FaultPanic, files); return err })
 	await(t, "the failure is told", func() error { return c.hasEvent(lab.Serv2, since, "fence-failed", "the power switch does not answer") })
 	await(t, "the status shows it", func() error {
 		f := c.mustStatus(t, lab.Serv2).Arbiter.Fence
