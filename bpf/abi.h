@@ -7,12 +7,12 @@
 #include "limits.h"
 
 // Raised whenever a struct below changes its shape or meaning.
-enum xd_abi { XDPHA_ABI = 5 };
+enum xd_abi { XDPHA_ABI = 6 };
 
 enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
 
 // Whose word it takes, beside the detector's, to own what a dead peer owned; see take_over.
-enum xd_verdict { VERDICT_KERNEL, VERDICT_FENCE };
+enum xd_verdict { VERDICT_KERNEL, VERDICT_FENCE, VERDICT_ETCD };
 
 // How the token of the kernel pacer is paced; see pacer.h.
 enum xd_pace { PACE_THREAD, PACE_TBF, PACE_FQ };
@@ -86,6 +86,8 @@ struct xd_control {
 	__u64 lap_ns; // how long a lap takes: an interval of probes, or half of one
 	__u64 floor[MAX_IDENTITIES]; // this node may have owned up to here before it booted
 	__u64 fenced_ns; // when a fence agent was asked last that said the peer is off; 0: never
+	__u64 leave_ns[MAX_IDENTITIES]; // until when this node surely holds the identity's key in etcd
+	__u64 leave_gen[MAX_IDENTITIES]; // the generation that it holds it at
 };
 
 #define FLAG_STANDBY (1U << 0)

@@ -26,7 +26,7 @@ type XdphaDetector struct {
 type XdphaXdAbi uint32
 
 const (
-	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 5
+	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 6
 )
 
 type XdphaXdAddress struct {
@@ -90,6 +90,8 @@ type XdphaXdControl struct {
 	LapNs        uint64
 	Floor        [16]uint64
 	FencedNs     uint64
+	LeaveNs      [16]uint64
+	LeaveGen     [16]uint64
 }
 
 type XdphaXdEvent struct {
@@ -263,6 +265,7 @@ type XdphaXdVerdict uint32
 const (
 	XdphaXdVerdictVERDICT_KERNEL XdphaXdVerdict = 0
 	XdphaXdVerdictVERDICT_FENCE  XdphaXdVerdict = 1
+	XdphaXdVerdictVERDICT_ETCD   XdphaXdVerdict = 2
 )
 
 // Names of all BPF objects in the ELF.

@@ -57,6 +57,7 @@ type Verdict uint32
 // As numbered in bpf/abi.h.
 const (
 	VerdictKernel = Verdict(bpf.XdphaXdVerdictVERDICT_KERNEL) // nobody's
+	VerdictEtcd   = Verdict(bpf.XdphaXdVerdictVERDICT_ETCD)   // etcd's, by identity: see SetLeave
 	VerdictFence  = Verdict(bpf.XdphaXdVerdictVERDICT_FENCE)  // a fence agent's: see SetFenced
 )
 

@@ -50,6 +50,16 @@ func (d *Datapath) Renew(now int64, lease time.Duration) {
 // It holds for the death that was declared before, until a frame comes.
 func (d *Datapath) SetFenced(at int64) { atomic.StoreUint64(&d.control.FencedNs, uint64(at)) }
 
+// SetLeave tells the kernel until when an identity's key in etcd is surely held, and at which
+// generation; 0: it is not. One at a time.
+func (d *Datapath) SetLeave(identity int, generation uint64, until int64) {
+	if d.control.LeaveGen[identity] != generation {
+		atomic.StoreUint64(&d.control.LeaveNs[identity], 0)
+		atomic.StoreUint64(&d.control.LeaveGen[identity], generation)
+	}
+	atomic.StoreUint64(&d.control.LeaveNs[identity], uint64(until))
+}
+
 // LeaseUntil is when the supervisor's lease ends.
 func (d *Datapath) LeaseUntil() int64 { return int64(atomic.LoadUint64(&d.control.LeaseUntilNs)) }
 
@@ -114,6 +124,7 @@ type State struct {
 	ServeNeeded    bool  // false: what is owned is kept, whatever the network does
 	HeardNS        int64 // last accepted frame on any link
 	FencedNS       int64 // see SetFenced; 0: never
+	LeaveNS        []int64 // see SetLeave, by identity
 	Isolated       bool
 	StrangerNS     int64 // last frame on the crossover of another version or secret
 	Suspects       uint64
@@ -237,6 +248,7 @@ func (d *Datapath) State(n int) State {
 	for i := range n {
 		s.PeerWords = append(s.PeerWords, core.Word(u(&p.PeerWords[i])))
 		s.Words = append(s.Words, d.Word(i))
+		s.LeaveNS = append(s.LeaveNS, l(&d.control.LeaveNs[i]))
 	}
 	for b := range p.GapHist {
 		s.Silence.Buckets[b] = u(&p.GapHist[b])
@@ -270,7 +282,7 @@ func (s *State) GateOpen(identity int) (open bool, reason string) {
 	switch {
 	case !s.Words[identity].Has(core.Owner):
 		return false, "not the owner"
-	case s.ServeNeeded && s.ServeUntilNS <= s.AtNS:
+	case s.ServeNeeded && s.ServeUntilNS <= s.AtNS && s.LeaveNS[identity] <= s.AtNS:
 		return false, "this node is cut off: neither the peer nor the arbiter lets it serve"
 	case s.LeaseUntilNS <= s.AtNS:
 		return false, "the supervisor's lease ran out"

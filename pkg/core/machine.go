@@ -100,6 +100,7 @@ func (m *Machine) evaluate() {
 			m.driveHandover(id)
 			m.moveByItself(id)
 			m.driveWord(id)
+			m.driveKey(id)
 			m.driveEffects(id)
 		}
 		m.driveFence()

@@ -27,6 +27,7 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	fence delay=5s
 //	start
 //	+100ms see peer=up files=ready@5/owner@5   only what changes; own/peer word
+//	see key:files=6/6                          generation held in etcd/highest stored there
 //	ok|fail persist|fence|swap|add|remove|start|stop IDENTITY
 //	tick, cmd move files 1, link crossover down, service files samba failed
 func TestTranscripts(t *testing.T) {
@@ -113,6 +114,8 @@ func (x *transcript) do(f []string) []Action {
 		x.cfg.Concurrent = f[1:]
 	case "demand-if-lost":
 		x.cfg.DemandIfLost = true
+	case "etcd":
+		x.cfg.Etcd = true
 	case "fence":
 		x.cfg.Fence = true
 		if len(f) > 1 {
@@ -256,6 +259,7 @@ func (x *transcript) identity(f []string) {
 	x.cfg.Identities = append(x.cfg.Identities, c)
 	x.obs.Local = append(x.obs.Local, 0)
 	x.obs.PeerWords = append(x.obs.PeerWords, 0)
+	x.obs.Keys = append(x.obs.Keys, Key{})
 }
 
 func (x *transcript) save(f []string, booted bool) {
@@ -333,6 +337,8 @@ func (x *transcript) see(f []string) Observed {
 			o.PeerFrozen = yes
 		case "isolated":
 			o.Isolated = yes
+		case "granted":
+			o.Granted = yes
 		case "fenced":
 			o.Fenced = yes
 		case "barred":
@@ -347,6 +353,11 @@ func (x *transcript) see(f []string) Observed {
 			x.nic(&o.PeerLan.Spare, v)
 		default:
 			mine, theirs, both := strings.Cut(v, "/")
+			if name, isKey := strings.CutPrefix(k, "key:"); isKey {
+				o.Keys = slices.Clone(o.Keys)
+				o.Keys[x.id(name)] = Key{Held: x.number(mine), Stored: x.number(theirs)}
+				continue
+			}
 			i := x.id(k)
 			if mine != "" {
 				o.Local[i] = x.wordOf(x.cfg.Self, mine)
@@ -421,6 +432,10 @@ func (x *transcript) describe(a Action) string {
 		return fmt.Sprintf("swap %s: %v -> %v", name(a.Identity), a.Old, a.New)
 	case StartServices:
 		return fmt.Sprintf("start %s, generation %d", name(a.Identity), a.Generation)
+	case Win:
+		return fmt.Sprintf("win %s, generation %d", name(a.Identity), a.Generation)
+	case GiveUp:
+		return fmt.Sprintf("give up %s", name(a.Identity))
 	case Announce:
 		return fmt.Sprintf("announce %s, generation %d", name(a.Identity), a.Generation)
 	case Pulse:
