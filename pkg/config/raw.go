@@ -35,6 +35,7 @@ type rawArbiter struct {
 	none  value[bool]
 	reach list
 	fence rawFence
+	etcd  rawEtcd
 }
 
 type rawNode struct {
@@ -119,7 +120,7 @@ func (d decoder) arbiter(a *rawArbiter) field {
 			d.texts("reach", &a.reach, "192.0.2.1, 192.0.2.53"),
 			d.boolean("none", &a.none),
 			d.fence(&a.fence),
-			d.later("etcd", "write reach: [HOST, …], fence: {agent: …} or none: true"),
+			d.etcd(&a.etcd),
 		)
 	}}
 }

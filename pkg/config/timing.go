@@ -33,6 +33,9 @@ func (c *checker) timing() {
 	c.right()
 	// In time for the arbiter's leave to come before the peer's last grant ends.
 	out.SuspectAfter = max(out.Probe, min(out.DeadAfter-2*out.Probe, out.ServeFor-out.Probe-max(out.Probe/4, leastAsk)))
+	if c.raw.arbiter.etcd.set { // as early as one lost frame allows: etcd answers within what is left of the grant
+		out.SuspectAfter = min(out.SuspectAfter, max(2*out.Probe, out.DeadAfter/4))
+	}
 	out.ConfirmProbes = min(maxConfirmProbes, int(out.DeadAfter/out.Probe)-1)
 	out.SoloKeep = or(t.solo, "keep") == "keep"
 	out.Pacer = or(t.pacer, PacerAuto)

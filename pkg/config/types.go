@@ -67,6 +67,7 @@ type Arbiter struct {
 	None  bool
 	Reach []netip.Addr // IPv4 hosts; the majority is len/2+1
 	Fence *Fence       `json:",omitempty"` // nil: nobody is switched off
+	Etcd  *Etcd        `json:",omitempty"` // nil: it is not asked
 }
 
 // Kind names it.
@@ -84,7 +85,7 @@ func (a Arbiter) Kind() string {
 
 // AsksForRight reports whether a node that is cut off stops to serve: it needs the peer's or the
 // arbiter's word. With a fence agent alone it keeps what it has, until it is switched off.
-func (a Arbiter) AsksForRight() bool { return len(a.Reach) > 0 }
+func (a Arbiter) AsksForRight() bool { return len(a.Reach) > 0 || a.Etcd != nil }
 
 // MutualKill reports whether two nodes that live and do not hear each other may switch each other
 // off: they begin in the same instant, and no majority tells them apart.
