@@ -265,6 +265,13 @@ func warnings(cfg *config.Config) []string {
 	out := []string{}
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	switch hosts := len(cfg.Arbiter.Reach); {
+	case cfg.Arbiter.Etcd != nil:
+		if n := len(cfg.Arbiter.Etcd.Endpoints); n < 3 {
+			add("arbiter etcd lists %d of its members: one that fails may stop a takeover; list three or more that do not fail together", n)
+		}
+		if strings.HasPrefix(cfg.Arbiter.Etcd.Endpoints[0], "http:") {
+			add("arbiter etcd is asked without TLS: whoever reaches its network decides who serves; write https endpoints and tls")
+		}
 	case cfg.Arbiter.None:
 		add("arbiter none: if the nodes are both alive and cannot hear each other, both own everything; list hosts under arbiter: reach, or write arbiter: fence")
 	case hosts > 0 && hosts < 3:
@@ -387,6 +394,9 @@ func spaced(s string) string {
 }
 
 func arbiterWords(cfg *config.Config) string {
+	if cfg.Arbiter.Etcd != nil {
+		return "has won the identity's key in etcd"
+	}
 	n := len(cfg.Arbiter.Reach)
 	if n == 0 {
 		return fmt.Sprintf("asks nobody (arbiter %s)", cfg.Arbiter.Kind())
@@ -400,6 +410,9 @@ func partitionWords(cfg *config.Config) string {
 	}
 	if cfg.Arbiter.Fence != nil {
 		return fencedPartition(cfg)
+	}
+	if e := cfg.Arbiter.Etcd; e != nil {
+		return fmt.Sprintf("who owns an identity asks etcd for its key first and keeps it; a node that does not reach etcd closes its gates, and after at most %s the other one may win its keys; never two owners", e.TTL)
 	}
 	n := len(cfg.Arbiter.Reach)
 	return fmt.Sprintf("a node that reaches fewer than %d of the %d listed hosts closes its gates; two owners only if both reach them and not one frame passes between the nodes", n/2+1, n)

@@ -320,8 +320,27 @@ func statusArbiter(b *strings.Builder, a control.Arbiter) {
 		b.WriteString(")")
 	}
 	b.WriteString("\n")
+	if e := a.Etcd; e != nil {
+		etcdText(b, e)
+	}
 	if f := a.Fence; f != nil {
 		fmt.Fprintf(b, "fence agent %s: %s%s\n", f.Agent, fenceStates[f.State], fenceLast(f))
+	}
+}
+
+func etcdText(b *strings.Builder, e *control.Etcd) {
+	if !e.Reached {
+		fmt.Fprintf(b, "  not reached: %s\n", orDash(e.Error))
+	}
+	for _, k := range e.Keys {
+		switch {
+		case k.LeftUS > 0:
+			fmt.Fprintf(b, "  key of %s: held here for %s at least\n", k.Identity, shortUS(k.LeftUS))
+		case k.Holder != "":
+			fmt.Fprintf(b, "  key of %s: held by %s\n", k.Identity, k.Holder)
+		default:
+			fmt.Fprintf(b, "  key of %s: nobody needs it\n", k.Identity)
+		}
 	}
 }
 

@@ -75,6 +75,8 @@ func (a Arbiter) Kind() string {
 	switch {
 	case a.None:
 		return "none"
+	case a.Etcd != nil:
+		return "etcd"
 	case a.Fence == nil:
 		return "reach"
 	case len(a.Reach) == 0:

@@ -147,6 +147,23 @@ type Arbiter struct {
 	Needed    int           `json:"needed"`
 	Hosts     []ArbiterHost `json:"hosts"`
 	Fence     *Fence        `json:"fence,omitempty"` // nil: no agent switches the peer off
+	Etcd      *Etcd         `json:"etcd,omitempty"`  // nil: it is not asked
+}
+
+// Etcd is the cluster in which the identities' keys are won.
+type Etcd struct {
+	Endpoints []string  `json:"endpoints"`
+	Reached   bool      `json:"reached"`
+	Error     string    `json:"error,omitempty"` // why not, and what to do
+	Keys      []EtcdKey `json:"keys"`
+}
+
+// EtcdKey is an identity's key, as it was read last. While both nodes are up nobody holds any.
+type EtcdKey struct {
+	Identity   string `json:"identity"`
+	Holder     string `json:"holder,omitempty"` // a node; empty: nobody
+	Generation uint64 `json:"generation"`       // the highest one that ever held it
+	LeftUS     int64  `json:"left_us"`          // for which this node surely holds it; 0: it does not
 }
 
 // The values of Fence.State.

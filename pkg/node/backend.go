@@ -191,7 +191,7 @@ func (n *node) identityStatus(i int, id core.IdentitySnapshot, s *loader.State) 
 }
 
 func (n *node) arbiterStatus(s *loader.State, fence fenceShown) control.Arbiter {
-	a := control.Arbiter{Kind: n.Config.Arbiter.Kind(), Needed: n.majority(), Fence: n.fenceStatus(s, fence)}
+	a := control.Arbiter{Kind: n.Config.Arbiter.Kind(), Needed: n.majority(), Fence: n.fenceStatus(s, fence), Etcd: n.etcdStatus(s)}
 	for i, addr := range n.Config.Arbiter.Reach {
 		h := control.ArbiterHost{Address: addr.String(), LastHeardUS: -1}
 		if at := max(s.ReachNS[i][loader.Lan], s.ReachNS[i][loader.Spare]); at != 0 {
@@ -203,7 +203,7 @@ func (n *node) arbiterStatus(s *loader.State, fence fenceShown) control.Arbiter 
 		}
 		a.Hosts = append(a.Hosts, h)
 	}
-	a.Satisfied = a.Reached >= a.Needed
+	a.Satisfied = a.Reached >= a.Needed && (a.Etcd == nil || a.Etcd.Reached)
 	return a
 }
 
@@ -226,6 +226,7 @@ func (src source) Snapshot() metrics.Snapshot {
 	if s.Peer == core.PeerSuspect {
 		m.PeerState = "suspect"
 	}
+	m.Etcd = n.etcdMetrics()
 	if cfg.Arbiter.Fence != nil {
 		m.Fences = v.fence.count
 	}

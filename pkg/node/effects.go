@@ -113,6 +113,10 @@ func (n *node) act(a core.Action) {
 		n.fencePeer(a)
 	case core.CancelFence:
 		e.fencing()
+	case core.Win:
+		n.keeper.Win(a.Identity, a.Generation)
+	case core.GiveUp:
+		n.keeper.GiveUp(a.Identity)
 	case core.Announce:
 		n.announceIdentity(a)
 	case core.Pulse:

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/arbiter/etcd"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
@@ -32,6 +33,7 @@ type loopState struct {
 	strange bool   // somebody on the crossover cannot be understood
 	differs bool   // the peer lives, with another configuration
 	left    bool
+	etcd    etcd.State // as it was read last
 	told    [loader.MaxIdentities]toldStages
 	unseen  [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
 	theirs  map[int]bool               // the last word on the peer's services, by identity
@@ -163,6 +165,7 @@ func (n *node) look() {
 		Local: s.Words, PeerWords: s.PeerWords, MyLan: mine, PeerLan: n.peerView(s.PeerFlags), Isolated: s.Isolated,
 		Fenced: s.Fenced(), Barred: n.barred(&s),
 	}
+	n.seeEtcd(&o, &s)
 	n.setFlags(func(f *loader.Flags) {
 		f.Reach[loader.Lan], f.Reach[loader.Spare] = mine.Lan.Reach, mine.Spare.Reach
 		f.Carrier[loader.Lan], f.Carrier[loader.Spare] = mine.Lan.Carrier, mine.Spare.Carrier

@@ -21,6 +21,7 @@ import (
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/announce"
 	"github.com/xdpha/xdpha/pkg/arbiter"
+	"github.com/xdpha/xdpha/pkg/arbiter/etcd"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
@@ -56,6 +57,7 @@ type node struct {
 	announce *announce.Announcer
 	services *service.Manager
 	fence    *arbiter.Agent // nil: the arbiter is another one
+	keeper   *etcd.Keeper   // nil: the arbiter is another one
 	metrics  *metrics.Collector
 	store    *store
 	journal  *journal
@@ -171,6 +173,9 @@ func (n *node) prepare() (err error) {
 	if cfg.Arbiter.Fence != nil {
 		n.fence = arbiter.New(cfg, cfg.Peer(), loader.Now)
 	}
+	if err := n.prepareEtcd(); err != nil {
+		return err
+	}
 	n.services = service.New(cfg.Services, n.Log, n.serviceChanged)
 	n.metrics = metrics.NewCollector(source{n})
 	n.hooks = newHooks(cfg.Hooks.Events, n.Log)
@@ -243,6 +248,9 @@ func (n *node) serve(ctx context.Context) error {
 	part("kernel events", func(ctx context.Context) error { return n.readEvents(ctx, events) })
 	part("host", n.watchHost)
 	part("hooks", n.hooks.run)
+	if n.keeper != nil {
+		part("etcd", func(ctx context.Context) error { n.keeper.Run(ctx); return nil })
+	}
 	loopDone := make(chan struct{})
 	part("loop", func(ctx context.Context) error {
 		defer close(loopDone)
@@ -303,6 +311,7 @@ func (n *node) close() error {
 		}
 		errs = append(errs, n.host.Close())
 	}
+	errs = append(errs, n.closeEtcd())
 	if n.dp != nil {
 		if n.clean {
 			errs = append(errs, n.dp.Remove())

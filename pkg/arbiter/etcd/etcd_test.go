@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
+
+	"github.com/xdpha/xdpha/pkg/arbiter/etcdtest"
 )
 
 // running runs a keeper until the returned function, or the test, ends it.
@@ -82,7 +84,7 @@ func TestTheKeyIsHeldWhileTheLeaderStops(t *testing.T) {
 	k.Win(0, 2)
 	await(t, "the key is won", func() bool { return r.g.open("serv1") })
 	was := k.Claims()[0].UntilNS
-	r.stop(r.leader())
+	r.Stop(r.Leader())
 	await(t, "the key is held for longer than before the leader stopped, by two times to live", func() bool {
 		return k.Claims()[0].UntilNS > was+2*int64(testTTL)
 	})
@@ -98,7 +100,7 @@ func TestWithoutAMajorityNothingIsWonAndWhatWasWonEnds(t *testing.T) {
 	running(t, b)
 	a.Win(0, 2)
 	await(t, "the key is won", func() bool { return r.g.open("serv1") })
-	r.stop(0, 1)
+	r.Stop(0, 1)
 	b.Win(0, 3)
 	await(t, "the key ends", func() bool { return !r.g.open("serv1") })
 	await(t, "both say that etcd does not answer, and that this is to be looked at", func() bool {
@@ -107,7 +109,7 @@ func TestWithoutAMajorityNothingIsWonAndWhatWasWonEnds(t *testing.T) {
 	if r.g.open("serv2") {
 		t.Error("a key was won without a majority")
 	}
-	r.start(0, 1)
+	r.Start(0, 1)
 	await(t, "one of both has the key again", func() bool { return r.g.open("serv1") || r.g.open("serv2") })
 }
 
@@ -117,13 +119,13 @@ func TestAMemberThatIsSilentCostsNothing(t *testing.T) {
 	running(t, k)
 	await(t, "etcd is reached", func() bool { return k.State().Lease })
 	for cut := range 3 {
-		r.wires["serv1"][cut].cut(true)
+		r.wires["serv1"][cut].Cut(true)
 		k.Win(0, 2)
 		await(t, "the key is won by the two others", func() bool { return r.g.open("serv1") })
 		until := k.Claims()[0].UntilNS
 		await(t, "it is held by the two others", func() bool { return k.Claims()[0].UntilNS > until+int64(testTTL) })
 		k.GiveUp(0)
-		r.wires["serv1"][cut].cut(false)
+		r.wires["serv1"][cut].Cut(false)
 	}
 }
 
@@ -135,12 +137,12 @@ func TestANodeThatIsCutOffFromEtcdEndsBeforeTheOtherBegins(t *testing.T) {
 	a.Win(0, 2)
 	await(t, "the key is won", func() bool { return r.g.open("serv1") })
 	for _, w := range r.wires["serv1"] {
-		w.cut(true)
+		w.Cut(true)
 	}
 	b.Win(0, 3)
 	await(t, "the other one wins it", func() bool { return r.g.open("serv2") }) // gates look whether the first has ended
 	for _, w := range r.wires["serv1"] {
-		w.cut(false)
+		w.Cut(false)
 	}
 	await(t, "the first one learns who has it", func() bool { return a.Claims()[0].Holder == "serv2" })
 	if c := a.Claims()[0]; c.Generation != 0 || c.Stored != 3 {
@@ -180,9 +182,12 @@ func TestAReleasedKeyIsFreeAtOnce(t *testing.T) {
 }
 
 func TestAWrongEndpointIsNamed(t *testing.T) {
-	free := freeURLs(t, "http", 1)
-	g := newGates(t)
-	endpoint := free[0].String()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close() // nobody listens there
+	g, endpoint := newGates(t), "http://"+l.Addr().String()
 	k := g.dialed("serv1", []string{endpoint}, nil)
 	running(t, k)
 	k.Win(0, 2)
@@ -199,7 +204,7 @@ func TestCertificatesAreAskedForOnBothSides(t *testing.T) {
 	dir := t.TempDir()
 	ca := newAuthority(t, dir)
 	cert, key := ca.issue(t, dir, "member")
-	c := startCluster(t, &transport.TLSInfo{CertFile: cert, KeyFile: key, TrustedCAFile: filepath.Join(dir, "ca.pem"), ClientCertAuth: true})
+	c := etcdtest.Start(t, &transport.TLSInfo{CertFile: cert, KeyFile: key, TrustedCAFile: filepath.Join(dir, "ca.pem"), ClientCertAuth: true})
 	g := newGates(t)
 	pair := func(cert, key string) tls.Certificate {
 		p, err := tls.LoadX509KeyPair(cert, key)
@@ -219,7 +224,7 @@ func TestCertificatesAreAskedForOnBothSides(t *testing.T) {
 		{"with another authority's certificate", &tls.Config{RootCAs: ca.pool, Certificates: []tls.Certificate{pair(other.issue(t, t.TempDir(), "b"))}}, "check arbiter.etcd"},
 	} {
 		t.Run(bad.name, func(t *testing.T) {
-			k := g.dialed("bad", c.endpoints(), bad.c)
+			k := g.dialed("bad", c.Endpoints(), bad.c)
 			running(t, k)
 			k.Win(0, 3)
 			await(t, "it is refused, with "+bad.want, func() bool { return strings.Contains(k.State().Error, bad.want) })
@@ -228,7 +233,7 @@ func TestCertificatesAreAskedForOnBothSides(t *testing.T) {
 			}
 		})
 	}
-	k := g.dialed("serv1", c.endpoints(), &tls.Config{RootCAs: ca.pool, Certificates: []tls.Certificate{pair(ca.issue(t, dir, "serv1"))}})
+	k := g.dialed("serv1", c.Endpoints(), &tls.Config{RootCAs: ca.pool, Certificates: []tls.Certificate{pair(ca.issue(t, dir, "serv1"))}})
 	running(t, k)
 	k.Win(0, 2)
 	await(t, "with the right ones the key is won", func() bool { return g.open("serv1") })
