@@ -25,6 +25,7 @@ type gates struct {
 	began time.Time
 	until map[string]time.Duration // in true time; a frame lingers behind it
 	times int                      // how often somebody's began
+	most  time.Duration            // the latest that anybody was ever told
 }
 
 func newGates(t testing.TB) *gates {
@@ -45,6 +46,7 @@ func (g *gates) told(node string, until time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Since(g.began)
+	g.most = max(g.most, until)
 	if until > now {
 		if g.until[node] <= now {
 			g.times++
@@ -261,17 +263,44 @@ func TestARenewalCountsOnlyWhenTheKeyIsSeenToStand(t *testing.T) {
 		run(k)
 		k.Win(0, 2)
 		pass(time.Second)
-		was := k.Claims()[0].UntilNS
+		was := g.most
 		s.mu.Lock()
 		for id := range s.leases {
 			s.end(id)
 		}
 		s.mu.Unlock()
 		pass(testTTL / renewShare)
-		if c := k.Claims()[0]; c.UntilNS > was || c.Generation != 0 {
-			t.Errorf("a key counts that nobody has seen after its lease was renewed: %+v", c)
+		if c := k.Claims()[0]; g.most > was || c.Generation != 0 {
+			t.Errorf("a key counted until %v, and nobody has seen it after its lease was renewed at %v: %+v", g.most, was, c)
 		}
 	})
+}
+
+// The answer to a reading of before comes after that to the taking.
+func TestAnOverhauledAnswerChangesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T, run func(*Keeper)) {
+		s, g := newFakeStore(1, 1, rand.New(rand.NewPCG(1, 1))), newGates(t)
+		k := g.keep("serv1", "a", 1, &slowLook{s})
+		run(k)
+		pass(testTTL/renewShare + 10*time.Millisecond) // the second reading is under way
+		k.Win(0, 2)
+		pass(time.Millisecond)
+		if !g.open("serv1") {
+			t.Fatal("the key was not won while a reading was under way")
+		}
+		if pass(testTTL); g.times != 1 || !g.open("serv1") {
+			t.Errorf("the key was lost and won %d times: %+v", g.times, k.Claims()[0])
+		}
+	})
+}
+
+// slowLook answers long after it has read.
+type slowLook struct{ *fakeStore }
+
+func (s *slowLook) look(ctx context.Context, identities []int) ([]view, error) {
+	views, err := s.fakeStore.look(ctx, identities)
+	sleep(ctx, testTTL/callShare-time.Millisecond)
+	return views, err
 }
 
 // stale renews whatever lease.
