@@ -137,6 +137,38 @@ func TestStatusTellsWhatTheFenceAgentDid(t *testing.T) {
 	}
 }
 
+func TestStatusTellsWhoHoldsAKeyInEtcd(t *testing.T) {
+	s := illStatus()
+	s.Arbiter = control.Arbiter{Kind: "etcd", Etcd: &control.Etcd{Error: "etcd does not answer: silent", Keys: []control.EtcdKey{
+		{Identity: "files", Holder: "serv2", Generation: 7, LeftUS: 2_900_000}, {Identity: "mail", Holder: "serv1", Generation: 6}, {Identity: "web"},
+	}}}
+	text := statusText(s)
+	for _, want := range []string{
+		"arbiter etcd\n", "not reached: etcd does not answer: silent", "key of files: held here for 2.9", "key of mail: held by serv1", "key of web: nobody needs it",
+		"! the arbiter would not let this node take or keep anything",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("without %q:\n%s", want, text)
+		}
+	}
+}
+
+func TestACheckSaysWhoSurvivesAPartitionWithEtcd(t *testing.T) {
+	cfg := &config.Config{Arbiter: config.Arbiter{Etcd: &config.Etcd{Endpoints: []string{"http://192.0.2.9:2379"}, TTL: 4 * time.Second}}}
+	if text := partitionWords(cfg); !strings.Contains(text, "at most 4s") || !strings.Contains(text, "never two owners") {
+		t.Error(text)
+	}
+	if text := arbiterWords(cfg); !strings.Contains(text, "key in etcd") {
+		t.Error(text)
+	}
+	text := strings.Join(warnings(cfg), "; ")
+	for _, want := range []string{"lists 1 of its members", "without TLS"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("without %q: %s", want, text)
+		}
+	}
+}
+
 func TestStatusAfterATakeover(t *testing.T) { golden(t, "status-ill", statusText(illStatus())) }
 
 func TestAPlannedChangeHasNoDetection(t *testing.T) {
