@@ -7,11 +7,12 @@
 #include "limits.h"
 
 // Raised whenever a struct below changes its shape or meaning.
-enum xd_abi { XDPHA_ABI = 4 };
+enum xd_abi { XDPHA_ABI = 6 };
 
 enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
 
-enum xd_arbiter { ARBITER_NONE, ARBITER_REACH };
+// Whose word it takes, beside the detector's, to own what a dead peer owned; see take_over.
+enum xd_verdict { VERDICT_KERNEL, VERDICT_FENCE, VERDICT_ETCD };
 
 // How the token of the kernel pacer is paced; see pacer.h.
 enum xd_pace { PACE_THREAD, PACE_TBF, PACE_FQ };
@@ -57,18 +58,17 @@ struct xd_config {
 	__u8 self; // 0 or 1
 	__u8 n_identities;
 	__u8 n_keys;
-	__u8 n_reach;
-	__u8 arbiter;
+	__u8 n_reach; // 0: no majority is asked for
+	enum xd_verdict verdict;
 	__u8 solo_keep;
-	__u8 pad0[2];
+	__u8 pad0[3];
 	__u32 confirm_probes;
 	__u32 own_be; // the node's own LAN address
-	__u32 pad1;
 	__u64 probe_ns;
 	__u64 suspect_ns;
 	__u64 dead_ns;
 	__u64 hold_ns;
-	__u64 serve_ns; // how long the right to serve lasts; 0: it is not asked for (arbiter none)
+	__u64 serve_ns; // how long the right to serve lasts; 0: it is not asked for, what is owned is kept
 	struct xd_key keys[MAX_KEYS];
 	struct xd_link_config links[MAX_LINKS];
 	struct xd_identity_config identities[MAX_IDENTITIES];
@@ -85,6 +85,9 @@ struct xd_control {
 	__u32 ring_ifindex; // where the token goes round
 	__u64 lap_ns; // how long a lap takes: an interval of probes, or half of one
 	__u64 floor[MAX_IDENTITIES]; // this node may have owned up to here before it booted
+	__u64 fenced_ns; // when a fence agent was asked last that said the peer is off; 0: never
+	__u64 leave_ns[MAX_IDENTITIES]; // until when this node surely holds the identity's key in etcd
+	__u64 leave_gen[MAX_IDENTITIES]; // the generation that it holds it at
 };
 
 #define FLAG_STANDBY (1U << 0)

@@ -49,11 +49,10 @@ static __always_inline __u32 unanswered(const struct xd_config *cfg, struct xd_s
 	return n;
 }
 
-// May this node take over while the peer is silent? With 'reach': only while a majority of
-// the listed hosts answers.
+// May this node call a silent peer dead? With listed hosts: only while a majority of them answers.
 static __always_inline int arbiter_allows(const struct xd_config *cfg, struct xd_state *st, __u64 since)
 {
-	return cfg->arbiter == ARBITER_NONE || reached(cfg, st, since) * 2 > cfg->n_reach;
+	return !cfg->n_reach || reached(cfg, st, since) * 2 > cfg->n_reach;
 }
 
 // With the peer dead the arbiter's leave is the right to serve, and lasts for SOLO_NS after the
@@ -63,7 +62,7 @@ static __always_inline int serve_alone(const struct xd_config *cfg, struct xd_st
 {
 	__u64 ok = *(volatile __u64 *)&st->reach_ok_ns;
 
-	if (!cfg->serve_ns)
+	if (!cfg->serve_ns || cfg->verdict == VERDICT_ETCD) // there each identity has a key of its own
 		return 1;
 	if (!ok || (__s64)(now - ok) >= (__s64)SOLO_NS) {
 		st->majority_since_ns = 0;
@@ -109,7 +108,7 @@ static __always_inline int die(struct xd_state *st, __u64 last, __u64 now)
 // intervals to speak.
 static __always_inline int just_back(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
-	if (may_serve(cfg, st, now))
+	if (may_serve(cfg, st, now) || cfg->verdict == VERDICT_ETCD)
 		return 0;
 	if (!st->majority_since_ns || (__s64)(*(volatile __u64 *)&st->serve_until_ns - st->majority_since_ns) > 0)
 		st->majority_since_ns = now;
@@ -144,7 +143,7 @@ static __always_inline void judge(const struct xd_config *cfg, struct xd_state *
 		return;
 	if (!die(st, last, now))
 		return;
-	if (cfg->serve_ns) {
+	if (cfg->serve_ns && cfg->verdict != VERDICT_ETCD) {
 		raise_time(&st->serve_until_ns, since + SOLO_NS);
 		raise_time(&st->serve_until_ns, st->reach_ok_ns + SOLO_NS);
 	}
@@ -152,12 +151,23 @@ static __always_inline void judge(const struct xd_config *cfg, struct xd_state *
 	take_over(cfg, st, last);
 }
 
+// Owned here and without a key, so that it needs the right to serve.
+__noinline int needs_right(__u32 i, __u64 now)
+{
+	struct xd_config *cfg = the_config();
+	struct xd_control *ctl = the_control();
+
+	return cfg && ctl && owns(i) && !holds_key(cfg, ctl, i, now);
+}
+
 // watch_right tells when this node is cut off: it owns something, and may not serve it.
 static __always_inline void watch_right(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
 	int any = 0;
 
-	if (may_serve(cfg, st, now)) {
+	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++)
+		any |= needs_right(i, now);
+	if (may_serve(cfg, st, now) || (cfg->verdict == VERDICT_ETCD && !any)) {
 		if (st->isolated_since_ns) {
 			*(volatile __u64 *)&st->isolated_since_ns = 0;
 			tell(now, EVENT_REJOINED, NO_IDENTITY, 0, 0);
@@ -166,8 +176,6 @@ static __always_inline void watch_right(const struct xd_config *cfg, struct xd_s
 	}
 	if (st->isolated_since_ns)
 		return;
-	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++)
-		any |= owns(i);
 	if (!any)
 		return;
 	*(volatile __u64 *)&st->isolated_since_ns = now;

@@ -269,7 +269,7 @@ const (
 
 // reachable is a node that asks three hosts and serves by the peer's or their leave.
 func reachable(v *truth) {
-	v.config.Arbiter, v.config.N_reach, v.config.ServeNs = 1, 3, serveFor
+	v.config.N_reach, v.config.ServeNs = 3, serveFor
 	v.state.ServeUntilNs = now() + serveFor
 }
 

@@ -62,7 +62,6 @@ func (g *gun) sceneConfig(r *rand.Rand, c *bpf.XdphaXdConfig) {
 	c.Self = uint8(r.IntN(2))
 	c.N_keys = uint8(1 + r.IntN(2))
 	c.N_reach = oneOf[uint8](r, 0, 3)
-	c.Arbiter = c.N_reach / 3
 	c.SoloKeep = uint8(r.IntN(2))
 	c.ServeNs = oneOf(r, 0, hour)
 	c.ProbeNs, c.SuspectNs, c.HoldNs = hour, 2*hour, 4*hour

@@ -20,6 +20,14 @@ static __always_inline int may_serve(const struct xd_config *cfg, const struct x
 	return !cfg->serve_ns || (__s64)(*(volatile __u64 *)&st->serve_until_ns - now) > 0;
 }
 
+// This node holds the identity's key in etcd, so nobody else does.
+static __always_inline int holds_key(const struct xd_config *cfg, const struct xd_control *ctl, __u32 identity,
+				     __u64 now)
+{
+	WITHIN(identity, MAX_IDENTITIES);
+	return cfg->verdict == VERDICT_ETCD && (__s64)(*(volatile __u64 *)&ctl->leave_ns[identity] - now) > 0;
+}
+
 static __always_inline int owns(__u32 identity)
 {
 	__u64 *word = the_word(identity);
@@ -38,7 +46,7 @@ static __always_inline int gate_open(const struct xd_config *cfg, __u32 identity
 	if (!ctl || !st || !word)
 		return 0;
 	now = bpf_ktime_get_boot_ns();
-	if (!may_serve(cfg, st, now))
+	if (!may_serve(cfg, st, now) && !holds_key(cfg, ctl, identity, now))
 		return 0;
 	// Without a supervisor and its thread this node does not probe, and so cannot prove a peer
 	// that boots: the peer's knocking must do, for it will take over after its hold.

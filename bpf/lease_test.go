@@ -160,7 +160,7 @@ func TestTheArbitersLeave(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			v, left := n.atWork(), c.left
 			v.state.HeardNs = now() - c.heard
-			v.config.N_reach, v.config.Arbiter, v.config.ServeNs = 3, 1, uint64(hour)
+			v.config.N_reach, v.config.ServeNs = 3, uint64(hour)
 			v.state.ReachSentNs, v.state.ServeUntilNs = now(), now()+left
 			n.put(v)
 			n.receive(lan, isAt(hosts[0], client, nodeMAC[0][lan], nodeIP[0][lan]))

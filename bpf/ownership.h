@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
 // ownership.h: the life of an ownership word; it changes by compare-and-swap only.
 //
-//   READY|g   -> OWNER|g'   take_over  (the peer is dead; g' is the next of this node's own)
+//   READY|g   -> OWNER|g'   take_over  (the peer is dead, and off if a fence agent must say so, and
+//                                      the key in etcd is won if it must be; g' is the next of this node's own)
 //   READY|g   -> OWNER|g'   peer_word  (the peer released it: YIELD|g)
 //   OWNER|g   -> YIELD|g    lapse      (the supervisor's lease ran out)
 //   OWNER|g   -> YIELD|g    peer_word  (stand-down: the peer demands it, READY|DEMAND|g)
@@ -57,6 +58,15 @@ static __always_inline int take(const struct xd_config *cfg, struct xd_state *st
 	return 1;
 }
 
+// With etcd this node must have won the identity's key, at the very generation that it takes.
+static __always_inline int won(const struct xd_config *cfg, __u32 i, __u64 gen)
+{
+	struct xd_control *ctl = the_control();
+
+	WITHIN(i, MAX_IDENTITIES);
+	return ctl && holds_key(cfg, ctl, i, bpf_ktime_get_boot_ns()) && *(volatile __u64 *)&ctl->leave_gen[i] == gen;
+}
+
 // The functions of one identity are global: the verifier proves each once, not once a caller.
 __noinline int take_one(__u32 i, __u64 evidence)
 {
@@ -68,6 +78,8 @@ __noinline int take_one(__u32 i, __u64 evidence)
 		return 0;
 	old = *(volatile __u64 *)word;
 	if (!(old & WORD_READY) || (old & WORD_OWNER))
+		return 0;
+	if (cfg->verdict == VERDICT_ETCD && !won(cfg, i, next_own(cfg, i, old & WORD_GEN)))
 		return 0;
 	return take(cfg, st, word, old, EVENT_TAKEOVER, i, evidence);
 }
@@ -88,11 +100,26 @@ __noinline int lapse_one(__u32 i, __u64 now)
 	return 1;
 }
 
+// With a fence agent the peer must be known to be off: it was asked after this death was declared,
+// and no frame has come since. A peer that has power again meanwhile owns nothing: it has booted.
+static __always_inline int fenced(const struct xd_state *st)
+{
+	struct xd_control *ctl = the_control();
+	__u64 at;
+
+	if (!ctl)
+		return 0;
+	at = *(volatile __u64 *)&ctl->fenced_ns;
+	return at && (__s64)(at - st->peer_since_ns) > 0 && (__s64)(at - *(volatile __u64 *)&st->heard_ns) > 0;
+}
+
 // What a peer of another configuration owned may have another name here: nothing is taken until
 // both agree again.
 static __always_inline void take_over(const struct xd_config *cfg, const struct xd_state *st, __u64 evidence)
 {
 	if (st->peer_boot && (__u32)st->peer_digest != cfg->digest)
+		return;
+	if (cfg->verdict == VERDICT_FENCE && !fenced(st))
 		return;
 	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++)
 		take_one(i, evidence);

@@ -372,15 +372,22 @@ func ownership(t *testing.T) []packet {
 
 // States in which the gate of files is closed, on a node whose lan NIC carries it.
 var closed = map[string]func(*truth){
-	"not the owner":                      func(v *truth) { v.words[0] = 5 },
-	"armed only":                         func(v *truth) { v.words[0] = ready | staged | 5 },
-	"released":                           func(v *truth) { v.words[0] = yield | 5 },
-	"the lease ran out":                  func(v *truth) { v.control.LeaseUntilNs = 1 },
-	"no lease yet":                       func(v *truth) { v.control.LeaseUntilNs = 0 },
-	"no lease, the peer suspected":       func(v *truth) { v.control.LeaseUntilNs = 1; v.state.PeerState = 2 },
-	"no right to serve yet":              func(v *truth) { v.config.ServeNs = 4e6 },
-	"the right to serve ran out":         func(v *truth) { v.config.ServeNs = 4e6; v.state.ServeUntilNs = now() - 1 },
-	"the right ran out, the peer dead":   func(v *truth) { v.config.ServeNs = 4e6; v.state.ServeUntilNs = 1; v.state.PeerState = 3 },
+	"not the owner":                       func(v *truth) { v.words[0] = 5 },
+	"armed only":                          func(v *truth) { v.words[0] = ready | staged | 5 },
+	"released":                            func(v *truth) { v.words[0] = yield | 5 },
+	"the lease ran out":                   func(v *truth) { v.control.LeaseUntilNs = 1 },
+	"no lease yet":                        func(v *truth) { v.control.LeaseUntilNs = 0 },
+	"no lease, the peer suspected":        func(v *truth) { v.control.LeaseUntilNs = 1; v.state.PeerState = 2 },
+	"no right to serve yet":               func(v *truth) { v.config.ServeNs = 4e6 },
+	"the right to serve ran out":          func(v *truth) { v.config.ServeNs = 4e6; v.state.ServeUntilNs = now() - 1 },
+	"the right ran out, the peer dead":    func(v *truth) { v.config.ServeNs = 4e6; v.state.ServeUntilNs = 1; v.state.PeerState = 3 },
+	"its key was held until a moment ago": func(v *truth) { arbitrated(v); v.control.LeaveNs[0] = now() - 1 },
+	"the key of another one is held":      func(v *truth) { arbitrated(v); v.control.LeaveNs[1] = now() + hour },
+	"a key is held that nobody asks for": func(v *truth) {
+		arbitrated(v)
+		v.config.Verdict, v.control.LeaveNs[0] = bpf.XdphaXdVerdictVERDICT_KERNEL, now()+hour
+	},
+	"its key is held, but no lease":      func(v *truth) { arbitrated(v); v.control.LeaveNs[0], v.control.LeaseUntilNs = now()+hour, 1 },
 	"no lease, peer dead, not kept solo": func(v *truth) { v.control.LeaseUntilNs = 1; v.state.PeerState = 3; v.config.SoloKeep = 0 },
 }
 
@@ -388,6 +395,8 @@ var closed = map[string]func(*truth){
 var open = map[string]func(*truth){
 	"the owner":                nil,
 	"the right to serve lasts": func(v *truth) { v.config.ServeNs = 4e6; v.state.ServeUntilNs = now() + hour },
+	"its key is held":          func(v *truth) { arbitrated(v); v.control.LeaveNs[0] = now() + hour },
+	"granted, without its key": func(v *truth) { arbitrated(v); v.state.ServeUntilNs = now() + hour },
 	"supervisor lost, peer dead, the arbiter's leave lasts": func(v *truth) {
 		v.config.ServeNs, v.state.ServeUntilNs, v.state.PeerState, v.control.LeaseUntilNs = 4e6, now()+hour, 3, 1
 	},

@@ -26,7 +26,7 @@ type XdphaDetector struct {
 type XdphaXdAbi uint32
 
 const (
-	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 4
+	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 6
 )
 
 type XdphaXdAddress struct {
@@ -43,12 +43,11 @@ type XdphaXdConfig struct {
 	N_identities  uint8
 	N_keys        uint8
 	N_reach       uint8
-	Arbiter       uint8
+	Verdict       XdphaXdVerdict
 	SoloKeep      uint8
-	Pad0          [2]uint8
+	Pad0          [3]uint8
 	ConfirmProbes uint32
 	OwnBe         uint32
-	Pad1          uint32
 	ProbeNs       uint64
 	SuspectNs     uint64
 	DeadNs        uint64
@@ -90,6 +89,9 @@ type XdphaXdControl struct {
 	RingIfindex  uint32
 	LapNs        uint64
 	Floor        [16]uint64
+	FencedNs     uint64
+	LeaveNs      [16]uint64
+	LeaveGen     [16]uint64
 }
 
 type XdphaXdEvent struct {
@@ -257,6 +259,14 @@ type XdphaXdTimeline struct {
 	InNs        uint64
 	OutNs       uint64
 }
+
+type XdphaXdVerdict uint32
+
+const (
+	XdphaXdVerdictVERDICT_KERNEL XdphaXdVerdict = 0
+	XdphaXdVerdictVERDICT_FENCE  XdphaXdVerdict = 1
+	XdphaXdVerdictVERDICT_ETCD   XdphaXdVerdict = 2
+)
 
 // Names of all BPF objects in the ELF.
 //

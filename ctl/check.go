@@ -61,7 +61,7 @@ With --history it is 1 if no daemon runs, or if a silence came to 80 % of dead_a
 			}
 			r := newCheckReport(cfg)
 			if !c.Bool("config-only") {
-				r.Host = hostChecks(cfg)
+				r.Host = append(hostChecks(cfg), fenceChecks(c.Context, cfg)...)
 			}
 			if c.Bool("json") {
 				err = json.NewEncoder(env.Stdout).Encode(r)
@@ -98,11 +98,12 @@ type checkTiming struct {
 	ConfirmProbes     int    `json:"confirm_probes"`
 	SupervisorLeaseUS int64  `json:"supervisor_lease_us"`
 	BootHoldUS        int64  `json:"boot_hold_us"`
-	// Right is the right to serve; nil with arbiter none, which asks for none.
+	// Right is the right to serve; nil if none is asked for: with arbiter none, or fence alone.
 	Right            *checkRight `json:"right_to_serve,omitempty"`
 	SupervisorLostUS int64       `json:"supervisor_lost_us"`
 	SupervisorLost   string      `json:"supervisor_lost"` // takeover | wait
 	Pacer            string      `json:"pacer"`
+	Arbiter          string      `json:"arbiter"`
 }
 
 // checkRight shows that a right to serve ends before the peer may take over:
@@ -173,12 +174,12 @@ func newCheckTiming(cfg *config.Config) checkTiming {
 	out := checkTiming{
 		Profile: t.Profile, ProbeUS: t.Probe.Microseconds(), SuspectAfterUS: t.SuspectAfter.Microseconds(), DeadAfterUS: t.DeadAfter.Microseconds(),
 		ConfirmProbes: t.ConfirmProbes, SupervisorLeaseUS: t.SupervisorLease.Microseconds(), BootHoldUS: t.BootHold.Microseconds(),
-		SupervisorLostUS: t.SupervisorLost.Microseconds(), SupervisorLost: control.PolicyWait, Pacer: t.Pacer,
+		SupervisorLostUS: t.SupervisorLost.Microseconds(), SupervisorLost: control.PolicyWait, Pacer: t.Pacer, Arbiter: cfg.Arbiter.Kind(),
 	}
 	if t.DemandIfLost {
 		out.SupervisorLost = control.PolicyTakeover
 	}
-	if !cfg.Arbiter.None {
+	if cfg.Arbiter.AsksForRight() {
 		const micro = float64(time.Microsecond)
 		out.Right = &checkRight{
 			ServeForUS: t.ServeFor.Microseconds(), LingerUS: t.Linger.Microseconds(), ClockError: config.ClockError, Holds: t.RightEnds(),
@@ -264,11 +265,19 @@ func warnings(cfg *config.Config) []string {
 	out := []string{}
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	switch hosts := len(cfg.Arbiter.Reach); {
+	case cfg.Arbiter.Etcd != nil:
+		if n := len(cfg.Arbiter.Etcd.Endpoints); n < 3 {
+			add("arbiter etcd lists %d of its members: one that fails may stop a takeover; list three or more that do not fail together", n)
+		}
+		if strings.HasPrefix(cfg.Arbiter.Etcd.Endpoints[0], "http:") {
+			add("arbiter etcd is asked without TLS: whoever reaches its network decides who serves; write https endpoints and tls")
+		}
 	case cfg.Arbiter.None:
-		add("arbiter none: if the nodes are both alive and cannot hear each other, both own everything; list hosts under arbiter: reach")
-	case hosts < 3:
+		add("arbiter none: if the nodes are both alive and cannot hear each other, both own everything; list hosts under arbiter: reach, or write arbiter: fence")
+	case hosts > 0 && hosts < 3:
 		add("arbiter reach lists %d: a majority of that is %d, so one silent host may stop a takeover; list three or more that do not fail together", hosts, hosts/2+1)
 	}
+	out = append(out, fenceWarnings(cfg)...)
 	for _, a := range cfg.Arbiter.Reach {
 		if !cfg.Nodes[cfg.Self].LanAddr.Contains(a) {
 			add("arbiter host %s is outside of %s: it can only be heard through a router", a, cfg.Nodes[cfg.Self].LanAddr.Masked())
@@ -311,7 +320,7 @@ func failures(cfg *config.Config) []failure {
 	for i, n := range cfg.Nodes {
 		o := cfg.Nodes[1-i]
 		moved := homesAt(cfg, i)
-		lead := fmt.Sprintf("%s hears nothing for %s on any link, %s,", o.Name, t.DeadAfter, arbiterWords(cfg))
+		lead := fmt.Sprintf("%s hears nothing for %s on any link, %s,%s", o.Name, t.DeadAfter, arbiterWords(cfg), spaced(fenceWords(cfg, i)))
 		if len(moved) == 0 {
 			out = append(out, failure{n.Name + " loses power, or its kernel dies", fmt.Sprintf("nothing moves: %s is home to nothing", n.Name)})
 			continue
@@ -377,17 +386,33 @@ func thenStarts(cfg *config.Config, node int) string {
 	return "; then it starts " + strings.Join(out, ", ")
 }
 
+func spaced(s string) string {
+	if s != "" {
+		s = " " + s
+	}
+	return s
+}
+
 func arbiterWords(cfg *config.Config) string {
-	if cfg.Arbiter.None {
-		return "asks nobody (arbiter none)"
+	if cfg.Arbiter.Etcd != nil {
+		return "has won the identity's key in etcd"
 	}
 	n := len(cfg.Arbiter.Reach)
+	if n == 0 {
+		return fmt.Sprintf("asks nobody (arbiter %s)", cfg.Arbiter.Kind())
+	}
 	return fmt.Sprintf("reaches at least %d of the %d listed hosts", n/2+1, n)
 }
 
 func partitionWords(cfg *config.Config) string {
 	if cfg.Arbiter.None {
 		return "both own everything until a frame passes again; then the higher generation wins (arbiter none)"
+	}
+	if cfg.Arbiter.Fence != nil {
+		return fencedPartition(cfg)
+	}
+	if e := cfg.Arbiter.Etcd; e != nil {
+		return fmt.Sprintf("who owns an identity asks etcd for its key first and keeps it; a node that does not reach etcd closes its gates, and after at most %s the other one may win its keys; never two owners", e.TTL)
 	}
 	n := len(cfg.Arbiter.Reach)
 	return fmt.Sprintf("a node that reaches fewer than %d of the %d listed hosts closes its gates; two owners only if both reach them and not one frame passes between the nodes", n/2+1, n)
@@ -429,7 +454,7 @@ func timingText(b *strings.Builder, t checkTiming) {
 			fmt.Fprintf(w, "linger\t%s\tε: so long may a frame stay under way behind the gate\n", us(r.LingerUS))
 			fmt.Fprintf(w, "clock error\t%g %%\tρ: so much faster or slower may a node's clock run\n", 100*r.ClockError)
 		} else {
-			fmt.Fprintln(w, "right to serve\t-\tnot asked for (arbiter none)")
+			fmt.Fprintf(w, "right to serve\t-\tnot asked for (arbiter %s)\n", t.Arbiter)
 		}
 		fmt.Fprintf(w, "supervisor lease\t%s\tas long a daemon may be away\n", us(t.SupervisorLeaseUS))
 		fmt.Fprintf(w, "supervisor lost\t%s\tsilence of the peer's daemon, its kernel answering (derived); then: %s\n", us(t.SupervisorLostUS), policyWord(control.Policy{SupervisorLost: t.SupervisorLost}))

@@ -20,7 +20,7 @@ const module = "github.com/xdpha/xdpha/"
 // an earlier layer, never its own or a later one.
 var layers = [][]string{
 	{"bpf", "pkg/core", "pkg/wire", "pkg/config", "pkg/privilege", "pkg/bench/stats"},
-	{"loader", "pkg/host", "pkg/announce", "pkg/arbiter", "pkg/service", "pkg/mirror", "pkg/control"},
+	{"loader", "pkg/host", "pkg/announce", "pkg/arbiter", "pkg/arbiter/etcd", "pkg/arbiter/etcdtest", "pkg/service", "pkg/mirror", "pkg/control"},
 	{"pkg/metrics", "pkg/lab", "pkg/sim", "pkg/bench"},
 	{"pkg/node", "pkg/bench/pair", "pkg/bench/cost"},
 	{"ctl", "pkg/bench/peers", "pkg/bench/outage"},
@@ -35,6 +35,8 @@ var only = map[string][]string{
 	"github.com/mdlayher/arp":             {"pkg/announce"},
 	"github.com/prometheus/client_golang": {"pkg/metrics"},
 	"github.com/xdpha/xdpha/bpf":          {"loader"},
+	"go.etcd.io/etcd/client/v3":           {"pkg/arbiter/etcd"},
+	"go.etcd.io/etcd/server/v3":           {"pkg/arbiter/etcdtest"},
 	"github.com/coreos/go-systemd/v22":    {"pkg/node", "pkg/service"},
 }
 

@@ -5,6 +5,7 @@ package ctl
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -115,8 +116,56 @@ func TestStatusTellsThePeersThreeValuesApart(t *testing.T) {
 			t.Errorf("lacks %q:\n%s", want, text)
 		}
 	}
+	s.Arbiter.Kind = "none"
 	if s.RightToServeUS = nil; !strings.Contains(statusText(s), "not asked for (arbiter none)") {
 		t.Error("arbiter none is not told")
+	}
+}
+
+func TestStatusTellsWhatTheFenceAgentDid(t *testing.T) {
+	s := illStatus()
+	at := time.Date(2026, 11, 23, 9, 39, 53, 0, time.UTC)
+	s.Arbiter.Kind = "reach+fence"
+	s.Arbiter.Fence = &control.Fence{Agent: "fence_ipmilan", State: control.FencePeerOff, LastResult: "off", LastAt: &at}
+	if text := statusText(s); !strings.Contains(text, "arbiter reach+fence: reaches 2 of 3 hosts") ||
+		!strings.Contains(text, "fence agent fence_ipmilan: the peer is off; last run: off, at 2026-11-23 09:39:53") {
+		t.Error(text)
+	}
+	s.Arbiter.Fence.State, s.Arbiter.Fence.LastResult, s.Arbiter.Fence.LastError = control.FenceIdle, "failed", "exit status 1: no route"
+	if text := statusText(s); !strings.Contains(text, "! serv1 could not be switched off, and nothing of it is taken before it is: exit status 1: no route") {
+		t.Error(text)
+	}
+}
+
+func TestStatusTellsWhoHoldsAKeyInEtcd(t *testing.T) {
+	s := illStatus()
+	s.Arbiter = control.Arbiter{Kind: "etcd", Etcd: &control.Etcd{Error: "etcd does not answer: silent", Keys: []control.EtcdKey{
+		{Identity: "files", Holder: "serv2", Generation: 7, LeftUS: 2_900_000}, {Identity: "mail", Holder: "serv1", Generation: 6}, {Identity: "web"},
+	}}}
+	text := statusText(s)
+	for _, want := range []string{
+		"arbiter etcd\n", "not reached: etcd does not answer: silent", "key of files: held here for 2.9", "key of mail: held by serv1", "key of web: nobody needs it",
+		"! the arbiter would not let this node take or keep anything",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("without %q:\n%s", want, text)
+		}
+	}
+}
+
+func TestACheckSaysWhoSurvivesAPartitionWithEtcd(t *testing.T) {
+	cfg := &config.Config{Arbiter: config.Arbiter{Etcd: &config.Etcd{Endpoints: []string{"http://192.0.2.9:2379"}, TTL: 4 * time.Second}}}
+	if text := partitionWords(cfg); !strings.Contains(text, "at most 4s") || !strings.Contains(text, "never two owners") {
+		t.Error(text)
+	}
+	if text := arbiterWords(cfg); !strings.Contains(text, "key in etcd") {
+		t.Error(text)
+	}
+	text := strings.Join(warnings(cfg), "; ")
+	for _, want := range []string{"lists 1 of its members", "without TLS"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("without %q: %s", want, text)
+		}
 	}
 }
 
@@ -243,7 +292,7 @@ func TestPictureOfAPowerCut(t *testing.T) {
 }
 
 func TestACheckExplainsEachFailure(t *testing.T) {
-	for _, file := range []string{"contract", "least"} {
+	for _, file := range []string{"contract", "least", "fence"} {
 		cfg, err := config.Load(filepath.Join("..", "testdata", "config", "good", file+".yaml"), config.Options{
 			Node: "serv1", ReadFile: func(string) ([]byte, error) { return []byte(strings.Repeat("0a", 32)), nil }})
 		if err != nil {
@@ -253,6 +302,64 @@ func TestACheckExplainsEachFailure(t *testing.T) {
 		r := newCheckReport(cfg)
 		r.Host = []hostCheck{{Name: "CAP_BPF", OK: true, Detail: "held"}, {Name: "NIC eth1", Detail: "Link not found", Remedy: "correct its name"}}
 		golden(t, "check-"+file, checkText(r))
+	}
+}
+
+func TestACheckSaysWhoSurvivesAPartitionWithAFenceAgent(t *testing.T) {
+	fence := func(first, second time.Duration, reach int) *config.Config {
+		return &config.Config{
+			Nodes: [2]config.Node{{Name: "serv1"}, {Name: "serv2"}},
+			Arbiter: config.Arbiter{Reach: make([]netip.Addr, reach),
+				Fence: &config.Fence{Agent: "fence_ipmilan", Nodes: [2]config.FenceNode{{Delay: first}, {Delay: second}}}},
+		}
+	}
+	for _, tt := range []struct {
+		cfg    *config.Config
+		want   string
+		mutual bool
+	}{
+		{fence(5*time.Second, 0, 0), "serv2 is switched off, as serv1 has the longer delay", false},
+		{fence(0, 5*time.Second, 0), "serv1 is switched off, as serv2 has the longer delay", false},
+		{fence(time.Second, time.Second, 0), "each has the other switched off, at the same time", true},
+		{fence(5*time.Second, 0, 3), "fewer than 2 of the 3 listed hosts closes its gates and switches nobody off; if both reach them, serv2 is switched off", false},
+	} {
+		if got := partitionWords(tt.cfg); !strings.Contains(got, tt.want) {
+			t.Errorf("%q lacks %q", got, tt.want)
+		}
+		if got := strings.Join(warnings(tt.cfg), "\n"); strings.Contains(got, "at the same time") != tt.mutual {
+			t.Errorf("delays %v: warnings %q", tt.cfg.Arbiter.Fence.Nodes, got)
+		}
+	}
+}
+
+// An agent of the test's own: it knows plug, and says that serv2 is on.
+func TestACheckAsksTheFenceAgent(t *testing.T) {
+	agent := filepath.Join(t.TempDir(), "fence_own")
+	script := `#!/bin/sh
+case $(cat) in
+*action=metadata*) echo '<resource-agent><parameters><parameter name="plug"/></parameters><actions><action name="off"/><action name="status"/></actions></resource-agent>' ;;
+*action=status*plug=7*) exit 0 ;;
+*) echo what >&2; exit 1 ;;
+esac
+`
+	if err := os.WriteFile(agent, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cfg := &config.Config{
+		Nodes: [2]config.Node{{Name: "serv1"}, {Name: "serv2"}},
+		Arbiter: config.Arbiter{Fence: &config.Fence{Agent: agent, Timeout: time.Minute, Nodes: [2]config.FenceNode{
+			{Params: []config.FenceParam{{Name: "plug", Value: "6"}, {Name: "plugg", Value: "6"}}}, {Params: []config.FenceParam{{Name: "plug", Value: "7"}}}}}},
+	}
+	got := fenceChecks(t.Context(), cfg)
+	if len(got) != 3 || got[0].OK || !strings.Contains(got[0].Detail, "knows no parameter plugg") || !got[1].OK {
+		t.Fatalf("%+v", got)
+	}
+	if !got[2].OK || got[2].Name != "power of serv2" || !strings.Contains(got[2].Detail, "says that it is on") {
+		t.Errorf("%+v", got[2])
+	}
+	cfg.Self = 1 // and serv1, whose plug is 6, it does not know
+	if got := fenceChecks(t.Context(), cfg); got[2].OK || !strings.Contains(got[2].Detail, "exit status 1: what") {
+		t.Errorf("%+v", got[2])
 	}
 }
 
@@ -286,7 +393,7 @@ func TestACheckWarnsOfWhatMaySurprise(t *testing.T) {
 }
 
 func TestACheckShowsARightThatWouldNotEnd(t *testing.T) {
-	cfg := &config.Config{Timing: config.Timing{DeadAfter: 5 * time.Millisecond, ServeFor: 4490 * time.Microsecond, Linger: 500 * time.Microsecond, SupervisorLost: time.Second}}
+	cfg := &config.Config{Arbiter: config.Arbiter{Reach: make([]netip.Addr, 3)}, Timing: config.Timing{DeadAfter: 5 * time.Millisecond, ServeFor: 4490 * time.Microsecond, Linger: 500 * time.Microsecond, SupervisorLost: time.Second}}
 	var b strings.Builder
 	timingText(&b, newCheckTiming(cfg))
 	if want := "L(1+ρ)+ε < Δ(1−ρ), Δ being dead_after: 4.99449ms < 4.995ms"; !strings.Contains(b.String(), want) {

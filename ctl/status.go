@@ -295,7 +295,7 @@ func statusServing(b *strings.Builder, s control.Status) {
 	fmt.Fprintf(b, "pacer %s, wanted %s: last tick %s, longest gap %s, tokens sent %d\n", orDash(p.Mode), orDash(p.Wanted), heard(p.LastTickUS), shortUS(p.GapMaxUS), p.TokensSent)
 	switch right := s.RightToServeUS; {
 	case right == nil:
-		b.WriteString("right to serve: not asked for (arbiter none)\n")
+		fmt.Fprintf(b, "right to serve: not asked for (arbiter %s)\n", s.Arbiter.Kind)
 	case *right == 0:
 		b.WriteString("right to serve: has run out, the gates are closed\n")
 	default:
@@ -305,7 +305,7 @@ func statusServing(b *strings.Builder, s control.Status) {
 
 func statusArbiter(b *strings.Builder, a control.Arbiter) {
 	fmt.Fprintf(b, "arbiter %s", a.Kind)
-	if a.Kind == "reach" {
+	if len(a.Hosts) > 0 {
 		fmt.Fprintf(b, ": reaches %d of %d hosts, needs %d", a.Reached, len(a.Hosts), a.Needed)
 		for i, h := range a.Hosts {
 			sep := ", "
@@ -317,11 +317,49 @@ func statusArbiter(b *strings.Builder, a control.Arbiter) {
 				b.WriteString(" silent")
 			}
 		}
-		if len(a.Hosts) > 0 {
-			b.WriteString(")")
-		}
+		b.WriteString(")")
 	}
 	b.WriteString("\n")
+	if e := a.Etcd; e != nil {
+		etcdText(b, e)
+	}
+	if f := a.Fence; f != nil {
+		fmt.Fprintf(b, "fence agent %s: %s%s\n", f.Agent, fenceStates[f.State], fenceLast(f))
+	}
+}
+
+func etcdText(b *strings.Builder, e *control.Etcd) {
+	if !e.Reached {
+		fmt.Fprintf(b, "  not reached: %s\n", orDash(e.Error))
+	}
+	for _, k := range e.Keys {
+		switch {
+		case k.LeftUS > 0:
+			fmt.Fprintf(b, "  key of %s: held here for %s at least\n", k.Identity, shortUS(k.LeftUS))
+		case k.Holder != "":
+			fmt.Fprintf(b, "  key of %s: held by %s\n", k.Identity, k.Holder)
+		default:
+			fmt.Fprintf(b, "  key of %s: nobody needs it\n", k.Identity)
+		}
+	}
+}
+
+var fenceStates = map[string]string{
+	control.FenceIdle:    "has nothing to do",
+	control.FenceRunning: "is switching the peer off",
+	control.FencePeerOff: "the peer is off",
+}
+
+// fenceLast tells of the agent's last run.
+func fenceLast(f *control.Fence) string {
+	if f.LastAt == nil {
+		return "; not run since the daemon's start"
+	}
+	s := fmt.Sprintf("; last run: %s, at %s", f.LastResult, f.LastAt.Format(time.DateTime))
+	if f.LastError != "" {
+		s += ": " + f.LastError
+	}
+	return s
 }
 
 func statusTakeover(b *strings.Builder, s control.Status) {
@@ -409,6 +447,9 @@ func attention(s control.Status) []string {
 	}
 	if !s.Arbiter.Satisfied {
 		add("the arbiter would not let this node take or keep anything while %s is silent", orDash(s.Peer.Name))
+	}
+	if f := s.Arbiter.Fence; f != nil && f.LastError != "" && s.Peer.State == control.PeerDead {
+		add("%s could not be switched off, and nothing of it is taken before it is: %s", orDash(s.Peer.Name), f.LastError)
 	}
 	if s.Standby {
 		add("this node is in standby: it takes nothing (xdpha standby off)")

@@ -43,12 +43,23 @@ type Config struct {
 	ConfirmProbes     int
 	SoloKeep          bool
 	ServeFor          time.Duration // how long the right to serve lasts; 0: not asked for
-	Keys              []Key         // the signing one first; one or two
+	Verdict           Verdict
+	Keys              []Key // the signing one first; one or two
 	Links             [Links]LinkConfig
 	OwnAddress        netip.Addr // the node's own IPv4 address on lan
 	Identities        []IdentityConfig
-	Reach             []netip.Addr // empty: no arbiter
+	Reach             []netip.Addr // empty: no majority is asked for
 }
+
+// Verdict says whose word it takes, beside the detector's, to own what a dead peer owned.
+type Verdict uint32
+
+// As numbered in bpf/abi.h.
+const (
+	VerdictKernel = Verdict(bpf.XdphaXdVerdictVERDICT_KERNEL) // nobody's
+	VerdictEtcd   = Verdict(bpf.XdphaXdVerdictVERDICT_ETCD)   // etcd's, by identity: see SetLeave
+	VerdictFence  = Verdict(bpf.XdphaXdVerdictVERDICT_FENCE)  // a fence agent's: see SetFenced
+)
 
 // Key is a SipHash key and the byte that names it in frames.
 type Key struct {
@@ -97,7 +108,7 @@ func (c *Config) abi() (v bpf.XdphaXdConfig, err error) {
 	}
 	v.Abi, v.ClusterId, v.Digest = ABI, c.ClusterID, c.Digest
 	v.Self, v.N_identities, v.N_keys = uint8(c.Self), uint8(len(c.Identities)), uint8(len(c.Keys))
-	v.N_reach, v.Arbiter, v.SoloKeep = uint8(len(c.Reach)), b2u(len(c.Reach) > 0), b2u(c.SoloKeep)
+	v.N_reach, v.Verdict, v.SoloKeep = uint8(len(c.Reach)), bpf.XdphaXdVerdict(c.Verdict), b2u(c.SoloKeep)
 	v.ConfirmProbes, v.OwnBe = uint32(c.ConfirmProbes), be(c.OwnAddress)
 	v.ProbeNs, v.SuspectNs = uint64(c.Probe), uint64(c.SuspectAfter)
 	v.DeadNs, v.HoldNs, v.ServeNs = uint64(c.DeadAfter), uint64(c.BootHold), uint64(c.ServeFor)

@@ -46,6 +46,20 @@ func (d *Datapath) Renew(now int64, lease time.Duration) {
 	atomic.StoreUint64(&d.control.RenewedNs, uint64(now))
 }
 
+// SetFenced tells the kernel that a fence agent which was asked at that time found the peer off.
+// It holds for the death that was declared before, until a frame comes.
+func (d *Datapath) SetFenced(at int64) { atomic.StoreUint64(&d.control.FencedNs, uint64(at)) }
+
+// SetLeave tells the kernel until when an identity's key in etcd is surely held, and at which
+// generation; 0: it is not. One at a time.
+func (d *Datapath) SetLeave(identity int, generation uint64, until int64) {
+	if d.control.LeaveGen[identity] != generation {
+		atomic.StoreUint64(&d.control.LeaveNs[identity], 0)
+		atomic.StoreUint64(&d.control.LeaveGen[identity], generation)
+	}
+	atomic.StoreUint64(&d.control.LeaveNs[identity], uint64(until))
+}
+
 // LeaseUntil is when the supervisor's lease ends.
 func (d *Datapath) LeaseUntil() int64 { return int64(atomic.LoadUint64(&d.control.LeaseUntilNs)) }
 
@@ -107,7 +121,10 @@ type State struct {
 	ReachNS        [MaxReach][Links]int64
 	TokenNS        int64 // when the pacer's token came by last
 	ServeUntilNS   int64 // the right to serve
-	ServeNeeded    bool  // false: arbiter none
+	ServeNeeded    bool  // false: what is owned is kept, whatever the network does
+	HeardNS        int64 // last accepted frame on any link
+	FencedNS       int64 // see SetFenced; 0: never
+	LeaveNS        []int64 // see SetLeave, by identity
 	Isolated       bool
 	StrangerNS     int64 // last frame on the crossover of another version or secret
 	Suspects       uint64
@@ -223,6 +240,7 @@ func (d *Datapath) State(n int) State {
 		PeerFlags: parseFlags(u(&p.PeerFlags)), PeerDigest: uint32(u(&p.PeerDigest)),
 		Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs), Isolated: u(&p.IsolatedSinceNs) != 0,
 		TokenNS: l(&p.TokenNs), ServeUntilNS: l(&p.ServeUntilNs), ServeNeeded: d.serves, StrangerNS: l(&p.StrangerNs),
+		HeardNS: l(&p.HeardNs), FencedNS: l(&d.control.FencedNs),
 		Suspects: u(&p.Suspects), Refuted: u(&p.Refuted), SelfStalls: u(&p.SelfStalls), Reverted: u(&p.Reverted),
 		Silence:      Histogram{MaxNS: u(&p.GapMaxNs)},
 		LeaseUntilNS: d.LeaseUntil(), SupervisorAtNS: l(&d.control.RenewedNs),
@@ -230,6 +248,7 @@ func (d *Datapath) State(n int) State {
 	for i := range n {
 		s.PeerWords = append(s.PeerWords, core.Word(u(&p.PeerWords[i])))
 		s.Words = append(s.Words, d.Word(i))
+		s.LeaveNS = append(s.LeaveNS, l(&d.control.LeaveNs[i]))
 	}
 	for b := range p.GapHist {
 		s.Silence.Buckets[b] = u(&p.GapHist[b])
@@ -252,13 +271,18 @@ func (d *Datapath) State(n int) State {
 	return s
 }
 
+// Fenced reports whether the peer is known to be off, by the rule of bpf/ownership.h.
+func (s *State) Fenced() bool {
+	return s.Peer == core.PeerDead && s.FencedNS > s.PeerSinceNS && s.FencedNS > s.HeardNS
+}
+
 // GateOpen reports whether an identity's gate is open, by the rule of bpf/gate.h as far as
 // a running supervisor meets it.
 func (s *State) GateOpen(identity int) (open bool, reason string) {
 	switch {
 	case !s.Words[identity].Has(core.Owner):
 		return false, "not the owner"
-	case s.ServeNeeded && s.ServeUntilNS <= s.AtNS:
+	case s.ServeNeeded && s.ServeUntilNS <= s.AtNS && s.LeaveNS[identity] <= s.AtNS:
 		return false, "this node is cut off: neither the peer nor the arbiter lets it serve"
 	case s.LeaseUntilNS <= s.AtNS:
 		return false, "the supervisor's lease ran out"

@@ -168,18 +168,26 @@ func (c *checker) self() {
 // arbiter must be chosen in so many words: none is never a default.
 func (c *checker) arbiter() {
 	a := &c.raw.arbiter
-	const choose = "write arbiter: {reach: [HOST, …]}, or arbiter: {none: true} to serve whatever the network does"
+	const choose = "write arbiter: {reach: [HOST, …]}, {fence: {agent: …}} or both, {etcd: {endpoints: […]}}, or {none: true} to serve whatever the network does"
 	switch {
 	case a.none.v && a.reach.set:
 		c.add(a.none.at, "none: true contradicts reach; remove one of them")
-	case !a.none.v && !a.reach.set:
+	case a.none.v && a.fence.set:
+		c.add(a.none.at, "none: true contradicts fence; remove one of them")
+	case a.none.v && a.etcd.set:
+		c.add(a.none.at, "none: true contradicts etcd; remove one of them")
+	case a.etcd.set && (a.reach.set || a.fence.set):
+		c.add(a.etcd.at, "etcd decides alone; remove reach and fence, or etcd")
+	case !a.none.v && !a.reach.set && !a.fence.set && !a.etcd.set:
 		c.add(cmp.Or(a.at, top), "no arbiter; %s", choose)
-	case !a.none.v && len(a.reach.items) == 0:
+	case a.reach.set && len(a.reach.items) == 0:
 		c.add(a.reach.at, "reach has no hosts; %s", choose)
 	case len(a.reach.items) > MaxReach:
 		c.add(a.reach.items[MaxReach].at, "more than %d reach hosts; write the few that prove this node connected", MaxReach)
 	}
 	c.cfg.Arbiter.None = a.none.v
+	c.cfg.Arbiter.Fence = c.fence()
+	c.cfg.Arbiter.Etcd = c.etcd()
 	for _, v := range a.reach.items {
 		ip, err := netip.ParseAddr(v.v)
 		if err != nil || !ip.Is4() {

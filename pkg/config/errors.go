@@ -68,13 +68,14 @@ type pos struct{ line, col int }
 
 // report collects mistakes against one source.
 type report struct {
-	path  string
-	lines []string
-	errs  Errors
+	path    string
+	lines   []string
+	unshown map[int]bool // lines that hold a secret
+	errs    Errors
 }
 
 func newReport(path string, src []byte) *report {
-	return &report{path: path, lines: strings.Split(string(src), "\n")}
+	return &report{path: path, lines: strings.Split(string(src), "\n"), unshown: map[int]bool{}}
 }
 
 // add notes a mistake at a place.
@@ -90,6 +91,11 @@ func (r *report) add(at pos, format string, args ...any) {
 
 // err returns what was collected: nil, one *Error, or Errors.
 func (r *report) err() error {
+	for _, e := range r.errs {
+		if r.unshown[e.Line] {
+			e.Source = ""
+		}
+	}
 	switch len(r.errs) {
 	case 0:
 		return nil

@@ -36,6 +36,7 @@ const (
 	profileCustom        = "custom"
 	defaultLease         = time.Second // or 10 × dead_after, if that is longer
 	defaultBootHold      = 3 * time.Second
+	defaultFenceHold     = 2 * time.Minute // servers differ by that much in how long they boot
 	defaultFailbackAfter = time.Minute
 	defaultEvery         = 2 * time.Second
 	defaultRise          = 2

@@ -34,6 +34,8 @@ type rawArbiter struct {
 	set   bool
 	none  value[bool]
 	reach list
+	fence rawFence
+	etcd  rawEtcd
 }
 
 type rawNode struct {
@@ -112,14 +114,13 @@ func (d decoder) timing(t *rawTiming) field {
 }
 
 func (d decoder) arbiter(a *rawArbiter) field {
-	const remedy = "write reach: [HOST, …] or none: true"
 	return field{"arbiter", func(kv *ast.MappingValueNode) {
 		a.at, a.set = at(kv), true
 		d.object(kv.Value, "arbiter",
 			d.texts("reach", &a.reach, "192.0.2.1, 192.0.2.53"),
 			d.boolean("none", &a.none),
-			d.later("fence", remedy),
-			d.later("etcd", remedy),
+			d.fence(&a.fence),
+			d.etcd(&a.etcd),
 		)
 	}}
 }

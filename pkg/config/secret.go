@@ -46,7 +46,7 @@ func loadKeys(r *report, file value[string], cluster string, o Options) ([]Key, 
 	}
 	read := o.ReadFile
 	if read == nil {
-		read = readSecret
+		read = ReadSecret
 	}
 	src, err := read(name)
 	if err != nil {
@@ -63,9 +63,9 @@ const DaemonUser = "xdpha"
 // maxSecretFile is far more than all keys with empty lines between them.
 const maxSecretFile = 4096
 
-// readSecret reads a file that only its owner can use, and whose owner may know the secret. It
+// ReadSecret reads a file that only its owner can use, and whose owner may know the secret. It
 // looks at the file that it has opened: a name can be given to another one meanwhile.
-func readSecret(name string) ([]byte, error) {
+func ReadSecret(name string) ([]byte, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0) // a pipe without a writer must not hold the daemon
 	if err != nil {
 		return nil, err

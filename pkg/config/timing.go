@@ -21,22 +21,35 @@ func (c *checker) timing() {
 		c.add(t.supervisorLease.at, "supervisor_lease %s is less than %d × dead_after (%s); write at least %s",
 			short(out.SupervisorLease), minLeaseDeads, short(out.DeadAfter), short(least))
 	}
-	out.BootHold = or(t.bootHold, max(defaultBootHold, 2*out.SupervisorLease))
-	if least := minBootDeads * out.DeadAfter; c.raw.arbiter.none.v && out.BootHold < least {
+	out.BootHold = or(t.bootHold, max(c.defaultBootHold(), 2*out.SupervisorLease))
+	alone := c.raw.arbiter.reach.set // for a while a node may serve without hearing anybody
+	if least := minBootDeads * out.DeadAfter; !alone && out.BootHold < least {
 		c.add(place(t.bootHold, t.at), "boot_hold %s is less than %d × dead_after (%s); write at least %s",
 			short(out.BootHold), minBootDeads, short(out.DeadAfter), short(least))
-	} else if least += SoloFor; !c.raw.arbiter.none.v && out.BootHold < least {
+	} else if least += SoloFor; alone && out.BootHold < least {
 		c.add(place(t.bootHold, t.at), "boot_hold %s is less than %s, for which a node may serve alone, and %d × dead_after (%s); write at least %s",
 			short(out.BootHold), short(SoloFor), minBootDeads, short(out.DeadAfter), short(least))
 	}
 	c.right()
 	// In time for the arbiter's leave to come before the peer's last grant ends.
 	out.SuspectAfter = max(out.Probe, min(out.DeadAfter-2*out.Probe, out.ServeFor-out.Probe-max(out.Probe/4, leastAsk)))
+	if c.raw.arbiter.etcd.set { // as early as one lost frame allows: etcd answers within what is left of the grant
+		out.SuspectAfter = min(out.SuspectAfter, max(2*out.Probe, out.DeadAfter/4))
+	}
 	out.ConfirmProbes = min(maxConfirmProbes, int(out.DeadAfter/out.Probe)-1)
 	out.SoloKeep = or(t.solo, "keep") == "keep"
 	out.Pacer = or(t.pacer, PacerAuto)
 	out.SupervisorLost = time.Duration(float64(out.SupervisorLease) * lostShare)
 	out.DemandIfLost = or(t.supervisorLost, "takeover") == "takeover"
+}
+
+// defaultBootHold: with a fence agent a node that boots first switches the other one off after it,
+// so it gives that one the time to boot, too.
+func (c *checker) defaultBootHold() time.Duration {
+	if c.raw.arbiter.fence.set {
+		return defaultFenceHold
+	}
+	return defaultBootHold
 }
 
 // The pacers.

@@ -66,6 +66,33 @@ type Timing struct {
 type Arbiter struct {
 	None  bool
 	Reach []netip.Addr // IPv4 hosts; the majority is len/2+1
+	Fence *Fence       `json:",omitempty"` // nil: nobody is switched off
+	Etcd  *Etcd        `json:",omitempty"` // nil: it is not asked
+}
+
+// Kind names it.
+func (a Arbiter) Kind() string {
+	switch {
+	case a.None:
+		return "none"
+	case a.Etcd != nil:
+		return "etcd"
+	case a.Fence == nil:
+		return "reach"
+	case len(a.Reach) == 0:
+		return "fence"
+	}
+	return "reach+fence"
+}
+
+// AsksForRight reports whether a node that is cut off stops to serve: it needs the peer's or the
+// arbiter's word. With a fence agent alone it keeps what it has, until it is switched off.
+func (a Arbiter) AsksForRight() bool { return len(a.Reach) > 0 || a.Etcd != nil }
+
+// MutualKill reports whether two nodes that live and do not hear each other may switch each other
+// off: they begin in the same instant, and no majority tells them apart.
+func (a Arbiter) MutualKill() bool {
+	return a.Fence != nil && a.Fence.Nodes[0].Delay == a.Fence.Nodes[1].Delay
 }
 
 // Identity is what moves.

@@ -141,11 +141,46 @@ type Mirror struct {
 
 // Arbiter is what decides while the peer is silent.
 type Arbiter struct {
-	Kind      string        `json:"kind"` // reach | fence | etcd | none
+	Kind      string        `json:"kind"` // reach | fence | reach+fence | etcd | none
 	Satisfied bool          `json:"satisfied"`
 	Reached   int           `json:"reached"`
 	Needed    int           `json:"needed"`
 	Hosts     []ArbiterHost `json:"hosts"`
+	Fence     *Fence        `json:"fence,omitempty"` // nil: no agent switches the peer off
+	Etcd      *Etcd         `json:"etcd,omitempty"`  // nil: it is not asked
+}
+
+// Etcd is the cluster in which the identities' keys are won.
+type Etcd struct {
+	Endpoints []string  `json:"endpoints"`
+	Reached   bool      `json:"reached"`
+	Error     string    `json:"error,omitempty"` // why not, and what to do
+	Keys      []EtcdKey `json:"keys"`
+}
+
+// EtcdKey is an identity's key, as it was read last. While both nodes are up nobody holds any.
+type EtcdKey struct {
+	Identity   string `json:"identity"`
+	Holder     string `json:"holder,omitempty"` // a node; empty: nobody
+	Generation uint64 `json:"generation"`       // the highest one that ever held it
+	LeftUS     int64  `json:"left_us"`          // for which this node surely holds it; 0: it does not
+}
+
+// The values of Fence.State.
+const (
+	FenceIdle    = "idle"
+	FenceRunning = "running"  // the agent is at work
+	FencePeerOff = "peer-off" // the kernel knows that the peer is off
+)
+
+// Fence is the agent that switches the peer off before anything of it is taken.
+type Fence struct {
+	Agent      string     `json:"agent"`
+	State      string     `json:"state"`
+	DelayUS    int64      `json:"delay_us"`              // that this node waits before it does so
+	LastResult string     `json:"last_result,omitempty"` // off | failed | cancelled; empty: none since the daemon's start
+	LastError  string     `json:"last_error,omitempty"`
+	LastAt     *time.Time `json:"last_at,omitempty"`
 }
 
 // ArbiterHost is one of the hosts that `reach` counts.

@@ -54,6 +54,22 @@ type StartConcurrent struct{ Op uint64 }
 // StopConcurrent stops them.
 type StopConcurrent struct{ Op uint64 }
 
+// Fence switches the peer off, tells the kernel, and then is Done.
+type Fence struct{ Op uint64 }
+
+// CancelFence ends a Fence that is in flight; its result is not waited for.
+type CancelFence struct{ Op uint64 }
+
+// Win wants an identity's key in etcd at a generation, from now on and until GiveUp. Whether this
+// node has it is observed.
+type Win struct {
+	Identity   int
+	Generation uint64
+}
+
+// GiveUp wants it no more: the kernel no longer counts on it when this is carried out.
+type GiveUp struct{ Identity int }
+
 // Announce tells the network where the identity is.
 type Announce struct {
 	Identity   int
@@ -90,6 +106,10 @@ func (StartServices) action()   {}
 func (StopServices) action()    {}
 func (StartConcurrent) action() {}
 func (StopConcurrent) action()  {}
+func (Fence) action()           {}
+func (CancelFence) action()     {}
+func (Win) action()             {}
+func (GiveUp) action()          {}
 func (Announce) action()        {}
 func (Pulse) action()           {}
 func (SetFlags) action()        {}
@@ -131,4 +151,11 @@ const (
 	KindFreeze         = "freeze"
 	KindUncovered      = "uncovered" // nobody serves it and this node may not
 	KindLeaving        = "leaving"
+	KindKeyWon         = "key-won"    // in etcd
+	KindKeyLost        = "key-lost"   // it expired, or etcd was not reached for too long
+	KindSuperseded     = "superseded" // etcd knows a higher generation
+	KindFenceBegun     = "fence-begun"
+	KindFenced         = "fenced"       // the peer is off
+	KindFenceFailed    = "fence-failed" // with the reason
+	KindFenceCancelled = "fence-cancelled"
 )

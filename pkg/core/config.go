@@ -10,6 +10,9 @@ type Config struct {
 	Concurrent []string // services that run on both nodes
 	// DemandIfLost: what a peer owns whose supervisor is lost is demanded of its kernel.
 	DemandIfLost bool
+	Etcd         bool  // while the peer is silent, what is owned or taken needs its key in etcd
+	Fence        bool  // a dead peer is switched off before anything of it is taken
+	FenceDelay   int64 // ns that this node waits before it does so
 	Limits       Limits
 }
 
@@ -36,6 +39,7 @@ type Limits struct {
 	Persist   int64 // a synced write (10 s)
 	LanStable int64 // reach below the majority before it counts (200 ms)
 	MoveEvery int64 // least time between automatic moves of an identity (10 s)
+	Fence     int64 // switching the peer off (10 min)
 }
 
 func (l Limits) withDefaults() Limits {
@@ -46,6 +50,7 @@ func (l Limits) withDefaults() Limits {
 	}{
 		{&l.Stage, 5 * s}, {&l.Release, 2 * s}, {&l.Swap, 1 * s}, {&l.Address, 10 * s},
 		{&l.Service, 300 * s}, {&l.Persist, 10 * s}, {&l.LanStable, 200 * ms}, {&l.MoveEvery, 10 * s},
+		{&l.Fence, 600 * s},
 	} {
 		if *d.v == 0 {
 			*d.v = d.d

@@ -24,7 +24,19 @@ type Observed struct {
 	PeerWords        []Word
 	MyLan            LanView
 	PeerLan          LanView
-	Isolated         bool // the arbiter says that this node is cut off
+	Isolated         bool  // the arbiter says that this node is cut off
+	Granted          bool  // by the peer, or by listed hosts: this node may serve
+	Keys             []Key // in etcd, in the order of Config.Identities
+	Fenced           bool  // the kernel knows that the dead peer is off
+	// Barred: with the peer dead the kernel would take nothing, off or not: this node's right to
+	// serve has run out, or the peer's configuration was another one.
+	Barred bool
+}
+
+// Key is what is known of an identity's key in etcd.
+type Key struct {
+	Held   uint64 // the generation at which this node holds it; 0: it does not
+	Stored uint64 // the highest one at which anybody ever did, as far as known
 }
 
 // LanView is one node's sight of the clients' network.

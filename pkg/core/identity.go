@@ -39,6 +39,8 @@ type identity struct {
 	hold           int64 // how long the next one must wait
 	lastFailed     int64 // the last hand-over that failed
 	twoOwners      bool
+	wanted         uint64          // generation at which the key in etcd is wanted
+	held           uint64          // and at which it was held when that was told last
 	failed         map[string]bool // services that failed here
 }
 

@@ -31,6 +31,7 @@ type Machine struct {
 	want    Saved // to be on disk
 	persist persistOp
 	flags   *SetFlags // as last set
+	fence   fencing
 
 	commands   []*command
 	concurrent actuator
@@ -99,8 +100,10 @@ func (m *Machine) evaluate() {
 			m.driveHandover(id)
 			m.moveByItself(id)
 			m.driveWord(id)
+			m.driveKey(id)
 			m.driveEffects(id)
 		}
+		m.driveFence()
 		m.driveCommands()
 	}
 	m.drivePersist()
@@ -183,6 +186,10 @@ func (m *Machine) finished(op uint64, err string) {
 		m.persisted(err)
 		return
 	}
+	if m.fence.op == op {
+		m.fenceResult(err)
+		return
+	}
 	if m.concurrent.op == op {
 		m.settle(&m.concurrent, err)
 		if err != "" {
@@ -207,6 +214,10 @@ func (m *Machine) expire() {
 	const late = "no result in time"
 	if m.persist.op != 0 && m.now >= m.persist.deadline {
 		m.persisted(late)
+	}
+	if m.fence.op != 0 && m.now >= m.fence.deadline {
+		m.emit(CancelFence{Op: m.fence.op})
+		m.fenceResult(late)
 	}
 	if m.concurrent.late(m.now) {
 		m.finished(m.concurrent.op, late)

@@ -28,6 +28,7 @@ type State struct {
 	Identities       []IdentityState
 	Durable, Wanted  Saved
 	Persist          PersistState
+	Fence            FenceState
 	Flags            *SetFlags
 	Commands         []CommandState
 	Concurrent       ActuatorState
@@ -46,6 +47,12 @@ type PersistState struct {
 	Saved             Saved
 	Deadline, RetryAt int64
 	Reported          bool
+}
+
+// FenceState is the order to switch the peer off.
+type FenceState struct {
+	Op                                uint64
+	Since, Deadline, RetryAt, Backoff int64
 }
 
 // ActuatorState is what is on or off, or on its way.
@@ -104,6 +111,7 @@ type IdentityState struct {
 	PeerReadySince                      int64
 	Arrived, LastAuto, Hold, LastFailed int64
 	TwoOwners                           bool
+	KeyWanted, KeyHeld                  uint64 // generations of its key in etcd
 	Failed                              []string
 }
 
@@ -114,6 +122,7 @@ func (m *Machine) State() State {
 		Observed: m.obs.clone(), PeerBoot: m.peerBoot, PeerSupervisorOK: m.peerSupOK, Isolated: m.isolated,
 		Durable: m.durable.clone(), Wanted: m.want.clone(),
 		Persist:    PersistState{m.persist.op, m.persist.saved.clone(), m.persist.deadline, m.persist.retryAt, m.persist.reported},
+		Fence:      FenceState{m.fence.op, m.fence.since, m.fence.deadline, m.fence.retryAt, m.fence.backoff},
 		Concurrent: m.concurrent.save(), Failed: keys(m.failed),
 	}
 	for i, n := range m.nics {
@@ -148,7 +157,7 @@ func (m *Machine) saveIdentity(id *identity) IdentityState {
 		Addr: id.addr.save(), Svc: id.svc.save(), SvcGen: id.svcGen, Announced: id.announced, AnnounceAgain: id.announceAgain,
 		Handover: ho, UnownedSince: id.unownedSince, UnownedGen: id.unownedGen, Uncovered: id.uncovered, PeerBooted: id.peerBooted,
 		PeerReadySince: id.peerReadySince, Arrived: id.arrived, LastAuto: id.lastAuto, Hold: id.hold, LastFailed: id.lastFailed,
-		TwoOwners: id.twoOwners, Failed: keys(id.failed),
+		TwoOwners: id.twoOwners, Failed: keys(id.failed), KeyWanted: id.wanted, KeyHeld: id.held,
 	}
 }
 
@@ -166,6 +175,7 @@ func Restore(cfg Config, s State) (*Machine, error) {
 	m.obs, m.peerBoot, m.peerSupOK, m.isolated = s.Observed.clone(), s.PeerBoot, s.PeerSupervisorOK, s.Isolated
 	m.want = s.Wanted.clone()
 	m.persist = persistOp{s.Persist.Op, s.Persist.Saved.clone(), s.Persist.Deadline, s.Persist.RetryAt, s.Persist.Reported}
+	m.fence = fencing{s.Fence.Op, s.Fence.Since, s.Fence.Deadline, s.Fence.RetryAt, s.Fence.Backoff}
 	m.failed = setOf(s.Failed)
 	for i, n := range s.NICs {
 		m.nics[i] = nicWatch{n.BadSince, n.Bad}
@@ -221,6 +231,7 @@ func (m *Machine) restoreIdentity(id *identity, s IdentityState) error {
 	id.unownedSince, id.unownedGen, id.uncovered, id.peerBooted = s.UnownedSince, s.UnownedGen, s.Uncovered, s.PeerBooted
 	id.peerReadySince, id.arrived, id.lastAuto, id.hold, id.lastFailed = s.PeerReadySince, s.Arrived, s.LastAuto, s.Hold, s.LastFailed
 	id.twoOwners, id.failed = s.TwoOwners, setOf(s.Failed)
+	id.wanted, id.held = s.KeyWanted, s.KeyHeld
 	var err error
 	if id.addr, err = restoreActuator(s.Addr); err != nil {
 		return fmt.Errorf("addresses: %w", err)
@@ -243,7 +254,7 @@ func restoreActuator(s ActuatorState) (actuator, error) {
 }
 
 func (o Observed) clone() Observed {
-	o.Local, o.PeerWords = slices.Clone(o.Local), slices.Clone(o.PeerWords)
+	o.Local, o.PeerWords, o.Keys = slices.Clone(o.Local), slices.Clone(o.PeerWords), slices.Clone(o.Keys)
 	return o
 }
 

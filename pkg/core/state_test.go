@@ -22,7 +22,7 @@ func busyMachine() *Machine {
 	m.commands = []*command{m.newCommand(0, 0)}
 	*m.commands[0] = command{waiting: map[int]bool{}, asking: map[int]bool{}, forcing: map[int]bool{}, begun: map[int]bool{}}
 	m.ids[0].ho.commands = m.commands[:1:1]
-	m.obs.Local, m.obs.PeerWords = []Word{0}, []Word{0}
+	m.obs.Local, m.obs.PeerWords, m.obs.Keys = []Word{0}, []Word{0}, []Key{{}}
 	return m
 }
 
@@ -128,7 +128,7 @@ func TestAStateSharesNothing(t *testing.T) {
 	m := busyMachine()
 	s, same := m.State(), m.State()
 	m.want.Generations["files"], m.durable.Generations["files"], m.failed["dns"] = 1, 1, true
-	m.obs.Local[0], m.obs.PeerWords[0], m.flags.Frozen, m.ids[0].failed["samba"], m.commands[0].waiting[0] = 1, 1, true, true, true
+	m.obs.Local[0], m.obs.PeerWords[0], m.obs.Keys[0].Held, m.flags.Frozen, m.ids[0].failed["samba"], m.commands[0].waiting[0] = 1, 1, 1, true, true, true
 	m.persist.saved.Generations["files"] = 1
 	if !reflect.DeepEqual(s, same) {
 		t.Errorf("the state has changed with the machine:\n%+v\n%+v", s, same)

@@ -70,6 +70,12 @@ func (x *Transcript) Head(saved Saved) []string {
 	if c.DemandIfLost {
 		lines = append(lines, "demand-if-lost")
 	}
+	if c.Fence {
+		lines = append(lines, "fence delay="+duration(c.FenceDelay))
+	}
+	if c.Etcd {
+		lines = append(lines, "etcd")
+	}
 	if l := c.Limits.text(); l != "" {
 		lines = append(lines, "limits"+l)
 	}
@@ -93,7 +99,7 @@ func (l Limits) text() (s string) {
 		is, def int64
 	}{
 		{"stage", l.Stage, d.Stage}, {"release", l.Release, d.Release}, {"swap", l.Swap, d.Swap}, {"address", l.Address, d.Address},
-		{"service", l.Service, d.Service}, {"persist", l.Persist, d.Persist}, {"lan-stable", l.LanStable, d.LanStable}, {"move-every", l.MoveEvery, d.MoveEvery},
+		{"service", l.Service, d.Service}, {"persist", l.Persist, d.Persist}, {"fence", l.Fence, d.Fence}, {"lan-stable", l.LanStable, d.LanStable}, {"move-every", l.MoveEvery, d.MoveEvery},
 	} {
 		if v.is != 0 && v.is != v.def {
 			s += " " + v.name + "=" + duration(v.is)
@@ -173,6 +179,12 @@ func (x *Transcript) Action(a Action) string {
 		s = fmt.Sprintf("swap %s: %v -> %v", x.name(a.Identity), a.Old, a.New)
 	case StartServices:
 		s = fmt.Sprintf("start %s, generation %d", x.name(a.Identity), a.Generation)
+	case Win:
+		s = fmt.Sprintf("win %s, generation %d", x.name(a.Identity), a.Generation)
+	case GiveUp:
+		s = "give up " + x.name(a.Identity)
+	case CancelFence:
+		s = "cancel fence"
 	case Announce:
 		s = fmt.Sprintf("announce %s, generation %d", x.name(a.Identity), a.Generation)
 	case Pulse:
@@ -196,6 +208,8 @@ func (x *Transcript) asked(a Action) (op uint64, what string) {
 	switch a := a.(type) {
 	case Persist:
 		return a.Op, "persist"
+	case Fence:
+		return a.Op, "fence"
 	case StartConcurrent:
 		return a.Op, "start concurrent"
 	case StopConcurrent:
@@ -259,6 +273,7 @@ func (x *Transcript) see(o Observed) (s string) {
 	}{
 		{"supervisor", o.PeerSupervisorOK, was.PeerSupervisorOK}, {"peer-standby", o.PeerStandby, was.PeerStandby},
 		{"peer-frozen", o.PeerFrozen, was.PeerFrozen}, {"isolated", o.Isolated, was.Isolated},
+		{"granted", o.Granted, was.Granted}, {"fenced", o.Fenced, was.Fenced}, {"barred", o.Barred, was.Barred},
 	} {
 		add(f.is != f.was, f.key, pick(f.is, "yes", "no"))
 	}
@@ -277,6 +292,9 @@ func (x *Transcript) see(o Observed) (s string) {
 			theirs = "/" + theirs
 		}
 		add(mine+theirs != "", x.name(i), mine+theirs)
+		if i < len(o.Keys) {
+			add(i >= len(was.Keys) && o.Keys[i] != Key{} || i < len(was.Keys) && o.Keys[i] != was.Keys[i], "key:"+x.name(i), fmt.Sprintf("%d/%d", o.Keys[i].Held, o.Keys[i].Stored))
+		}
 	}
 	return s
 }

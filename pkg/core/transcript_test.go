@@ -24,9 +24,11 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	identity files home=serv1 samba failback=auto after=5s staging=ahead
 //	saved files=6 standby
 //	demand-if-lost
+//	fence delay=5s
 //	start
 //	+100ms see peer=up files=ready@5/owner@5   only what changes; own/peer word
-//	ok|fail persist|swap|add|remove|start|stop IDENTITY
+//	see key:files=6/6                          generation held in etcd/highest stored there
+//	ok|fail persist|fence|swap|add|remove|start|stop IDENTITY
 //	tick, cmd move files serv2, link crossover down, service files samba failed: exit status 1
 //	@12.5 tick                     at a time, instead of after the line above
 func TestTranscripts(t *testing.T) {
@@ -135,11 +137,7 @@ func (x *transcript) fail(what string) {
 
 func (x *transcript) do(f []string) []Action {
 	if strings.HasPrefix(f[0], "+") {
-		d, err := time.ParseDuration(f[0][1:])
-		if err != nil {
-			x.fail(err.Error())
-		}
-		x.now += d
+		x.now += time.Duration(x.duration(f[0][1:]))
 		f = f[1:]
 	}
 	if strings.HasPrefix(f[0], "@") {
@@ -160,6 +158,13 @@ func (x *transcript) do(f []string) []Action {
 		x.cfg.Concurrent = f[1:]
 	case "demand-if-lost":
 		x.cfg.DemandIfLost = true
+	case "etcd":
+		x.cfg.Etcd = true
+	case "fence":
+		x.cfg.Fence = true
+		if len(f) > 1 {
+			x.cfg.FenceDelay = x.duration(strings.TrimPrefix(f[1], "delay="))
+		}
 	case "saved": // and then the node booted
 		x.save(f[1:], true)
 	case "promised": // by a daemon before this one
@@ -256,11 +261,7 @@ func (x *transcript) identity(f []string) {
 		case k == "failback":
 			c.Failback = v
 		case k == "after":
-			d, err := time.ParseDuration(v)
-			if err != nil {
-				x.fail(err.Error())
-			}
-			c.FailbackAfter = int64(d)
+			c.FailbackAfter = x.duration(v)
 		case k == "staging":
 			c.StagingAhead = v == "ahead"
 		default:
@@ -270,6 +271,7 @@ func (x *transcript) identity(f []string) {
 	x.cfg.Identities = append(x.cfg.Identities, c)
 	x.obs.Local = append(x.obs.Local, 0)
 	x.obs.PeerWords = append(x.obs.PeerWords, 0)
+	x.obs.Keys = append(x.obs.Keys, Key{})
 }
 
 func (x *transcript) save(f []string, booted bool) {
@@ -286,6 +288,14 @@ func (x *transcript) save(f []string, booted bool) {
 			}
 		}
 	}
+}
+
+func (x *transcript) duration(s string) int64 {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		x.fail(err.Error())
+	}
+	return int64(d)
 }
 
 func (x *transcript) number(s string) uint64 {
@@ -339,6 +349,12 @@ func (x *transcript) see(f []string) Observed {
 			o.PeerFrozen = yes
 		case "isolated":
 			o.Isolated = yes
+		case "granted":
+			o.Granted = yes
+		case "fenced":
+			o.Fenced = yes
+		case "barred":
+			o.Barred = yes
 		case "lan":
 			x.nic(&o.MyLan.Lan, v)
 		case "spare":
@@ -349,6 +365,11 @@ func (x *transcript) see(f []string) Observed {
 			x.nic(&o.PeerLan.Spare, v)
 		default:
 			mine, theirs, both := strings.Cut(v, "/")
+			if name, isKey := strings.CutPrefix(k, "key:"); isKey {
+				o.Keys = slices.Clone(o.Keys)
+				o.Keys[x.id(name)] = Key{Held: x.number(mine), Stored: x.number(theirs)}
+				continue
+			}
 			i := x.id(k)
 			if mine != "" {
 				o.Local[i] = x.wordOf(x.cfg.Self, mine)

@@ -28,6 +28,9 @@ func (m *Machine) driveWord(id *identity) {
 
 func (m *Machine) ownerWord(id *identity) Word {
 	g := id.word.Gen()
+	if m.superseded(id) {
+		return m.supersede(id, false)
+	}
 	// Ahead of need, so that a release that nobody takes can be undone without
 	// waiting for a disk.
 	m.promise(id, m.next(id, g+1))
@@ -105,6 +108,9 @@ func (m *Machine) standbyWord(id *identity) Word {
 	}
 	if g < id.cfg.Floor && !m.leaving && !m.peerOwns(id) {
 		return m.raise(id, mayArm)
+	}
+	if m.superseded(id) {
+		return m.supersede(id, mayArm)
 	}
 	if m.up() && id.peer.Gen() > g {
 		return w // the kernel is about to adopt it

@@ -20,6 +20,8 @@ type Scene struct {
 	DeadAfter       string
 	Pacer           string // as in the configuration; empty leaves the default
 	NoReach         bool   // arbiter none instead of reach
+	Etcd            string // endpoints, as in a list of the configuration: arbiter etcd instead of reach
+	Fence           string // arbiter fence, as in the configuration, beside reach or (with NoReach) alone; one line
 	SupervisorLease string // as in the configuration; empty leaves the default
 	// PeerSupervisorLost is what to do about a peer whose kernel lives and whose daemon does not; empty leaves the default.
 	PeerSupervisorLost string
@@ -102,10 +104,15 @@ timing:
 {{- end}}
 
 arbiter:
-{{- if .NoReach}}
-  none: true
-{{- else}}
+{{- with .Fence}}
+  fence: {{.}}
+{{- end}}
+{{- if .Etcd}}
+  etcd: {endpoints: [{{.Etcd}}], ttl: 2s}
+{{- else if not .NoReach}}
   reach: [192.0.2.1, 192.0.2.53, 192.0.2.54]
+{{- else if not .Fence}}
+  none: true
 {{- end}}
 
 nodes:

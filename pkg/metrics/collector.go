@@ -49,7 +49,7 @@ func (c *Collector) ObserveStage(stage string, d time.Duration) {
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		owner, generation, gateOpen, conflicts, leaseMin, rtt, rttMax, gap, gapMax, linkUp, suspects, refuted, selfStalls, pacerGapMax,
-		reverted, silence, silenceMax, rightToServe, peerServices, frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, buildInfo,
+		reverted, silence, silenceMax, rightToServe, peerServices, etcdReached, etcdKeyHeld, frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, buildInfo,
 	} {
 		ch <- d
 	}
@@ -110,6 +110,17 @@ func (e emitter) node(s Snapshot) {
 	}
 	for identity, up := range s.PeerServices {
 		e.flag(peerServices, up, identity)
+	}
+	if s.Etcd != nil {
+		e.flag(etcdReached, s.Etcd.Reached)
+		for identity, held := range s.Etcd.Held {
+			e.flag(etcdKeyHeld, held, identity)
+		}
+	}
+	if s.Fences != nil {
+		for _, result := range FenceResults {
+			e.counter(fences, s.Fences[result], result)
+		}
 	}
 	e.gauge(pacerGapMax, seconds(s.PacerGapMaxNS))
 	e.gauge(peerState, peerStates[s.PeerState])

@@ -55,6 +55,7 @@ func sample() *Collector {
 		Reverted:            1,
 		Silence:             histogram(1_000_000, 2_100_000),
 		PeerServices:        map[string]bool{"mail": true, "web": false},
+		Etcd:                &Etcd{Reached: true, Held: map[string]bool{"files": true, "mail": false}},
 		RightToServeNS:      new(int64(4_200_000)),
 		PacerGapMaxNS:       1_900_000,
 		LeaseRemainingMinNS: -5_000_000,

@@ -35,6 +35,9 @@ var (
 	serviceUp      = desc("service_up", "1 if the service is up on this node.", "service")
 	serviceRestart = desc("service_restarts_total", "Restarts of the service in place.", "service")
 	mirrorLag      = desc("mirror_lag_seconds", "Age of the mirror set's copy.", "set")
+	etcdReached    = desc("etcd_reached", "1 if etcd answers.")
+	etcdKeyHeld    = desc("etcd_key_held", "1 if this node holds the identity's key in etcd.", "identity")
+	fences         = desc("fence_total", "Runs of the fence agent that switches the peer off, by how they ended.", "result")
 	buildInfo      = desc("build_info", "Always 1; the labels name the program.", "version", "revision", "goversion")
 )
 
@@ -71,5 +74,15 @@ const (
 	StageAddress  = "address"
 	StageServices = "services"
 )
+
+// The results of switching the peer off.
+const (
+	FenceOff       = "off"
+	FenceFailed    = "failed"
+	FenceCancelled = "cancelled"
+)
+
+// FenceResults lists them.
+var FenceResults = []string{FenceOff, FenceFailed, FenceCancelled}
 
 var stages = []string{StageSuspect, StageDetect, StageFlip, StageAnnounce, StageAnswer, StageIn, StageOut, StageAddress, StageServices}

@@ -29,6 +29,8 @@ type Snapshot struct {
 	Silence             control.Histogram // on all links at once
 	PeerServices        map[string]bool   // by identity that the peer owns; empty unless it is heard
 	RightToServeNS      *int64            // what is left of it; nil with arbiter none
+	Etcd                *Etcd             // nil without it
+	Fences              map[string]uint64 // by result; nil without a fence agent
 	PacerGapMaxNS       uint64
 	LeaseRemainingMinNS int64 // negative: it had run out
 	Build               Build
@@ -77,3 +79,9 @@ type Age struct {
 
 // Build names the program.
 type Build struct{ Version, Revision, GoVersion string }
+
+// Etcd is how the arbiter etcd fares.
+type Etcd struct {
+	Reached bool
+	Held    map[string]bool // by identity: this node holds its key
+}

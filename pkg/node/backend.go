@@ -122,7 +122,7 @@ func (b backend) Status() control.Status {
 		Node: n.self(), Time: time.Now(), Version: n.Version, Cluster: cfg.Cluster,
 		Standby: v.snapshot.Standby, Frozen: v.snapshot.Frozen, LastTakeover: n.takeover(last(v.changes)),
 		Peer: n.peerStatus(&s), Pacer: n.pacerStatus(&s),
-		Arbiter: n.arbiterStatus(&s),
+		Arbiter: n.arbiterStatus(&s, v.fence),
 	}
 	if left := rightToServe(&s); left != nil {
 		st.RightToServeUS = new(*left / 1000)
@@ -190,11 +190,8 @@ func (n *node) identityStatus(i int, id core.IdentitySnapshot, s *loader.State) 
 	return out
 }
 
-func (n *node) arbiterStatus(s *loader.State) control.Arbiter {
-	if n.Config.Arbiter.None {
-		return control.Arbiter{Kind: "none", Satisfied: true}
-	}
-	a := control.Arbiter{Kind: "reach", Needed: n.majority()}
+func (n *node) arbiterStatus(s *loader.State, fence fenceShown) control.Arbiter {
+	a := control.Arbiter{Kind: n.Config.Arbiter.Kind(), Needed: n.majority(), Fence: n.fenceStatus(s, fence), Etcd: n.etcdStatus(s)}
 	for i, addr := range n.Config.Arbiter.Reach {
 		h := control.ArbiterHost{Address: addr.String(), LastHeardUS: -1}
 		if at := max(s.ReachNS[i][loader.Lan], s.ReachNS[i][loader.Spare]); at != 0 {
@@ -206,7 +203,7 @@ func (n *node) arbiterStatus(s *loader.State) control.Arbiter {
 		}
 		a.Hosts = append(a.Hosts, h)
 	}
-	a.Satisfied = a.Reached >= a.Needed
+	a.Satisfied = a.Reached >= a.Needed && (a.Etcd == nil || a.Etcd.Reached)
 	return a
 }
 
@@ -228,6 +225,10 @@ func (src source) Snapshot() metrics.Snapshot {
 	}
 	if s.Peer == core.PeerSuspect {
 		m.PeerState = "suspect"
+	}
+	m.Etcd = n.etcdMetrics()
+	if cfg.Arbiter.Fence != nil {
+		m.Fences = v.fence.count
 	}
 	for role, l := range s.Links {
 		if n.dp.Mode(role) != "" {

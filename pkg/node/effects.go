@@ -27,6 +27,8 @@ const laneSize = 64 // the core has at most a few in flight on each
 type effects struct {
 	addresses, services []lane // by identity
 	disk, concurrent    lane
+	fence               lane
+	fencing             context.CancelFunc   // of the Fence in flight; the loop's
 	starting            []context.CancelFunc // of StartServices, by identity; the loop's
 	owning              []sync.Mutex         // by identity: who owns it is told to the host
 	repairing           []atomic.Bool        // by identity: a repair waits in its lane already
@@ -54,7 +56,8 @@ func (e *effects) start(n *node, ctx context.Context, wg *sync.WaitGroup) {
 		e.addresses, e.services = append(e.addresses, open()), append(e.services, open())
 		e.starting = append(e.starting, func() {})
 	}
-	e.disk, e.concurrent = open(), open()
+	e.disk, e.concurrent, e.fence = open(), open(), open()
+	e.fencing = func() {}
 }
 
 // do gives a lane a job; none is lost but for the daemon's end.
@@ -106,6 +109,14 @@ func (n *node) act(a core.Action) {
 		})
 	case core.StopConcurrent:
 		n.do(e.concurrent, func(ctx context.Context) { n.report(a.Op, n.services.Stop(ctx, n.concurrentNames())) })
+	case core.Fence:
+		n.fencePeer(a)
+	case core.CancelFence:
+		e.fencing()
+	case core.Win:
+		n.keeper.Win(a.Identity, a.Generation)
+	case core.GiveUp:
+		n.keeper.GiveUp(a.Identity)
 	case core.Announce:
 		n.announceIdentity(a)
 	case core.Pulse:

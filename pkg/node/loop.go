@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/arbiter/etcd"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
@@ -32,14 +33,15 @@ type loopState struct {
 	strange bool   // somebody on the crossover cannot be understood
 	differs bool   // the peer lives, with another configuration
 	left    bool
+	etcd    etcd.State // as it was read last
 	told    [loader.MaxIdentities]toldStages
 	unseen  [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
 	theirs  map[int]bool               // the last word on the peer's services, by identity
 }
 
-func newLoopState(cfg *config.Config, saved core.Saved, floor func(identity int) uint64) loopState {
+func newLoopState(policy core.Config, cfg *config.Config, saved core.Saved) loopState {
 	return loopState{
-		machine: core.New(coreConfig(cfg, floor), saved), lease: cfg.Timing.SupervisorLease,
+		machine: core.New(policy, saved), lease: cfg.Timing.SupervisorLease,
 		replies: map[uint64]chan string{}, owned: make([]bool, len(cfg.Identities)),
 	}
 }
@@ -161,7 +163,9 @@ func (n *node) look() {
 		PeerSupervisorOK: s.Peer == core.PeerUp && s.PeerAge < n.Config.Timing.SupervisorLost,
 		PeerStandby:      s.PeerFlags.Standby, PeerFrozen: s.PeerFlags.Frozen,
 		Local: s.Words, PeerWords: s.PeerWords, MyLan: mine, PeerLan: n.peerView(s.PeerFlags), Isolated: s.Isolated,
+		Fenced: s.Fenced(), Barred: n.barred(&s),
 	}
+	n.seeEtcd(&o, &s)
 	n.setFlags(func(f *loader.Flags) {
 		f.Reach[loader.Lan], f.Reach[loader.Spare] = mine.Lan.Reach, mine.Spare.Reach
 		f.Carrier[loader.Lan], f.Carrier[loader.Spare] = mine.Lan.Carrier, mine.Spare.Carrier
@@ -173,6 +177,11 @@ func (n *node) look() {
 	}
 	n.loop.last = same
 	n.step(o)
+}
+
+// barred reports that the kernel would take nothing of the dead peer, off or not.
+func (n *node) barred(s *loader.State) bool {
+	return s.Peer == core.PeerDead && (s.ServeNeeded && s.ServeUntilNS <= s.AtNS || s.PeerBoot != 0 && s.PeerDigest != n.Config.Digest)
 }
 
 // watchStrangers tells once of a neighbour that speaks another version or has another secret.
@@ -271,6 +280,7 @@ type shared struct {
 	linkKnown [loader.Links]bool
 	leaseMin  int64
 	conflicts map[int]uint64
+	fence     fenceShown
 }
 
 func (n *node) publish() {
@@ -281,12 +291,14 @@ func (n *node) publish() {
 	n.mu.Unlock()
 }
 
-func newShared() shared { return shared{leaseMin: math.MaxInt64, conflicts: map[int]uint64{}} }
+func newShared() shared {
+	return shared{leaseMin: math.MaxInt64, conflicts: map[int]uint64{}, fence: fenceShown{count: map[string]uint64{}}}
+}
 
 func (n *node) view() shared {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.shared
-	s.conflicts = maps.Clone(s.conflicts)
+	s.conflicts, s.fence.count = maps.Clone(s.conflicts), maps.Clone(s.fence.count)
 	return s
 }

@@ -20,6 +20,8 @@ import (
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/announce"
+	"github.com/xdpha/xdpha/pkg/arbiter"
+	"github.com/xdpha/xdpha/pkg/arbiter/etcd"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
@@ -54,6 +56,8 @@ type node struct {
 	dp       *loader.Datapath
 	announce *announce.Announcer
 	services *service.Manager
+	fence    *arbiter.Agent // nil: the arbiter is another one
+	keeper   *etcd.Keeper   // nil: the arbiter is another one
 	metrics  *metrics.Collector
 	store    *store
 	journal  *journal
@@ -90,7 +94,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer unlockHost()
 	n := &node{Options: o, hub: control.NewHub(4096), inbox: make(chan any, inboxSize), shared: newShared()}
 	if o.Config.Arbiter.None {
-		o.Log.Warn("arbiter none: a broken network between the nodes makes two owners; list hosts under arbiter.reach")
+		o.Log.Warn("arbiter none: a broken network between the nodes makes two owners; list hosts under arbiter.reach, or write arbiter.fence")
+	}
+	if o.Config.Arbiter.MutualKill() {
+		o.Log.Warn("arbiter fence: if both nodes live and do not hear each other, each switches the other off at the same time; give one of them a longer delay")
 	}
 	_, noPins := os.Stat(o.PinDir)
 	n.clean = errors.Is(noPins, fs.ErrNotExist) // a first start that fails leaves nothing
@@ -163,6 +170,12 @@ func (n *node) prepare() (err error) {
 			return fmt.Errorf("prepare announcements: %w", err)
 		}
 	}
+	if cfg.Arbiter.Fence != nil {
+		n.fence = arbiter.New(cfg, cfg.Peer(), loader.Now)
+	}
+	if err := n.prepareEtcd(); err != nil {
+		return err
+	}
 	n.services = service.New(cfg.Services, n.Log, n.serviceChanged)
 	n.metrics = metrics.NewCollector(source{n})
 	n.hooks = newHooks(cfg.Hooks.Events, n.Log)
@@ -170,7 +183,7 @@ func (n *node) prepare() (err error) {
 	if err != nil {
 		return err
 	}
-	n.loop = newLoopState(cfg, n.store.saved, n.dp.Floor)
+	n.loop = newLoopState(coreConfig(cfg, n.dp.Floor, n.fence), cfg, n.store.saved)
 	n.loop.flags = n.dp.Flags()
 	for i := range n.loop.unseen {
 		n.loop.unseen[i] = n.dp.Adopted()
@@ -235,6 +248,9 @@ func (n *node) serve(ctx context.Context) error {
 	part("kernel events", func(ctx context.Context) error { return n.readEvents(ctx, events) })
 	part("host", n.watchHost)
 	part("hooks", n.hooks.run)
+	if n.keeper != nil {
+		part("etcd", func(ctx context.Context) error { n.keeper.Run(ctx); return nil })
+	}
 	loopDone := make(chan struct{})
 	part("loop", func(ctx context.Context) error {
 		defer close(loopDone)
@@ -295,6 +311,7 @@ func (n *node) close() error {
 		}
 		errs = append(errs, n.host.Close())
 	}
+	errs = append(errs, n.closeEtcd())
 	if n.dp != nil {
 		if n.clean {
 			errs = append(errs, n.dp.Remove())

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 
 	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/arbiter"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
@@ -111,8 +112,14 @@ func (n *node) datapathConfig() (loader.Config, error) {
 		ServeFor: t.ServeFor, ConfirmProbes: t.ConfirmProbes, SoloKeep: t.SoloKeep, OwnAddress: cfg.Nodes[cfg.Self].LanAddr.Addr(),
 		Reach: cfg.Arbiter.Reach,
 	}
-	if cfg.Arbiter.None {
+	if !cfg.Arbiter.AsksForRight() {
 		lc.ServeFor = 0 // it keeps always
+	}
+	if cfg.Arbiter.Fence != nil {
+		lc.Verdict = loader.VerdictFence
+	}
+	if cfg.Arbiter.Etcd != nil {
+		lc.Verdict = loader.VerdictEtcd
 	}
 	for _, k := range cfg.Keys {
 		lc.Keys = append(lc.Keys, loader.Key{K0: k.K0, K1: k.K1, ID: k.ID})
@@ -163,8 +170,11 @@ func linkAddress(cfg *config.Config, role, node int) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-func coreConfig(cfg *config.Config, floor func(identity int) uint64) core.Config {
-	c := core.Config{Self: cfg.Self, DemandIfLost: cfg.Timing.DemandIfLost, Nodes: [2]string{cfg.Nodes[0].Name, cfg.Nodes[1].Name}}
+func coreConfig(cfg *config.Config, floor func(identity int) uint64, agent *arbiter.Agent) core.Config {
+	c := core.Config{Self: cfg.Self, DemandIfLost: cfg.Timing.DemandIfLost, Etcd: cfg.Arbiter.Etcd != nil, Nodes: [2]string{cfg.Nodes[0].Name, cfg.Nodes[1].Name}}
+	if f := cfg.Arbiter.Fence; f != nil {
+		c.Fence, c.FenceDelay, c.Limits.Fence = true, int64(f.Nodes[cfg.Peer()].Delay), int64(agent.Limit()+fenceGrace)
+	}
 	for i, id := range cfg.Identities {
 		c.Identities = append(c.Identities, core.IdentityConfig{
 			Name: id.Name, Home: id.Home, Failback: id.Failback, FailbackAfter: int64(id.FailbackAfter),

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/metrics"
@@ -15,6 +16,7 @@ import (
 const (
 	causeDead       = "peer-dead"
 	causeDeadBefore = "peer-dead-before" // armed long after the death
+	causeFenced     = "peer-fenced"      // dead, and known to be off
 	causeHandOver   = "hand-over"
 	causeStandDown  = "stand-down"
 	causeTaken      = "taken" // of an earlier run of the daemon: the peer had released it, why is not known
@@ -51,11 +53,13 @@ var (
 
 // newChange is the change that a timeline tells of. A takeover long after the death, because
 // nothing was armed before, says nothing about detection: it counts from the flip.
-func newChange(identity int, k loader.Timeline, planned string, deadAfter time.Duration) change {
+func newChange(identity int, k loader.Timeline, planned string, cfg *config.Config) change {
 	c := change{identity: identity, flipNS: k.FlipNS, fromNS: k.FlipNS, gen: k.Word.Gen(), cause: planned}
 	switch {
 	case k.EvidenceNS == 0:
-	case k.FlipNS-k.DeadNS > int64(deadAfter):
+	case cfg.Arbiter.Fence != nil: // between the death and the flip the agent was at work
+		c.cause, c.fromNS = causeFenced, k.EvidenceNS
+	case k.FlipNS-k.DeadNS > int64(cfg.Timing.DeadAfter):
 		c.cause = causeDeadBefore
 	default:
 		c.cause, c.fromNS = causeDead, k.EvidenceNS
@@ -78,14 +82,14 @@ func (n *node) noteChanges() {
 		if n.loop.machine.Snapshot().Identities[i].Word.Has(core.Demand) { // the core has not seen yet that it is done
 			planned = causeStandDown
 		}
-		n.noteChange(newChange(i, k, planned, n.Config.Timing.DeadAfter), k)
+		n.noteChange(newChange(i, k, planned, n.Config), k)
 	}
 }
 
 func (n *node) noteChange(c change, k loader.Timeline) {
 	c.wall = time.Now().Add(time.Duration(c.flipNS - loader.Now()))
 	n.metrics.ObserveTakeover(n.Config.Identities[c.identity].Name, c.cause)
-	if c.cause == causeDead {
+	if c.cause == causeDead || c.cause == causeFenced {
 		n.tellDetection(k)
 	}
 	n.mu.Lock()
@@ -111,7 +115,7 @@ func (n *node) restoreChanges() {
 		if k.FlipNS == 0 {
 			continue
 		}
-		c := newChange(i, k, causeTaken, n.Config.Timing.DeadAfter)
+		c := newChange(i, k, causeTaken, n.Config)
 		c.wall, c.restored = time.Now().Add(time.Duration(c.flipNS-loader.Now())), true
 		n.shared.changes[i] = c
 	}
@@ -213,7 +217,7 @@ func describeChange(identity string, c change, k loader.Timeline) *control.Takeo
 		InUS: since(k.InNS), OutUS: since(k.OutNS),
 		AddressesUS: since(c.user[addressesPlaced]), RepeatedUS: since(c.user[announcedAgain]), ServicesUS: since(c.user[servicesStarted]),
 	}
-	if c.cause == causeDead {
+	if c.cause == causeDead || c.cause == causeFenced {
 		t.From, t.SuspectUS, t.DeadUS = control.FromEvidence, since(k.SuspectNS), since(k.DeadNS)
 	}
 	return &control.Takeover{

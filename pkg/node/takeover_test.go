@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
 )
@@ -70,7 +71,7 @@ func TestAChangeCountsFromWhatItBeganWith(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			k := death()
 			tt.set(&k, &change{})
-			c := newChange(0, k, tt.planned, 5*time.Millisecond)
+			c := newChange(0, k, tt.planned, &config.Config{Timing: config.Timing{DeadAfter: 5 * time.Millisecond}})
 			tt.set(&loader.Timeline{}, &c)
 			tt.want.Identity, tt.want.Generation = "files", 4
 			if d := cmp.Diff(&tt.want, describeChange("files", c, k)); d != "" {
@@ -80,16 +81,27 @@ func TestAChangeCountsFromWhatItBeganWith(t *testing.T) {
 	}
 }
 
+// Between the death and the flip the fence agent was at work: the takeover is of that death all the same.
+func TestATakeoverThatWaitedForAFenceAgentCountsFromTheLastSignOfLife(t *testing.T) {
+	k := death()
+	k.FlipNS += 4 * int64(time.Second)
+	cfg := &config.Config{Timing: config.Timing{DeadAfter: 5 * time.Millisecond}, Arbiter: config.Arbiter{Fence: &config.Fence{}}}
+	got := describeChange("files", newChange(0, k, causeHandOver, cfg), k)
+	if got.Cause != causeFenced || got.DetectUS != 5001 || got.FlipUS != 4_005_001 || got.Timeline.From != control.FromEvidence {
+		t.Errorf("%+v", got)
+	}
+}
+
 // The kernel begins a timeline anew at the next change, field by field.
 func TestAnotherChangesStagesAreNotMixedIn(t *testing.T) {
 	k := death()
-	c := newChange(0, k, causeHandOver, 5*time.Millisecond)
+	c := newChange(0, k, causeHandOver, &config.Config{Timing: config.Timing{DeadAfter: 5 * time.Millisecond}})
 	next := k
 	next.FlipNS += int64(time.Minute)
 	if got := describeChange("files", c, next).Timeline; got.AnnouncedUS != 0 || got.InUS != 0 || got.FlipUS != 5001 {
 		t.Errorf("the change before has of the next one: %+v", got)
 	}
-	if got := describeChange("files", newChange(0, next, causeHandOver, time.Hour), next).Timeline; got.AnnouncedUS != 0 || got.OutUS != 0 {
+	if got := describeChange("files", newChange(0, next, causeHandOver, &config.Config{Timing: config.Timing{DeadAfter: time.Hour}}), next).Timeline; got.AnnouncedUS != 0 || got.OutUS != 0 {
 		t.Errorf("the next change has of the one before: %+v", got)
 	}
 }

@@ -18,6 +18,7 @@ type Stats struct {
 	Changes    int   // of owner
 	Overlaps   int   // of two open gates, as arbiter reach documents them
 	OverlapMax int64 // the longest of them
+	Fenced     int   // nodes that were switched off by their peer
 	SettledNs  int64 // from the last fault's end until all was as it should be
 	SimNs      int64 // how much time has passed in the run
 }
@@ -87,6 +88,9 @@ func (c *checker) begins(i int) {
 	w := c.w
 	c.stats.Overlaps++
 	w.logf("%s: both gates are open", w.ids[i].Name)
+	if w.p.Fence {
+		w.fail("%s: both gates are open, %v and %v, and one of the nodes should be off", w.ids[i].Name, w.nodes[0].k.words[i], w.nodes[1].k.words[i])
+	}
 	if !w.p.Reach {
 		return
 	}
@@ -138,6 +142,9 @@ func (c *checker) swap(n *node, a core.Swap) {
 		c.w.fail("serv%d %s: armed as %v, and its disk promises %d", n.self+1, name, a.New, n.disk.Generations[name])
 	}
 }
+
+// fenced: a node is switched off by its peer.
+func (c *checker) fenced(*node) { c.stats.Fenced++ }
 
 func (c *checker) booted(n *node) { c.sentAt[n.self] = 0 }
 

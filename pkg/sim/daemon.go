@@ -17,6 +17,7 @@ type daemon struct {
 	paused  int64
 	hinted  bool
 	replied map[uint64]bool
+	fencing uint64 // the Fence in flight
 }
 
 func newDaemon(n *node) *daemon { return &daemon{n: n, replied: map[uint64]bool{}} }
@@ -31,7 +32,8 @@ func (d *daemon) start() {
 	}
 	d.m = core.New(core.Config{
 		Self: n.self, Nodes: [2]string{"serv1", "serv2"}, Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0,
-		Limits: core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms},
+		Fence: n.w.p.Fence, FenceDelay: n.w.p.FenceDelay[1-n.self],
+		Limits: core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms, Fence: 5 * s},
 	}, saved)
 	d.step(core.Started{})
 	d.renew()
@@ -138,6 +140,10 @@ func (d *daemon) act(a core.Action) {
 		d.result(a.Op, 1<<40, 5*ms, nothing)
 	case core.StopConcurrent:
 		d.result(a.Op, 1<<40, 5*ms, nothing)
+	case core.Fence:
+		d.fence(a.Op)
+	case core.CancelFence:
+		d.fencing = 0
 	case core.Announce:
 		if !n.addrs[a.Identity] {
 			w.fail("serv%d announces %s without its addresses", n.self+1, w.ids[a.Identity].Name)
@@ -157,6 +163,52 @@ func (d *daemon) act(a core.Action) {
 	case core.Pulse:
 		n.tick()
 	}
+}
+
+// fence is the shell's part of a Fence, and the agent: an order that takes effect after a while, and
+// questions whether the peer is off by then. It may fail before or after the power has gone, and
+// its daemon may end meanwhile; its order goes on. Somebody gives the power back later.
+func (d *daemon) fence(op uint64) {
+	n, w := d.n, d.n.w
+	d.fencing = op
+	fails := w.chance(4)
+	if !fails || w.chance(2) {
+		w.after(w.rnd(5*ms, 300*ms), func() { w.switchOff(w.nodes[1-n.self]) })
+	}
+	d.alive(w.rnd(20*ms, 500*ms), func() { d.askOff(op, fails) })
+}
+
+func (d *daemon) askOff(op uint64, fails bool) {
+	if d.fencing != op {
+		return // it was cancelled
+	}
+	n, w := d.n, d.n.w
+	asked := n.clock()
+	d.alive(w.rnd(ms, 30*ms), func() {
+		off := !w.nodes[1-n.self].powered
+		d.alive(w.rnd(ms, 30*ms), func() {
+			switch {
+			case fails:
+				d.step(core.Failed{Op: op, Err: "drawn"})
+			case !off:
+				d.askOff(op, fails)
+			default:
+				n.k.fenced = asked
+				d.read()
+				d.step(core.Done{Op: op})
+			}
+		})
+	})
+}
+
+// switchOff is the power switch: it cuts, and the administrator gives the power back some time later.
+func (w *world) switchOff(n *node) {
+	if !n.powered {
+		return
+	}
+	w.check.fenced(n)
+	n.cut()
+	w.after(w.rnd(300*ms, 1500*ms), n.power)
 }
 
 // restart starts a daemon after a while, if the machine has power and none runs by then.

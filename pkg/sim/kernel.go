@@ -54,6 +54,7 @@ type kernel struct {
 	hurry                                                 bool
 
 	renewed, leaseUntil int64 // control
+	fenced              int64
 	floor               []uint64
 	flags               core.SetFlags
 	lan                 core.LanView
@@ -102,7 +103,19 @@ func (k *kernel) takeOne(i int, why string) {
 	}
 }
 
+// fencedOff is fenced of ownership.h: the agent was asked after this death was declared, and no frame
+// has come since.
+func (k *kernel) fencedOff() bool {
+	if k.p.mutate("once off is off for ever") {
+		return k.fenced > 0
+	}
+	return k.fenced > k.since && k.fenced > k.heardAny
+}
+
 func (k *kernel) takeOver() {
+	if k.p.Fence && !k.fencedOff() && !k.p.mutate("nobody need be off") {
+		return
+	}
 	for i := range k.words {
 		k.takeOne(i, "take_over")
 	}

@@ -177,5 +177,6 @@ func (n *node) observed() core.Observed {
 		PeerStandby:      k.peer.standby, PeerFrozen: k.peer.frozen,
 		Local: slices.Clone(k.words), PeerWords: slices.Clone(k.peerWords),
 		MyLan: k.lan, PeerLan: k.peer.lan, Isolated: k.isolatedSince != 0,
+		Fenced: k.state == core.PeerDead && k.fencedOff(), Barred: k.state == core.PeerDead && !k.mayServe(now),
 	}
 }

@@ -25,7 +25,9 @@ type Params struct {
 	Probe, Dead, Suspect, Serve, Linger, Hold, Lease int64
 	Solo, SoloOver, Late, ReachEvery                 int64 // SOLO_NS, SOLO_OVER_NS, LATE_VERDICT_NS, REACH_EVERY_NS
 	Confirm                                          int
-	Reach                                            bool // arbiter reach; else none
+	Reach                                            bool     // arbiter reach; else none
+	Fence                                            bool     // arbiter fence, alone or beside reach
+	FenceDelay                                       [2]int64 // by node: how much longer it takes to switch that one off
 
 	mutation string
 }
@@ -43,5 +45,12 @@ func Timings(probe, dead int64, reach bool) Params {
 	if !reach {
 		p.Serve = 0 // it is not asked for
 	}
+	return p
+}
+
+// WithFence has a dead peer switched off before anything of it is taken. The second node waits, so
+// that both, alive, do not switch each other off.
+func (p Params) WithFence() Params {
+	p.Fence, p.FenceDelay = true, [2]int64{400 * ms, 0}
 	return p
 }

@@ -35,6 +35,9 @@ var Mutations = []string{
 	"a write is done before it is synced",
 }
 
+// FenceMutations are those that concern a fence agent.
+var FenceMutations = []string{"nobody need be off", "once off is off for ever"}
+
 func (p *Params) mutate(name string) bool { return p.mutation == name }
 
 // patience is how long the pair may take, after the last fault, until all is as it should be.

@@ -15,7 +15,10 @@ func TestSeeds(t *testing.T) {
 	if testing.Short() {
 		seeds = 10
 	}
-	for name, p := range map[string]Params{"reach": balanced(true), "none": balanced(false), "fast, reach": Timings(250*us, ms, true)} {
+	for name, p := range map[string]Params{
+		"reach": balanced(true), "none": balanced(false), "fast, reach": Timings(250*us, ms, true),
+		"fence": balanced(false).WithFence(), "reach and fence": balanced(true).WithFence(),
+	} {
 		t.Run(name, func(t *testing.T) {
 			var total Stats
 			for seed := range seeds {
@@ -25,11 +28,15 @@ func TestSeeds(t *testing.T) {
 				}
 				total.Changes += r.Stats.Changes
 				total.Overlaps += r.Stats.Overlaps
+				total.Fenced += r.Stats.Fenced
 				total.OverlapMax = max(total.OverlapMax, r.Stats.OverlapMax)
 			}
 			t.Logf("%d seeds: %+v", seeds, total)
 			if total.Changes == 0 {
 				t.Error("nothing ever changed its owner")
+			}
+			if p.Fence && total.Fenced == 0 {
+				t.Error("nobody was ever switched off")
 			}
 		})
 	}
@@ -53,27 +60,44 @@ func explain(t *testing.T, o Options, r Result) {
 func TestMutationsAreFound(t *testing.T) {
 	for _, m := range Mutations {
 		t.Run(m, func(t *testing.T) {
-			for _, kind := range RaceKinds {
-				if f := Races(kind, 1, m, Limits{Depth: 8, States: 100_000}); f.Wrong != "" {
-					t.Logf("%s: %s, by %d steps, after %d states:\n%s", kind.Name, f.Wrong, len(f.Story), f.States, strings.Join(f.Story, "\n"))
-					return
-				}
+			if !inSmallWorlds(t, m) {
+				inSeeds(t, balanced(true), m)
 			}
-			for _, kind := range PairKinds {
-				if f := Pairs(kind, m, Limits{Depth: 11, States: 20_000}); f.Wrong != "" {
-					t.Logf("%s: %s, by %d steps, after %d states:\n%s", kind.Name, f.Wrong, len(f.Story), f.States, strings.Join(f.Story, "\n"))
-					return
-				}
-			}
-			for seed := range uint64(400) {
-				if r := Run(Options{Seed: seed, Params: balanced(true), Mutation: m}); r.Violation != nil {
-					t.Logf("seed %d: %s", seed, r.Violation.Text)
-					return
-				}
-			}
-			t.Error("neither all orders of small worlds nor 400 seeds found it")
 		})
 	}
+	for _, m := range FenceMutations {
+		t.Run(m, func(t *testing.T) { inSeeds(t, balanced(false).WithFence(), m) })
+	}
+}
+
+func inSmallWorlds(t *testing.T, mutation string) bool {
+	found := func(name string, f Found) bool {
+		if f.Wrong != "" {
+			t.Logf("%s: %s, by %d steps, after %d states:\n%s", name, f.Wrong, len(f.Story), f.States, strings.Join(f.Story, "\n"))
+		}
+		return f.Wrong != ""
+	}
+	for _, kind := range RaceKinds {
+		if found(kind.Name, Races(kind, 1, mutation, Limits{Depth: 8, States: 100_000})) {
+			return true
+		}
+	}
+	for _, kind := range PairKinds {
+		if found(kind.Name, Pairs(kind, mutation, Limits{Depth: 11, States: 20_000})) {
+			return true
+		}
+	}
+	return false
+}
+
+func inSeeds(t *testing.T, p Params, mutation string) {
+	for seed := range uint64(200) {
+		if r := Run(Options{Seed: seed, Params: p, Mutation: mutation}); r.Violation != nil {
+			t.Logf("seed %d: %s", seed, r.Violation.Text)
+			return
+		}
+	}
+	t.Error("not found")
 }
 
 // A run follows from its seed.

@@ -29,6 +29,8 @@ var worlds = []struct {
 	{"balanced, reach", sim.Timings(1_000_000, 5_000_000, true)},
 	{"fast, reach", sim.Timings(250_000, 1_000_000, true)},
 	{"balanced, none", sim.Timings(1_000_000, 5_000_000, false)},
+	{"balanced, fence", sim.Timings(1_000_000, 5_000_000, false).WithFence()},
+	{"balanced, reach and fence", sim.Timings(1_000_000, 5_000_000, true).WithFence()},
 }
 
 func main() {
@@ -41,13 +43,14 @@ func main() {
 func run() error {
 	forTime := flag.Duration("for", time.Minute, "how `long` to go on")
 	first := flag.Uint64("seed", 0, "the `seed` to begin with")
-	mutation := flag.String("mutation", "", fmt.Sprintf("put this `bug` into the model: one of %q", sim.Mutations))
+	bugs := slices.Concat(sim.Mutations, sim.FenceMutations)
+	mutation := flag.String("mutation", "", fmt.Sprintf("put this `bug` into the model: one of %q", bugs))
 	orders := flag.Bool("orders", false, "look at all orders of what may happen in small worlds, instead of seeds")
 	states := flag.Int("states", 1_000_000, "with -orders: end at the first depth with so many `states`")
 	heldUp := flag.Int("held-up", 1, "with -orders: how often processors are held up between two steps in one story")
 	flag.Parse()
-	if *mutation != "" && !slices.Contains(sim.Mutations, *mutation) {
-		return fmt.Errorf("-mutation %s: one of %q", *mutation, sim.Mutations)
+	if *mutation != "" && !slices.Contains(bugs, *mutation) {
+		return fmt.Errorf("-mutation %s: one of %q", *mutation, bugs)
 	}
 	if *orders {
 		return exhaust(*heldUp, *mutation, sim.Limits{Depth: math.MaxInt, States: *states})

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+// key is what is known of an identity's key in etcd.
+func (m *Machine) key(id *identity) Key {
+	if !m.cfg.Etcd || id.index >= len(m.obs.Keys) {
+		return Key{}
+	}
+	return m.obs.Keys[id.index]
+}
+
+// wantKey is the generation at which this node wants an identity's key; 0: not at all. The owner
+// begins when the peer is suspected, the other one when it is dead: so the owner wins a draw. It is
+// given up when the peer's own word is enough again.
+func (m *Machine) wantKey(id *identity) uint64 {
+	w := id.word
+	switch {
+	case !m.cfg.Etcd || !id.known:
+		return 0
+	case w.Has(Owner) && (!m.up() && m.obs.Peer != PeerUnknown || m.key(id).Held != 0 && !m.obs.Granted):
+		return w.Gen()
+	case m.dead() && w.Has(Ready):
+		return m.next(id, w.Gen())
+	}
+	return 0
+}
+
+func (m *Machine) driveKey(id *identity) {
+	held := m.key(id).Held
+	if want := m.wantKey(id); want != id.wanted {
+		id.wanted = want
+		if want != 0 {
+			m.emit(Win{Identity: id.index, Generation: want})
+		} else {
+			m.emit(GiveUp{Identity: id.index})
+		}
+	}
+	switch {
+	case id.wanted == 0:
+	case id.held == 0 && held != 0:
+		m.notify(KindKeyWon, id, "%s holds the key of %s in etcd, at generation %d", m.cfg.Nodes[m.cfg.Self], id.cfg.Name, held)
+	case id.held != 0 && held == 0:
+		m.notify(KindKeyLost, id, "%s no longer holds the key of %s in etcd", m.cfg.Nodes[m.cfg.Self], id.cfg.Name)
+	}
+	id.held = held
+}
+
+// superseded reports that the key was won at a higher generation than this word's, and not just now
+// by this node: what is owned here is out of date, and the next one must be above it.
+func (m *Machine) superseded(id *identity) bool {
+	stored := m.key(id).Stored
+	return m.dead() && stored > id.word.Gen() && stored != id.wanted
+}
+
+// supersede moves to the generation that etcd knows.
+func (m *Machine) supersede(id *identity, mayArm bool) Word {
+	stored := m.key(id).Stored
+	switch {
+	case id.word.Has(Owner):
+		m.notify(KindSuperseded, id, "%s was taken at generation %d while this node had %d and heard nothing", id.cfg.Name, stored, id.word.Gen())
+		return MakeWord(0, stored)
+	case mayArm && m.promise(id, m.next(id, stored)):
+		return MakeWord(Ready, stored)
+	}
+	return id.word
+}

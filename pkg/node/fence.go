@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/control"
+	"github.com/xdpha/xdpha/pkg/core"
+	"github.com/xdpha/xdpha/pkg/metrics"
+)
+
+// fenceGrace is what the core waits for a fence agent's result beyond the agent's own limits.
+const fenceGrace = 5 * time.Second
+
+// fenceShown is what is told of the fence agent.
+type fenceShown struct {
+	running bool
+	result  string // of the last run: one of metrics.FenceResults; "": none yet
+	err     string
+	at      time.Time // when it ended
+	count   map[string]uint64
+}
+
+// fencePeer runs the agent that switches the peer off. What it says goes into the kernel's map, and
+// into the core by the reading of it, before the core learns that it is done.
+func (n *node) fencePeer(a core.Fence) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var once sync.Once
+	n.effects.fencing = func() { once.Do(cancel) }
+	n.do(n.effects.fence, func(ended context.Context) {
+		defer cancel()
+		stop := context.AfterFunc(ended, cancel)
+		defer stop()
+		n.showFence(func(f *fenceShown) { f.running = true })
+		at, err := n.fence.Off(ctx)
+		if err == nil {
+			n.dp.SetFenced(at)
+		}
+		n.fenceEnded(err, ctx.Err() != nil)
+		n.post(func() {
+			n.look()
+			n.step(fenceResult(a.Op, err))
+		})
+	})
+}
+
+func fenceResult(op uint64, err error) core.Event {
+	if err != nil {
+		return core.Failed{Op: op, Err: err.Error()}
+	}
+	return core.Done{Op: op}
+}
+
+func (n *node) fenceEnded(err error, cancelled bool) {
+	n.showFence(func(f *fenceShown) {
+		f.running, f.result, f.err, f.at = false, metrics.FenceOff, "", time.Now()
+		switch {
+		case err != nil && cancelled:
+			f.result = metrics.FenceCancelled
+		case err != nil:
+			f.result, f.err = metrics.FenceFailed, err.Error()
+		}
+		f.count[f.result]++
+	})
+}
+
+func (n *node) showFence(change func(*fenceShown)) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change(&n.shared.fence)
+}
+
+// fenceStatus is what status shows of the fence agent.
+func (n *node) fenceStatus(s *loader.State, shown fenceShown) *control.Fence {
+	f := n.Config.Arbiter.Fence
+	if f == nil {
+		return nil
+	}
+	out := &control.Fence{
+		Agent: f.Agent, State: control.FenceIdle, DelayUS: f.Nodes[n.Config.Peer()].Delay.Microseconds(),
+		LastResult: shown.result, LastError: shown.err,
+	}
+	if !shown.at.IsZero() {
+		out.LastAt = &shown.at
+	}
+	switch {
+	case s.Fenced():
+		out.State = control.FencePeerOff
+	case shown.running:
+		out.State = control.FenceRunning
+	}
+	return out
+}
