@@ -53,6 +53,7 @@ func (c *checker) names() {
 		c.add(top, "secret_file is missing; write secret_file: /etc/xdpha/secret and make it with xdpha keygen")
 	}
 	c.cfg.Cluster = c.raw.cluster.v
+	c.cfg.Hold = or(c.raw.hold, "none") == "manual"
 	c.cfg.ClusterID = clusterID(c.cfg.Cluster)
 }
 

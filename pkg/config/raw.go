@@ -10,16 +10,16 @@ import (
 
 // rawFile is the file as written, with positions and without meaning.
 type rawFile struct {
-	cluster, secretFile, node value[string]
-	timing                    rawTiming
-	arbiter                   rawArbiter
-	nodes                     []rawNode
-	nodesAt                   pos
-	identities                []rawIdentity
-	identitiesAt              pos
-	services                  []rawService
-	hookEvents                value[string]
-	metricsListen             value[string]
+	cluster, secretFile, node, hold value[string]
+	timing                          rawTiming
+	arbiter                         rawArbiter
+	nodes                           []rawNode
+	nodesAt                         pos
+	identities                      []rawIdentity
+	identitiesAt                    pos
+	services                        []rawService
+	hookEvents                      value[string]
+	metricsListen                   value[string]
 }
 
 type rawTiming struct {
@@ -69,6 +69,7 @@ func (d decoder) file(n ast.Node) *rawFile {
 	d.object(n, "the configuration",
 		d.name("cluster", &r.cluster, "lj64"),
 		d.text("secret_file", &r.secretFile, "/etc/xdpha/secret"),
+		d.choice("hold", &r.hold, "none", "manual"),
 		d.name("node", &r.node, "auto"),
 		d.timing(&r.timing),
 		d.arbiter(&r.arbiter),

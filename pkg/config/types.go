@@ -12,6 +12,8 @@ import (
 type Config struct {
 	Path    string
 	Cluster string
+	// Hold (hold: manual): a node that comes back is in standby if the other one has owned something since.
+	Hold bool
 	// ClusterID is the cluster's name as carried by every frame.
 	ClusterID uint32
 	// Keys are the cluster's secrets, the signing one first; one or two.

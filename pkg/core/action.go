@@ -147,6 +147,7 @@ const (
 	KindLanBack        = "lan-back"
 	KindIsolated       = "isolated"
 	KindIsolatedEnd    = "isolated-end"
+	KindHeld           = "held" // in standby, for its peer has owned something since
 	KindStandby        = "standby"
 	KindFreeze         = "freeze"
 	KindUncovered      = "uncovered" // nobody serves it and this node may not

@@ -75,7 +75,7 @@ func (m *Machine) busy(op uint64) bool {
 // ask sets Want: the owner's machine begins the hand-over.
 func (m *Machine) ask(c *command, id *identity) {
 	switch {
-	case m.durable.Standby:
+	case m.standby():
 		c.errs = append(c.errs, id.cfg.Name+": this node is in standby: end that first with `xdpha standby off`")
 	case !m.obs.PeerSupervisorOK && !c.force:
 		c.errs = append(c.errs, id.cfg.Name+": "+m.peerName()+"'s supervisor does not run; --force demands it of its kernel")
@@ -188,6 +188,7 @@ func (m *Machine) cmdStandby(e CmdStandby) {
 	}
 	c := m.newCommand(e.Op, cmdStandby)
 	c.on, c.saving, m.want.Standby = e.On, true, e.On
+	m.held = m.held && e.On
 	m.flagsSaved() // it may be so already
 }
 
@@ -283,7 +284,7 @@ func (m *Machine) driveCommands() {
 				c.resolve(id, m.peerName()+" began to hand it over and took that back: see its events")
 			case !c.begun[id.index] && m.now >= c.asked+m.cfg.Limits.Stage:
 				c.resolve(id, m.peerName()+" did not begin to hand it over in time")
-			case m.durable.Frozen || m.durable.Standby:
+			case m.durable.Frozen || m.standby():
 				c.resolve(id, "this node may no longer take it")
 			case m.now >= c.deadline:
 				c.resolve(id, m.peerName()+" did not hand it over in time")

@@ -10,10 +10,12 @@ type Config struct {
 	Concurrent []string // services that run on both nodes
 	// DemandIfLost: what a peer owns whose supervisor is lost is demanded of its kernel.
 	DemandIfLost bool
-	Etcd         bool  // while the peer is silent, what is owned or taken needs its key in etcd
-	Fence        bool  // a dead peer is switched off before anything of it is taken
-	FenceDelay   int64 // ns that this node waits before it does so
-	Limits       Limits
+	// Hold keeps a node that has booted in standby if its peer has owned something since it did.
+	Hold       bool
+	Etcd       bool  // while the peer is silent, what is owned or taken needs its key in etcd
+	Fence      bool  // a dead peer is switched off before anything of it is taken
+	FenceDelay int64 // ns that this node waits before it does so
+	Limits     Limits
 }
 
 // IdentityConfig is one identity.

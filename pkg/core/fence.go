@@ -34,7 +34,7 @@ func (m *Machine) mayFence() bool {
 	if !m.cfg.Fence || !m.dead() || m.obs.Isolated || m.obs.Barred {
 		return false
 	}
-	return !m.durable.Standby && !m.durable.Frozen && !m.leaving
+	return !m.standby() && !m.durable.Frozen && !m.leaving
 }
 
 // driveFence has a dead peer switched off before anything of it is taken: the kernel takes nothing

@@ -178,7 +178,7 @@ func (m *Machine) mayMoveNow(id *identity) bool {
 
 // reasonToMove says why the owner should hand over by itself, or "".
 func (m *Machine) reasonToMove(id *identity) string {
-	if m.durable.Standby {
+	if m.standby() {
 		return "this node is in standby"
 	}
 	if !carrier(m.obs.PeerLan, id.cfg.Home == 1-m.cfg.Self).Healthy() {

@@ -36,6 +36,9 @@ type Machine struct {
 	commands   []*command
 	concurrent actuator
 	failed     map[string]bool // concurrent services
+
+	returning bool // has booted, and does not know yet whether the peer has owned anything since
+	held      bool // and it has: in standby until that is ended
 }
 
 // New returns a machine that waits for Started.
@@ -135,6 +138,7 @@ func (m *Machine) observed(o Observed) {
 	m.obs = o
 	if !m.seen {
 		m.peerSupOK = true
+		m.returning = m.cfg.Hold && m.hasBooted(o)
 	}
 	m.peerChanged(before)
 	m.lanChanged()
@@ -150,6 +154,7 @@ func (m *Machine) observed(o Observed) {
 		m.watch(id)
 	}
 	m.seen = true
+	m.holdReturning()
 }
 
 func (m *Machine) swapped(e Swapped) {
@@ -236,7 +241,7 @@ func (m *Machine) expire() {
 }
 
 func (m *Machine) driveFlags() {
-	f := SetFlags{Standby: m.durable.Standby || m.leaving, Frozen: m.durable.Frozen}
+	f := SetFlags{Standby: m.durable.Standby || m.held || m.leaving, Frozen: m.durable.Frozen}
 	if m.flags == nil || *m.flags != f {
 		m.flags = &f
 		m.emit(f)

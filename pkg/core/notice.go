@@ -95,7 +95,7 @@ func (m *Machine) peerChanged(before PeerState) {
 // lostPolicy says what follows from a lost supervisor.
 func (m *Machine) lostPolicy() string {
 	switch {
-	case m.durable.Standby || m.durable.Frozen || m.obs.PeerFrozen:
+	case m.standby() || m.durable.Frozen || m.obs.PeerFrozen:
 		return "nothing is done, for a node is frozen or in standby"
 	case m.cfg.DemandIfLost:
 		return "what it owns is demanded of its kernel"

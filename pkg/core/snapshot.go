@@ -48,7 +48,7 @@ func (m *Machine) Snapshot() Snapshot {
 	s := Snapshot{
 		Peer: m.obs.Peer, PeerBoot: m.obs.PeerBoot, PeerSupervisorOK: m.obs.PeerSupervisorOK,
 		PeerStandby: m.obs.PeerStandby, PeerFrozen: m.obs.PeerFrozen,
-		Standby: m.durable.Standby, Frozen: m.durable.Frozen, Leaving: m.leaving, Isolated: m.obs.Isolated,
+		Standby: m.durable.Standby || m.held, Frozen: m.durable.Frozen, Leaving: m.leaving, Isolated: m.obs.Isolated,
 		FailedConcurrent: slices.Sorted(maps.Keys(m.failed)),
 	}
 	for _, id := range m.ids {

@@ -25,6 +25,7 @@ type State struct {
 	PeerBoot         uint64
 	PeerSupervisorOK bool
 	Isolated         bool
+	Returning, Held  bool
 	Identities       []IdentityState
 	Durable, Wanted  Saved
 	Persist          PersistState
@@ -119,7 +120,7 @@ type IdentityState struct {
 func (m *Machine) State() State {
 	s := State{
 		Version: StateVersion, Now: m.now, Ops: m.ops, Started: m.started, Seen: m.seen, Left: m.left, Leaving: m.leaving, Keep: m.keep,
-		Observed: m.obs.clone(), PeerBoot: m.peerBoot, PeerSupervisorOK: m.peerSupOK, Isolated: m.isolated,
+		Observed: m.obs.clone(), PeerBoot: m.peerBoot, PeerSupervisorOK: m.peerSupOK, Isolated: m.isolated, Returning: m.returning, Held: m.held,
 		Durable: m.durable.clone(), Wanted: m.want.clone(),
 		Persist:    PersistState{m.persist.op, m.persist.saved.clone(), m.persist.deadline, m.persist.retryAt, m.persist.reported},
 		Fence:      FenceState{m.fence.op, m.fence.since, m.fence.deadline, m.fence.retryAt, m.fence.backoff},
@@ -173,6 +174,7 @@ func Restore(cfg Config, s State) (*Machine, error) {
 	}
 	m.now, m.ops, m.started, m.seen, m.left, m.leaving, m.keep = s.Now, s.Ops, s.Started, s.Seen, s.Left, s.Leaving, s.Keep
 	m.obs, m.peerBoot, m.peerSupOK, m.isolated = s.Observed.clone(), s.PeerBoot, s.PeerSupervisorOK, s.Isolated
+	m.returning, m.held = s.Returning, s.Held
 	m.want = s.Wanted.clone()
 	m.persist = persistOp{s.Persist.Op, s.Persist.Saved.clone(), s.Persist.Deadline, s.Persist.RetryAt, s.Persist.Reported}
 	m.fence = fencing{s.Fence.Op, s.Fence.Since, s.Fence.Deadline, s.Fence.RetryAt, s.Fence.Backoff}

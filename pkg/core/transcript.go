@@ -67,6 +67,9 @@ func (x *Transcript) Head(saved Saved) []string {
 	if len(c.Concurrent) > 0 {
 		lines = append(lines, "concurrent "+strings.Join(c.Concurrent, " "))
 	}
+	if c.Hold {
+		lines = append(lines, "hold")
+	}
 	if c.DemandIfLost {
 		lines = append(lines, "demand-if-lost")
 	}

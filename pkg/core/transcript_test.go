@@ -156,6 +156,8 @@ func (x *transcript) do(f []string) []Action {
 		x.identity(f[1:])
 	case "concurrent":
 		x.cfg.Concurrent = f[1:]
+	case "hold":
+		x.cfg.Hold = true
 	case "demand-if-lost":
 		x.cfg.DemandIfLost = true
 	case "etcd":

@@ -48,7 +48,7 @@ func (m *Machine) ownerWord(id *identity) Word {
 
 // releasedWord takes back what the peer did not take.
 func (m *Machine) releasedWord(id *identity) Word {
-	if m.durable.Standby || m.leaving {
+	if m.standby() || m.leaving {
 		return id.word
 	}
 	g := id.word.Gen()
@@ -95,7 +95,7 @@ func (m *Machine) overdue(id *identity) bool {
 // standbyWord arms, claims, asks and stages.
 func (m *Machine) standbyWord(id *identity) Word {
 	w, g := id.word, id.word.Gen()
-	free := !m.durable.Standby && !m.leaving
+	free := !m.standby() && !m.leaving
 	mayArm := free && (!m.durable.Frozen || w.Has(Want) && !m.peerOwns(id))
 	if free {
 		m.promise(id, m.next(id, g))
@@ -186,7 +186,7 @@ func (m *Machine) raise(id *identity, mayArm bool) Word {
 func (m *Machine) mayClaim(id *identity) bool {
 	w, p := id.word, id.peer
 	switch {
-	case !m.up() || m.obs.Isolated || m.durable.Standby || m.leaving:
+	case !m.up() || m.obs.Isolated || m.standby() || m.leaving:
 		return false
 	case m.durable.Frozen && !w.Has(Want): // a frozen node only gets back what it had
 		return false
