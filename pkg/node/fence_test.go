@@ -129,6 +129,7 @@ func TestWithAFenceAgentAFullPartitionNeverMakesTwoOwners(t *testing.T) {
 			w := c.watch(t, mail, lab.Serv1)
 			within(t, func(ctx context.Context) error { _, err := c.Inject(ctx, lab.FaultPartition, files); return err })
 			w.awaitAnswerBy(lab.Serv1)
+			r.wantOff(t, lab.Serv2) // before it is served by the other one
 			await(t, "serv1 owns everything", func() error { return c.serves(lab.Serv1, everythingOn(lab.Serv1)) })
 			if sum := w.end(); sum.After != lab.Serv1 {
 				t.Errorf("at the end %s answers", sum.After)
