@@ -95,16 +95,17 @@ func TestEventsAreReadAsTheKernelWroteThem(t *testing.T) {
 }
 
 func TestTheGateOfARunningSupervisor(t *testing.T) {
-	open := State{AtNS: 10, LeaseUntilNS: 11, ServeNeeded: true, ServeUntilNS: 11, Words: []core.Word{core.MakeWord(core.Owner, 1)}}
+	open := State{AtNS: 10, LeaseUntilNS: 11, ServeNeeded: true, ServeUntilNS: 11, LeaveNS: []int64{0}, Words: []core.Word{core.MakeWord(core.Owner, 1)}}
 	for name, c := range map[string]struct {
 		change func(*State)
 		open   bool
 	}{
-		"owner with a lease": {func(*State) {}, true},
-		"not the owner":      {func(s *State) { s.Words = []core.Word{core.MakeWord(core.Ready, 1)} }, false},
-		"cut off":            {func(s *State) { s.ServeUntilNS = 10 }, false},
-		"arbiter none":       {func(s *State) { s.ServeUntilNS, s.ServeNeeded = 0, false }, true},
-		"without a lease":    {func(s *State) { s.LeaseUntilNS = 10 }, false},
+		"owner with a lease":            {func(*State) {}, true},
+		"not the owner":                 {func(s *State) { s.Words = []core.Word{core.MakeWord(core.Ready, 1)} }, false},
+		"cut off":                       {func(s *State) { s.ServeUntilNS = 10 }, false},
+		"arbiter none":                  {func(s *State) { s.ServeUntilNS, s.ServeNeeded = 0, false }, true},
+		"cut off, with the key in etcd": {func(s *State) { s.ServeUntilNS, s.LeaveNS = 10, []int64{11} }, true},
+		"without a lease":               {func(s *State) { s.LeaseUntilNS = 10 }, false},
 	} {
 		s := open
 		c.change(&s)

@@ -119,11 +119,11 @@ type State struct {
 	Seq            uint64
 	TickGapMaxNS   uint64
 	ReachNS        [MaxReach][Links]int64
-	TokenNS        int64 // when the pacer's token came by last
-	ServeUntilNS   int64 // the right to serve
-	ServeNeeded    bool  // false: what is owned is kept, whatever the network does
-	HeardNS        int64 // last accepted frame on any link
-	FencedNS       int64 // see SetFenced; 0: never
+	TokenNS        int64   // when the pacer's token came by last
+	ServeUntilNS   int64   // the right to serve
+	ServeNeeded    bool    // false: what is owned is kept, whatever the network does
+	HeardNS        int64   // last accepted frame on any link
+	FencedNS       int64   // see SetFenced; 0: never
 	LeaveNS        []int64 // see SetLeave, by identity
 	Isolated       bool
 	StrangerNS     int64 // last frame on the crossover of another version or secret
