@@ -158,10 +158,12 @@ func (r *relay) next(who int) bool {
 	return false
 }
 
-// Gain is a time from which on a node may be an identity's owner again: not before FromNs.
+// Gain is what a node tells of having become an identity's owner. Who tells may be late: so much
+// earlier it may have spoken already.
 type Gain struct {
 	Node   string
-	FromNs int64
+	AtNs   int64
+	LateNs int64
 }
 
 // TwoOwners is a time in which the switches saw a node use an identity's MAC after another one
@@ -186,7 +188,7 @@ func Overlaps(records []JudgeRecord, identity int, gains []Gain) (out []TwoOwner
 		if r.Identity != identity || node == owner {
 			continue
 		}
-		back := slices.ContainsFunc(gains, func(g Gain) bool { return g.Node == node && g.FromNs > sinceNs && g.FromNs <= r.TNs })
+		back := slices.ContainsFunc(gains, func(g Gain) bool { return g.Node == node && g.AtNs > sinceNs && g.AtNs-g.LateNs <= r.TNs })
 		if owner == "" || !relieved[node] || back {
 			relieved[owner], relieved[node] = true, false
 			owner, sinceNs = node, r.TNs
