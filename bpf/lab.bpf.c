@@ -17,10 +17,14 @@
 #define MAX_SPEAKERS 1024  /* MACs with which the two nodes send during a partition */
 #define SERVERS 2          /* nodes 0 and 1 are the pair */
 #define CUT_PEER (1ULL << 32) /* among a node's cuts: frames of the other server do not reach it */
+#define SILENCE_NS 2000000 /* the trail has what a server did not hear for longer than this */
+#define FORGED_MARK 0x1ab /* of frames that the lab itself sends in a node's name: nobody was heard */
 #define TC_PASS (-1)       /* TCX_NEXT, and TC_ACT_UNSPEC where there is only clsact */
 #define TC_DROP 2
 
-enum lab_kind { KIND_OTHER, KIND_ARP_REQUEST, KIND_ARP_REPLY, KIND_IPV4, KIND_IPV6, KIND_ND };
+enum lab_kind { KIND_OTHER, KIND_ARP_REQUEST, KIND_ARP_REPLY, KIND_IPV4, KIND_IPV6, KIND_ND,
+	/* Of a silence: its record's identity is the number of the node that was not heard, its port leads to who did not hear. */
+	KIND_FELL_SILENT, KIND_HEARD };
 
 /* One end of a cable, on the side of the switch. */
 struct lab_port {
@@ -88,6 +92,14 @@ struct {
 	__type(key, __u32);
 	__type(value, struct lab_seen);
 } lab_sightings SEC(".maps");
+
+/* When server TO was last sent a frame by NODE, from NIC to NIC: slot TO * MAX_NODES + NODE. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SERVERS * MAX_NODES);
+	__type(key, __u32);
+	__type(value, __u64);
+} lab_heard SEC(".maps");
 
 /* Frames dropped at a cut port, both directions together. */
 struct {
@@ -185,11 +197,59 @@ static __always_inline __u16 kind_of(void *data, void *data_end)
 	return KIND_OTHER;
 }
 
+static __always_inline void trail(__u64 t_ns, __u32 port, __u16 identity, __u16 kind)
+{
+	struct lab_record *r;
+
+	if (!lab_tracing)
+		return;
+	r = bpf_ringbuf_reserve(&lab_trail, sizeof(*r), 0);
+	if (!r) {
+		__sync_fetch_and_add(&lab_trail_lost, 1);
+		return;
+	}
+	r->t_ns = t_ns;
+	r->port = port;
+	r->identity = identity;
+	r->kind = kind;
+	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP); /* read when the run is over: a wake-up would disturb it */
+}
+
+/* NICs have MACs of pkg/lab's choice: 02:1a:b0:00, the node's number, the port's. */
+static __always_inline int is_nic(const __u8 *mac)
+{
+	return mac[0] == 0x02 && mac[1] == 0x1a && mac[2] == 0xb0 && mac[3] == 0;
+}
+
+/* Notes that a server is about to hear a node, and for how long it had not. */
+static __always_inline void note_heard(void *data, void *data_end, __u32 to, __u32 port)
+{
+	struct ethhdr *eth = data;
+	__u64 *last, before, now;
+	__u32 slot;
+
+	if ((void *)(eth + 1) > data_end || to >= SERVERS || !is_nic(eth->h_dest) || eth->h_dest[4] != to ||
+	    !is_nic(eth->h_source) || eth->h_source[4] == to)
+		return;
+	slot = to * MAX_NODES + (eth->h_source[4] & (MAX_NODES - 1));
+	last = bpf_map_lookup_elem(&lab_heard, &slot);
+	if (!last)
+		return;
+	now = bpf_ktime_get_boot_ns();
+	before = *(volatile __u64 *)last;
+	if (now <= before) /* another CPU was later, and first */
+		return;
+	*(volatile __u64 *)last = now;
+	if (now - before < SILENCE_NS)
+		return;
+	trail(before, port, eth->h_source[4], KIND_FELL_SILENT);
+	trail(now, port, eth->h_source[4], KIND_HEARD);
+}
+
 /* The judge: a node that sends with an identity's MAC is using it, whatever it believes. */
 static __always_inline void judge(void *data, void *data_end, __u32 port)
 {
 	struct ethhdr *eth = data;
-	struct lab_record *r;
 	struct lab_seen *seen;
 	__u64 mac = 0, now;
 	__u32 *identity, slot;
@@ -209,18 +269,7 @@ static __always_inline void judge(void *data, void *data_end, __u32 port)
 		seen->first_ns = now;
 	seen->last_ns = now;
 	__sync_fetch_and_add(&seen->count, 1);
-	if (!lab_tracing)
-		return;
-	r = bpf_ringbuf_reserve(&lab_trail, sizeof(*r), 0);
-	if (!r) {
-		__sync_fetch_and_add(&lab_trail_lost, 1);
-		return;
-	}
-	r->t_ns = now;
-	r->port = port;
-	r->identity = *identity;
-	r->kind = kind_of(data, data_end);
-	bpf_ringbuf_submit(r, BPF_RB_NO_WAKEUP); /* read when the run is over: a wake-up would disturb it */
+	trail(now, port, *identity, kind_of(data, data_end));
 }
 
 /* On the switch's end of a cable: frames coming from the node. */
@@ -256,8 +305,11 @@ int cable_out(struct __sk_buff *skb)
 		return TC_PASS;
 	cuts = cuts_of(p);
 	if (!(cuts & (1ULL << (p->bit & 63))) &&
-	    !(cuts & CUT_PEER && is_peers((void *)(long)skb->data, (void *)(long)skb->data_end, p->node)))
+	    !(cuts & CUT_PEER && is_peers((void *)(long)skb->data, (void *)(long)skb->data_end, p->node))) {
+		if (skb->mark != FORGED_MARK)
+			note_heard((void *)(long)skb->data, (void *)(long)skb->data_end, p->node, port);
 		return TC_PASS;
+	}
 	count_drop(port);
 	return TC_DROP;
 }

@@ -46,6 +46,7 @@ type LabLabSpeaker struct {
 const (
 	LabMapLabCuts         = "lab_cuts"
 	LabMapLabDropped      = "lab_dropped"
+	LabMapLabHeard        = "lab_heard"
 	LabMapLabPorts        = "lab_ports"
 	LabMapLabSightings    = "lab_sightings"
 	LabMapLabSpeakers     = "lab_speakers"
@@ -114,6 +115,7 @@ type LabProgramSpecs struct {
 type LabMapSpecs struct {
 	LabCuts      *ebpf.MapSpec `ebpf:"lab_cuts"`
 	LabDropped   *ebpf.MapSpec `ebpf:"lab_dropped"`
+	LabHeard     *ebpf.MapSpec `ebpf:"lab_heard"`
 	LabPorts     *ebpf.MapSpec `ebpf:"lab_ports"`
 	LabSightings *ebpf.MapSpec `ebpf:"lab_sightings"`
 	LabSpeakers  *ebpf.MapSpec `ebpf:"lab_speakers"`
@@ -152,6 +154,7 @@ func (o *LabObjects) Close() error {
 type LabMaps struct {
 	LabCuts      *ebpf.Map `ebpf:"lab_cuts"`
 	LabDropped   *ebpf.Map `ebpf:"lab_dropped"`
+	LabHeard     *ebpf.Map `ebpf:"lab_heard"`
 	LabPorts     *ebpf.Map `ebpf:"lab_ports"`
 	LabSightings *ebpf.Map `ebpf:"lab_sightings"`
 	LabSpeakers  *ebpf.Map `ebpf:"lab_speakers"`
@@ -163,6 +166,7 @@ func (m *LabMaps) Close() error {
 	return _LabClose(
 		m.LabCuts,
 		m.LabDropped,
+		m.LabHeard,
 		m.LabPorts,
 		m.LabSightings,
 		m.LabSpeakers,

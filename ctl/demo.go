@@ -72,9 +72,14 @@ var faultTexts = map[lab.Fault]string{
 	lab.FaultHandOver:   "xdpha move, as planned",
 }
 
+// demoFaults are the lab's faults of which one alone has one right outcome for each identity.
+func demoFaults() []lab.Fault {
+	return slices.DeleteFunc(slices.Clone(lab.Faults), func(f lab.Fault) bool { return faultTexts[f] == "" })
+}
+
 func faultHelp() string {
 	var b strings.Builder
-	for _, f := range lab.Faults {
+	for _, f := range demoFaults() {
 		fmt.Fprintf(&b, "   %-12s %s\n", f, faultTexts[f])
 	}
 	return b.String()
@@ -112,8 +117,8 @@ func parseDemo(c *cli.Context) (p demoPlan, err error) {
 		return p, usagef("demo: no staging %q: on-takeover or ahead", p.staging)
 	}
 	if p.hold == 0 {
-		if p.fault, err = lab.ParseFault(c.String("fault")); err != nil {
-			return p, usageError{fmt.Errorf("demo: %w", err)}
+		if p.fault = lab.Fault(c.String("fault")); !slices.Contains(demoFaults(), p.fault) {
+			return p, usagef("demo: unknown fault %q: there are %v", p.fault, demoFaults())
 		}
 	}
 	if p.fault == lab.FaultHandOver && p.restartAfter > 0 {

@@ -30,6 +30,10 @@ const (
 // LabCutPeer is the bit among a node's cuts that keeps from it all that the other of nodes 0 and 1 sends.
 const LabCutPeer = 1 << 32
 
+// LabForgedMark is the mark (SO_MARK) of frames that the lab sends in a node's name: whoever gets
+// them has not heard that node.
+const LabForgedMark = 0x1ab
+
 // Lab is the lab's cables: programs for the switches' ends of them, and the
 // judge that notes who uses a watched MAC. Attach methods attach in the network
 // namespace of the calling thread. It is pinned nowhere and gone with the process.
@@ -62,6 +66,10 @@ const (
 	LabIPv4
 	LabIPv6
 	LabND // neighbour solicitation or advertisement
+	// Of a silence of more than 2 ms, as these two records tell of it: Identity is the node that was
+	// not heard, Port leads to the server that did not hear it.
+	LabFellSilent
+	LabHeard
 )
 
 // LabRecord is one frame that used a watched MAC.
@@ -157,15 +165,6 @@ func (l *Lab) attachOut(ifindex int) error {
 	return nil
 }
 
-// SetCuts cuts the cables whose bits are set and heals the node's others, in one store.
-func (l *Lab) SetCuts(node int, bits uint64) error {
-	if node < 0 || node >= LabNodes {
-		return fmt.Errorf("cut cables %b: no node %d", bits, node)
-	}
-	atomic.StoreUint64(&l.cuts[node], bits)
-	return nil
-}
-
 // Cuts returns the node's cut cables.
 func (l *Lab) Cuts(node int) (bits uint64, err error) {
 	if node < 0 || node >= LabNodes {
@@ -207,7 +206,16 @@ func (l *Lab) Seen(identity, port int) (LabSeen, error) {
 	return LabSeen{FirstNs: int64(v.FirstNs), LastNs: int64(v.LastNs), Count: v.Count}, nil
 }
 
-// Trace turns the trail, one record per frame that the judge sees, on or off.
+// Heard is when a server was last sent a frame by a node, from NIC to NIC; CLOCK_BOOTTIME, 0: never.
+func (l *Lab) Heard(to, from int) (ns int64, err error) {
+	var v uint64
+	if err := l.objs.LabHeard.Lookup(uint32(to*LabNodes+from), &v); err != nil {
+		return 0, fmt.Errorf("read when node %d was last sent a frame by %d: %w", to, from, err)
+	}
+	return int64(v), nil
+}
+
+// Trace turns the trail, one record per frame that the judge sees and two per silence, on or off.
 func (l *Lab) Trace(on bool) error {
 	var v uint32
 	if on {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -24,21 +25,46 @@ const (
 	FaultPower      Fault = "power"       // everything on the node ends, its cables go dark
 	FaultHang       Fault = "hang"        // nothing passes its cables, carrier stays
 	FaultPanic      Fault = "panic"       // the same, and nothing on the node runs ever again
+	FaultPause      Fault = "pause"       // a virtual machine is stopped, and goes on
+	FaultReboot     Fault = "reboot"      // its daemon is asked to leave, then it boots
+	FaultBootBoth   Fault = "boot-both"   // both nodes lose power, and boot together
 	FaultDaemonKill Fault = "daemon-kill" // SIGKILL
 	FaultDaemonStop Fault = "daemon-stop" // SIGSTOP
+	FaultDaemonSlow Fault = "daemon-slow" // starved: it runs for a tenth of the time
 	FaultService    Fault = "service"     // the identity's service is found failed
+	FaultCrashLoop  Fault = "crash-loop"  // it fails whenever it was started
 	FaultCrossover  Fault = "crossover"   // the cable between the nodes is pulled
 	FaultLAN        Fault = "lan"         // the node's LAN cable is pulled
+	FaultFlap       Fault = "flap"        // it is pulled and plugged, again and again
+	FaultNIC        Fault = "nic"         // the node's LAN NIC is taken down
+	FaultSwitch     Fault = "switch"      // the switch of its LAN NIC goes dark
+	FaultTrunk      Fault = "trunk"       // the cable between the switches is pulled
+	FaultIsolate    Fault = "isolate"     // all of the node's cables are pulled, and everything on it runs
 	FaultPartition  Fault = "partition"   // not a frame passes between the nodes; all others hear both
-	FaultPause      Fault = "pause"       // a virtual machine is stopped, and goes on
+	FaultForge      Fault = "forge"       // the node is sent spoiled frames in its peer's name
+	FaultReplay     Fault = "replay"      // and such as its peer has sent before
+	FaultFlood      Fault = "flood"       // spoiled ones, by the ten thousand
+	FaultClaim      Fault = "claim"       // a foreign host says that the identity's address is its own
 	FaultHandOver   Fault = "handover"    // planned
 )
 
 // Faults lists the kinds that Inject knows.
 var Faults = []Fault{
-	FaultPower, FaultHang, FaultPanic, FaultDaemonKill, FaultDaemonStop, FaultService,
-	FaultCrossover, FaultLAN, FaultPartition, FaultPause, FaultHandOver,
+	FaultPower, FaultHang, FaultPanic, FaultPause, FaultReboot, FaultBootBoth, FaultDaemonKill, FaultDaemonStop, FaultDaemonSlow,
+	FaultService, FaultCrashLoop, FaultCrossover, FaultLAN, FaultFlap, FaultNIC, FaultSwitch, FaultTrunk, FaultIsolate,
+	FaultPartition, FaultForge, FaultReplay, FaultFlood, FaultClaim, FaultHandOver,
 }
+
+// ErrNothingToBreak is why a fault could not begin: another one has left nothing of what it breaks.
+var ErrNothingToBreak = errors.New("there is nothing to break")
+
+// How often a fault does again what it does over and over.
+const (
+	flapEvery  = 30 * time.Millisecond
+	crashEvery = 20 * time.Millisecond
+	slowEvery  = 100 * time.Millisecond
+	slowRuns   = 10 * time.Millisecond // of slowEvery
+)
 
 // ParseFault finds a fault by its name.
 func ParseFault(s string) (Fault, error) {
@@ -49,77 +75,144 @@ func ParseFault(s string) (Fault, error) {
 }
 
 // Inject breaks something at the node that is home to the identity, and returns
-// the CLOCK_BOOTTIME nanosecond just before it began.
+// the CLOCK_BOOTTIME nanosecond just before it began. Several may last at a time.
 func (l *Lab) Inject(ctx context.Context, kind Fault, id Identity) (t0 int64, err error) {
 	n := l.Node(id.Home)
+	b := &breakage{kind: kind, node: n.Name}
 	t0 = NowNs()
-	switch kind {
-	case FaultPower:
-		err = l.cutAll(n, true)
-	case FaultHang:
-		err = l.cutAll(n, false)
-	case FaultPanic, FaultPause: // its kernel cannot be stopped: it is cut off first, and cannot tell the difference
-		err = errors.Join(l.cutAll(n, false), n.freeze())
-	case FaultDaemonKill:
-		err = n.Signal(unix.SIGKILL)
-	case FaultDaemonStop:
-		err = n.Signal(unix.SIGSTOP)
-	case FaultService:
-		err = os.Remove(n.serviceFile(id.Name + "d"))
-	case FaultPartition:
-		l.partition(true)
-	case FaultCrossover:
-		err = l.PullCable(n.Name, Crossover)
-	case FaultLAN:
-		err = l.PullCable(n.Name, LAN)
-	case FaultHandOver:
-		if l.opt.HandOver == nil {
-			return 0, errors.New("inject handover: this lab was made without Options.HandOver")
-		}
-		err = l.opt.HandOver(ctx, n, id.Name)
+	if kind != FaultHandOver {
+		l.broken.add(b)
+	}
+	switch {
+	case slices.Contains(processFaults, kind):
+		err = l.breakProcess(b, n, id)
+	case slices.Contains(Faults, kind):
+		err = l.breakNetwork(ctx, b, n, id)
 	default:
 		_, err = ParseFault(string(kind))
 	}
 	if err != nil {
+		l.broken.remove(kind, n.Name)
 		return t0, fmt.Errorf("inject %s at %s: %w", kind, n.Name, err)
 	}
 	l.log.Info("fault", "kind", kind, "node", n.Name, "t_ns", t0)
 	return t0, nil
 }
 
+// processFaults are those that leave the cables as they are.
+var processFaults = []Fault{FaultReboot, FaultDaemonKill, FaultDaemonStop, FaultDaemonSlow, FaultService, FaultCrashLoop}
+
+func (l *Lab) breakProcess(b *breakage, n *Node, id Identity) error {
+	if b.kind != FaultService && b.kind != FaultCrashLoop && !n.Alive() {
+		return ErrNothingToBreak
+	}
+	service := n.serviceFile(id.Name + "d")
+	switch b.kind {
+	case FaultReboot:
+		return n.Signal(unix.SIGTERM)
+	case FaultDaemonKill:
+		return n.Kill()
+	case FaultDaemonStop:
+		return n.Signal(unix.SIGSTOP)
+	case FaultDaemonSlow:
+		b.again(slowEvery, func() error { l.slow(n); return nil })
+	case FaultCrashLoop:
+		b.again(crashEvery, func() error { return ignoreMissing(os.Remove(service)) })
+	case FaultService:
+		if err := os.Remove(service); errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("%w: %w", ErrNothingToBreak, err)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// slow lets a daemon run for a moment. It may be gone, or stopped by another fault too.
+func (l *Lab) slow(n *Node) {
+	if l.broken.has(n.Name, FaultDaemonStop) {
+		return
+	}
+	_ = n.Signal(unix.SIGCONT)
+	time.Sleep(slowRuns) // it is what the daemon gets
+	_ = n.Signal(unix.SIGSTOP)
+}
+
+func (l *Lab) breakNetwork(ctx context.Context, b *breakage, n *Node, id Identity) error {
+	ports, _ := b.cables()
+	l.cut(ports)
+	switch b.kind {
+	case FaultPower:
+		return l.cutPower(ports, n)
+	case FaultBootBoth:
+		return l.cutPower(ports, l.Nodes[:]...)
+	case FaultPanic, FaultPause: // its kernel cannot be stopped: it is cut off first, and cannot tell the difference
+		return n.freeze()
+	case FaultPartition:
+		l.partition(true)
+	case FaultNIC:
+		return l.setNIC(n, false)
+	case FaultFlap:
+		b.again(flapEvery, func() error { l.broken.turn(b); return l.carry(ports, l.cut) })
+	case FaultForge, FaultReplay, FaultFlood:
+		return l.attack(ctx, b, n)
+	case FaultClaim:
+		return l.claim(b, id)
+	case FaultHandOver:
+		if l.opt.HandOver == nil {
+			return errors.New("this lab was made without Options.HandOver")
+		}
+		return l.opt.HandOver(ctx, n, id.Name)
+	}
+	return l.carry(ports, nil)
+}
+
 // Heal ends a fault: cables are whole, what was stopped goes on, a daemon that was
 // killed is started again as before, a node without power or after a panic boots
-// and its daemon starts. A failed service is the cluster's own to mend.
+// and its daemon starts; all of it as far as no other fault that lasts is against it.
+// A failed service is the cluster's own to mend.
 func (l *Lab) Heal(ctx context.Context, kind Fault, id Identity) error {
 	n := l.Node(id.Home)
-	var err error
+	ports, _ := (&breakage{kind: kind, node: n.Name}).cables()
+	err := l.broken.remove(kind, n.Name)
 	switch kind {
-	case FaultPower, FaultPanic:
-		if err = n.reboot(); err == nil && n.started() {
-			err = n.Restart()
-		}
-	case FaultHang:
-		err = l.setCuts(n.Name, 0)
+	case FaultPower, FaultPanic, FaultReboot:
+		err = errors.Join(err, l.boot(n))
+	case FaultBootBoth:
+		err = errors.Join(err, l.boot(l.Nodes[:]...))
 	case FaultPause:
-		err = errors.Join(l.setCuts(n.Name, 0), n.thaw())
+		if !l.broken.has(n.Name, FaultPanic) {
+			err = errors.Join(err, n.thaw())
+		}
+		l.cut(ports)
+		err = errors.Join(err, l.revive(n))
 	case FaultPartition:
 		l.partition(false)
-	case FaultService:
 	case FaultDaemonKill:
-		n.reap()
-		err = n.Restart()
-	case FaultDaemonStop:
-		err = n.Signal(unix.SIGCONT)
-	case FaultCrossover:
-		err = l.PlugCable(n.Name, Crossover)
-	case FaultLAN:
-		err = l.PlugCable(n.Name, LAN)
+		err = errors.Join(err, l.revive(n))
+	case FaultDaemonStop, FaultDaemonSlow:
+		if n.Alive() && !l.broken.has(n.Name, FaultDaemonStop, FaultDaemonSlow) {
+			err = errors.Join(err, n.Signal(unix.SIGCONT))
+		}
+	case FaultNIC:
+		err = errors.Join(err, l.setNIC(n, true))
 	case FaultHandOver:
 		if l.opt.HandOver != nil {
 			err = l.opt.HandOver(ctx, l.Peer(n.Name), id.Name)
 		}
 	default:
-		_, err = ParseFault(string(kind))
+		if _, unknown := ParseFault(string(kind)); unknown != nil {
+			err = unknown
+			break
+		}
+		err = errors.Join(err, l.carry(ports, l.cut))
 	}
 	if err != nil {
 		return fmt.Errorf("heal %s at %s: %w", kind, n.Name, err)
@@ -128,29 +221,49 @@ func (l *Lab) Heal(ctx context.Context, kind Fault, id Identity) error {
 	return nil
 }
 
-// allCables are the three of a node.
-const allCables uint64 = 1<<Crossover | 1<<LAN | 1<<Spare
+// cutPower comes after the cables are cut, which is all at once.
+func (l *Lab) cutPower(ports []Port, nodes ...*Node) error {
+	for _, n := range nodes {
+		n.killDaemon() // the ports, being slow, come before the rest of its processes
+	}
+	errs := []error{l.carry(ports, nil)}
+	for _, n := range nodes {
+		errs = append(errs, n.powerOff())
+	}
+	return errors.Join(errs...)
+}
 
-// cutAll silences a node in one write; the rest of a power cut comes after it.
-func (l *Lab) cutAll(n *Node, power bool) error {
-	if err := l.setCuts(n.Name, allCables); err != nil {
-		return err
-	}
-	if !power {
-		return nil
-	}
-	n.killDaemon() // the ports, being slow, come before the rest of its processes
+// withoutPower are the faults after which a node has to boot.
+var withoutPower = []Fault{FaultPower, FaultPanic, FaultReboot, FaultBootBoth}
+
+// boot boots nodes that no fault keeps from it, and then starts their daemons together.
+func (l *Lab) boot(nodes ...*Node) error {
 	var errs []error
-	for _, p := range Ports {
-		if p.Node == n.Name {
-			errs = append(errs, l.setPort(p, false))
+	for _, n := range nodes {
+		if !l.broken.has(n.Name, withoutPower...) {
+			errs = append(errs, n.reboot())
 		}
 	}
-	return errors.Join(append(errs, n.powerOff())...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for _, n := range nodes {
+		errs = append(errs, l.revive(n))
+	}
+	return errors.Join(errs...)
+}
+
+// revive starts a daemon again that does not run and may.
+func (l *Lab) revive(n *Node) error {
+	if n.Alive() || !n.started() || l.broken.has(n.Name, append([]Fault{FaultPause, FaultDaemonKill}, withoutPower...)...) {
+		return nil
+	}
+	return n.Restart()
 }
 
 // partition parts the two nodes from each other, and from nobody else.
 func (l *Lab) partition(on bool) {
+	on = on || l.broken.has(Serv1, FaultPartition) || l.broken.has(Serv2, FaultPartition)
 	for _, n := range l.Nodes {
 		word := l.cables.CutWord(cutIndex[n.Name])
 		if on {
@@ -161,9 +274,25 @@ func (l *Lab) partition(on bool) {
 	}
 }
 
-// setCuts cuts exactly the cables in bits.
-func (l *Lab) setCuts(node string, bits uint64) error {
-	return l.cables.SetCuts(cutIndex[node], bits)
+// setNIC takes a node's LAN NIC down as its administrator would, or up again, with what goes with it.
+func (l *Lab) setNIC(n *Node, up bool) error {
+	nl := l.space(n.Name).nl
+	link, err := nl.LinkByName("eth0")
+	if err != nil {
+		return fmt.Errorf("find eth0 in %s: %w", n.Name, err)
+	}
+	if !up {
+		return nl.LinkSetDown(link)
+	}
+	if err := nl.LinkSetUp(link); err != nil {
+		return err
+	}
+	for _, s := range spaces {
+		if s.name == n.Name {
+			return l.Do(n.Name, func() error { return l.address(s) })
+		}
+	}
+	return nil
 }
 
 // Cut stops all frames on a cable, both ways, and keeps the carrier. The client
@@ -184,32 +313,6 @@ func (l *Lab) setCut(node string, r Role, cut bool) error {
 		atomic.AndUint64(word, ^(uint64(1) << r))
 	}
 	return nil
-}
-
-// PullCable cuts a cable and takes the carrier; the crossover's at both ends.
-func (l *Lab) PullCable(node string, r Role) error {
-	if err := l.Cut(node, r); err != nil {
-		return err
-	}
-	return l.eachEnd(node, r, func(p Port) error { return l.setPort(p, false) })
-}
-
-// PlugCable ends PullCable; it returns when the port forwards again.
-func (l *Lab) PlugCable(node string, r Role) error {
-	err := l.eachEnd(node, r, func(p Port) error {
-		return errors.Join(l.setPort(p, true), l.awaitCarrier([]Port{p}))
-	})
-	return errors.Join(err, l.Mend(node, r))
-}
-
-func (l *Lab) eachEnd(node string, r Role, f func(Port) error) error {
-	var errs []error
-	for _, p := range Ports {
-		if p.Role == r && (p.Node == node || r == Crossover) {
-			errs = append(errs, f(p))
-		}
-	}
-	return errors.Join(errs...)
 }
 
 // setPort brings the switch's end of a cable up or down, and with it the far end's carrier.

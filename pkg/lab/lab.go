@@ -46,8 +46,12 @@ type Lab struct {
 	lock   *os.File
 	cables *loader.Lab
 
-	mu     sync.Mutex // guards spaces and cables' links
-	spaces map[string]*namespace
+	mu       sync.Mutex // guards spaces, cables' links and recorded
+	spaces   map[string]*namespace
+	recorded map[int][][]byte // by port: frames of the peer, for an attacker
+
+	broken  breakages
+	cabling sync.Mutex // held while cables get or lose their carrier, or are replaced
 
 	closeOnce sync.Once
 	closeErr  error
@@ -71,7 +75,7 @@ func New(ctx context.Context, opt Options) (_ *Lab, err error) {
 		}
 	}
 	id := strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(int(labCount.Add(1)))
-	l := &Lab{opt: opt, log: opt.Log, spaces: map[string]*namespace{}}
+	l := &Lab{opt: opt, log: opt.Log, spaces: map[string]*namespace{}, recorded: map[int][][]byte{}}
 	if l.Dir, l.lock, err = claim(opt.root, id, opt.Log); err != nil {
 		return nil, fmt.Errorf("make the lab's directory: %w", err)
 	}
@@ -256,13 +260,13 @@ func (l *Lab) address(s space) error {
 				}
 				addr.Flags = unix.IFA_F_NODAD // nobody waits for a second until an address may be used
 			}
-			if err := n.nl.AddrAdd(link, addr); err != nil {
+			if err := n.nl.AddrReplace(link, addr); err != nil {
 				return fmt.Errorf("add %s to %s in %s: %w", a, nic, s.name, err)
 			}
 		}
 		if nic == "eth0" && s.gateway != "" {
 			r := &netlink.Route{LinkIndex: link.Attrs().Index, Gw: net.ParseIP(s.gateway)}
-			if err := n.nl.RouteAdd(r); err != nil {
+			if err := n.nl.RouteReplace(r); err != nil {
 				return fmt.Errorf("add default route in %s: %w", s.name, err)
 			}
 		}
@@ -341,7 +345,7 @@ func (l *Lab) Close() error {
 }
 
 func (l *Lab) close() error {
-	var errs []error
+	errs := []error{l.broken.removeAll()}
 	errs = append(errs, killInside(filepath.Join(l.Dir, "ns", "*")))
 	for _, n := range l.Nodes {
 		if n != nil {

@@ -220,7 +220,7 @@ func (n *Node) killDaemon() {
 }
 
 // reboot gives the node a new namespace, empty pins and run directory; its
-// state directory, being its disk, stays. Its cables come up whole, as at build.
+// state directory, being its disk, stays. Its cables come up as faults that last want them.
 func (n *Node) reboot() error {
 	l := n.lab
 	if err := errors.Join(n.powerOff(), n.thaw()); err != nil {
@@ -255,8 +255,24 @@ func emptyDir(dir string) error {
 	return nil
 }
 
-// replaceSpace swaps a node's namespace for a fresh one with whole cables.
+// replaceSpace swaps a node's namespace for a fresh one with fresh cables.
 func (l *Lab) replaceSpace(name string) error {
+	l.cabling.Lock()
+	err := l.remake(name)
+	l.cabling.Unlock()
+	if err != nil {
+		return err
+	}
+	var ports []Port
+	for _, p := range Ports {
+		if p.Node == name {
+			ports = append(ports, p)
+		}
+	}
+	return l.carry(ports, l.cut)
+}
+
+func (l *Lab) remake(name string) error {
 	var ports []Port
 	for _, p := range Ports {
 		if p.Node != name {
@@ -273,9 +289,6 @@ func (l *Lab) replaceSpace(name string) error {
 		}
 	}
 	l.space(name).close()
-	if err := l.setCuts(name, 0); err != nil {
-		return err
-	}
 	for _, s := range spaces {
 		if s.name != name {
 			continue
@@ -292,5 +305,5 @@ func (l *Lab) replaceSpace(name string) error {
 			return err
 		}
 	}
-	return l.awaitCarrier(ports)
+	return nil
 }

@@ -158,6 +158,52 @@ func (r *relay) next(who int) bool {
 	return false
 }
 
+// Gain is what a node tells of having become an identity's owner. Who tells may be late: so much
+// earlier it may have spoken already.
+type Gain struct {
+	Node   string
+	AtNs   int64
+	LateNs int64
+}
+
+// TwoOwners is a time in which the switches saw a node use an identity's MAC after another one
+// had taken over from it: from the new owner's first frame to the old one's last.
+type TwoOwners struct {
+	Old    string `json:"old"`
+	New    string `json:"new"`
+	FromNs int64  `json:"from_ns"`
+	LastNs int64  `json:"last_ns"`
+	Frames int    `json:"frames"` // of the old owner
+}
+
+// Overlaps is like Overlap for a time in which an identity may come back: a node that was relieved
+// is excused if it gained the identity after the other one's first frame, and that one is relieved then.
+func Overlaps(records []JudgeRecord, identity int, gains []Gain) (out []TwoOwners) {
+	inOrder(records)
+	var owner string
+	var sinceNs int64
+	relieved := map[string]bool{}
+	for _, r := range records {
+		node := r.Port.Node
+		if r.Identity != identity || node == owner {
+			continue
+		}
+		back := slices.ContainsFunc(gains, func(g Gain) bool { return g.Node == node && g.AtNs > sinceNs && g.AtNs-g.LateNs <= r.TNs })
+		if owner == "" || !relieved[node] || back {
+			relieved[owner], relieved[node] = true, false
+			owner, sinceNs = node, r.TNs
+			continue
+		}
+		if n := len(out); n == 0 || out[n-1].FromNs != sinceNs {
+			out = append(out, TwoOwners{Old: node, New: owner, FromNs: sinceNs})
+		}
+		t := &out[len(out)-1]
+		t.LastNs = r.TNs
+		t.Frames++
+	}
+	return out
+}
+
 // Overlap counts frames that the judge saw from a node with an identity's MAC
 // after another node had taken over from it, in the order in which the switches saw them.
 func Overlap(records []JudgeRecord, identity int) int {

@@ -132,25 +132,37 @@ func (l *Lab) Sightings(identity int) ([]Sighting, error) {
 // Judge has every frame with an identity's MAC recorded from now on, or no longer.
 func (l *Lab) Judge(on bool) error { return l.cables.Trace(on) }
 
-// JudgeTrail drains what was recorded since the last call, and fails if records were
+// JudgeTrail drains the frames that were recorded since the last call, and fails if records were
 // lost (after about 8 s at a frame per 50 us). One caller at a time.
 func (l *Lab) JudgeTrail() ([]JudgeRecord, error) {
+	frames, _, err := l.Trail()
+	return frames, err
+}
+
+// Trail is JudgeTrail, with the silences that ended meanwhile.
+func (l *Lab) Trail() (frames []JudgeRecord, silences []Silence, err error) {
 	raw, lost, err := l.cables.Trail()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if lost > 0 {
-		return nil, fmt.Errorf("read the judge's trail: %d records were lost since the lab began; drain it more often", lost)
+		return nil, nil, fmt.Errorf("read the judge's trail: %d records were lost since the lab began; drain it more often", lost)
 	}
-	all := make([]JudgeRecord, 0, len(raw))
+	frames = make([]JudgeRecord, 0, len(raw))
+	ports := map[int]Port{}
+	for _, p := range Ports {
+		ports[p.Number] = p
+	}
 	for _, r := range raw {
-		j := JudgeRecord{TNs: r.TNs, Identity: r.Identity, Kind: r.Kind}
-		for _, p := range Ports {
-			if p.Number == r.Port {
-				j.Port = p
-			}
+		p := ports[r.Port]
+		switch r.Kind {
+		case loader.LabFellSilent:
+			silences = append(silences, Silence{To: p.Node, From: nodeByIndex(r.Identity), FromNs: r.TNs})
+		case loader.LabHeard:
+			endSilence(silences, Silence{To: p.Node, From: nodeByIndex(r.Identity), ToNs: r.TNs, EndedBy: p.Role})
+		default:
+			frames = append(frames, JudgeRecord{TNs: r.TNs, Port: p, Identity: r.Identity, Kind: r.Kind})
 		}
-		all = append(all, j)
 	}
-	return all, nil
+	return frames, silences, nil
 }

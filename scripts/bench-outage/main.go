@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bench-outage measures what a client sees when something breaks, or when the machine
-// is only busy: `make bench-outage`, `make soak`. Exit status 1: two nodes served at once,
+// is only busy: `make bench-outage`, `make faults`, `make soak`. Exit status 1: two nodes served at once,
 // somebody was not served who should have been, or moved for nothing.
 package main
 
@@ -57,14 +57,16 @@ func run(ctx context.Context) error {
 
 func parse() (o outage.Options, file string, err error) {
 	o.Progress = func(s string) { fmt.Fprintln(os.Stderr, s) }
-	flag.IntVar(&o.Rounds, "rounds", 100, "how many `faults` of each kind, pacer and number of addresses")
+	flag.IntVar(&o.Rounds, "rounds", 100, "how many `faults` of each kind, pacer and number of addresses; and pairs of faults")
+	flag.IntVar(&o.From, "from", 0, "the first of the pairs of faults that follow from the seed: `number`")
+	flag.StringVar(&o.Keep, "keep", "", "write the story of each pair of faults that went wrong into this `directory` too")
 	flag.DurationVar(&o.For, "for", 3*time.Minute, "how long the ladder takes: `time`")
 	flag.StringVar(&o.Profile, "profile", "fast", "timing `profile` of all but the ladder, which is balanced")
 	flag.Uint64Var(&o.Seed, "seed", 1, "`number` from which the order of faults follows")
 	flag.DurationVar(&o.Period, "period", 100*time.Microsecond, "how often the client asks in the sections kinds and addresses, and so how fine an outage is measured: `time`")
 	flag.StringVar(&o.Executable, "xdpha", "bin/xdpha", "the xdpha `program` to measure")
 	only := flag.String("only", "", fmt.Sprintf("some of the `sections` %v, as kinds,starved", outage.Sections))
-	kinds := flag.String("kinds", "", fmt.Sprintf("some of the `faults` %v of the section kinds, or partition", outage.Faults))
+	kinds := flag.String("kinds", "", fmt.Sprintf("some of the `faults` %v of the section kinds, or others %v; of the section pairs, which are all of them", outage.Faults, lab.Faults))
 	most := flag.Int("most", slices.Max(outage.Counts), "at most so many `addresses`")
 	short := flag.Bool("short", false, "few rounds: to see that it works, not for figures")
 	flag.StringVar(&file, "json", "", "write the figures to this `file` too")
@@ -72,13 +74,16 @@ func parse() (o outage.Options, file string, err error) {
 	if *short {
 		o.Rounds, o.For = shortRounds, shortFor
 	}
-	if o.Rounds < 1 || o.For <= 0 || o.Period <= 0 {
-		return o, file, fmt.Errorf("-rounds %d, -for %s, -period %s: at least one, and some time", o.Rounds, o.For, o.Period)
+	if o.Rounds < 1 || o.From < 0 || o.For <= 0 || o.Period <= 0 {
+		return o, file, fmt.Errorf("-rounds %d, -from %d, -for %s, -period %s: at least one, none, and some time", o.Rounds, o.From, o.For, o.Period)
 	}
 	if o.Sections, err = sections(*only); err != nil {
 		return o, file, err
 	}
-	if o.Faults, err = faults(*kinds); err != nil {
+	if o.Faults, err = faults(*kinds, outage.Faults); err != nil {
+		return o, file, err
+	}
+	if o.PairFaults, err = faults(*kinds, lab.Faults); err != nil {
 		return o, file, err
 	}
 	for _, n := range outage.Counts {
@@ -107,9 +112,9 @@ func sections(only string) (out []outage.Section, err error) {
 	return out, nil
 }
 
-func faults(kinds string) (out []lab.Fault, err error) {
+func faults(kinds string, all []lab.Fault) (out []lab.Fault, err error) {
 	if kinds == "" {
-		return outage.Faults, nil
+		return all, nil
 	}
 	for name := range strings.SplitSeq(kinds, ",") {
 		f, err := lab.ParseFault(name)

@@ -5,6 +5,9 @@
 //
 //   - kinds: every kind of fault, many times, in both directions and by IPv4 and IPv6, in
 //     one lab that lives through all of them.
+//   - pairs: faults of all kinds, drawn at random and two at a time; in the end there must be one
+//     owner of each identity and a served client. Of two owners the switches must confirm the one
+//     case that the arbiter reach documents: nobody asks them what was broken.
 //   - starved: the survivor's daemon is stopped and every CPU full of real-time programs
 //     while the owner dies; with the pacer in the kernel, and in a thread.
 //   - addresses: whether an outage grows with the number of addresses.

@@ -21,13 +21,14 @@ type Section string
 // The sections, in the order in which they run.
 const (
 	Kinds     Section = "kinds"
+	Pairs     Section = "pairs"
 	Starved   Section = "starved"
 	Addresses Section = "addresses"
 	Ladder    Section = "ladder"
 )
 
 // Sections lists them.
-var Sections = []Section{Kinds, Starved, Addresses, Ladder}
+var Sections = []Section{Kinds, Pairs, Starved, Addresses, Ladder}
 
 // Faults are the kinds of the section of that name, if nothing else is said. A partition is
 // not among them: in it both nodes reach the listed hosts, and two owners are what the
@@ -40,8 +41,11 @@ var Faults = []lab.Fault{
 // Options of a measurement.
 type Options struct {
 	Sections   []Section
-	Rounds     int           // of each kind of fault, pacer and number of addresses
+	Rounds     int           // of each kind of fault, pacer and number of addresses; of pairs: in all
+	From       int           // the first round of pairs
 	Faults     []lab.Fault   // of kinds
+	PairFaults []lab.Fault   // of pairs
+	Keep       string        // directory for the stories of pairs that went wrong; empty: they are only told
 	Counts     []int         // of addresses
 	For        time.Duration // how long the ladder takes
 	Period     time.Duration // of the client in kinds and addresses; 0: the lab's
@@ -59,6 +63,7 @@ type Report struct {
 	Profile   string           `json:"profile"`
 	Seed      uint64           `json:"seed"`
 	Kinds     *KindsReport     `json:"kinds,omitempty"`
+	Pairs     *PairsReport     `json:"pairs,omitempty"`
 	Starved   *StarvedReport   `json:"starved,omitempty"`
 	Addresses *AddressesReport `json:"addresses,omitempty"`
 	Ladder    *LadderReport    `json:"ladder,omitempty"`
@@ -68,7 +73,7 @@ type Report struct {
 // Good reports whether everything came out right, whatever time it took: never two owners,
 // served whenever somebody could serve, and nobody moved for being busy.
 func (r Report) Good() bool {
-	return (r.Kinds == nil || r.Kinds.Total.good()) && (r.Starved == nil || r.Starved.good()) &&
+	return (r.Kinds == nil || r.Kinds.Total.good()) && (r.Pairs == nil || r.Pairs.good()) && (r.Starved == nil || r.Starved.good()) &&
 		(r.Addresses == nil || r.Addresses.good()) && (r.Ladder == nil || r.Ladder.good())
 }
 
@@ -87,6 +92,8 @@ func Run(ctx context.Context, w io.Writer, o Options) (Report, error) {
 		switch s {
 		case Kinds:
 			r.Kinds, err = o.kinds(ctx, &r.Notes)
+		case Pairs:
+			r.Pairs, err = o.pairs(ctx, &r.Notes)
 		case Starved:
 			r.Starved, err = o.starved(ctx, &r.Notes)
 		case Addresses:

@@ -201,6 +201,7 @@ func TestEverySectionIsPrinted(t *testing.T) {
 	r := Report{
 		Kernel: "6.1", CPUs: 2, Profile: "fast", Seed: 3,
 		Kinds:     &KindsReport{Kinds: []*KindSeries{{lab.FaultHang, tally, []lab.Fall{fall}}}, Total: tally},
+		Pairs:     &PairsReport{Labs: 1, Total: PairClass{Name: "total", Rounds: 40, Void: 3, NotServed: 2}, Classes: []PairClass{{Name: "cable + node", Documented: 4}}},
 		Starved:   &StarvedReport{HogsMS: 1500, Variants: []StarvedSeries{{Pacer: "kernel", Stopped: true, Tally: tally, InTime: 4, Rounds: []StarvedRound{{OrdinaryNs: 9e8, LostBefore: 3}}}}},
 		Addresses: &AddressesReport{Counts: []CountSeries{{Addresses: 100, Ratio: 1.25, Tally: tally, StartMS: []int64{1234}}}},
 		Ladder: &LadderReport{Profile: "balanced", Seconds: 60, Moves: 2, Gaps: []GapBin{{1_024_000, 5}, {-1, 1}},
@@ -213,7 +214,7 @@ func TestEverySectionIsPrinted(t *testing.T) {
 	}
 	for _, want := range []string{
 		"profile fast; seed 3", "instants with two answerers: 13", "hang", "1.00 ms", "4 of 5", "900.00 ms", "pacer kernel, daemon stopped",
-		"1.25", "[1.2s]", "2 MOVES", "no bound", "up to 1.024 ms", "spin: 4 of them", "! ladder: something. Events, by the time from there, without 3",
+		"1.25", "[1.2s]", "cable + node", "77 faults", "38 of 40", "2 MOVES", "no bound", "up to 1.024 ms", "spin: 4 of them", "! ladder: something. Events, by the time from there, without 3",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("it does not say %q:\n%s", want, b.String())

@@ -22,6 +22,8 @@ func (r Report) print(w io.Writer, s Section, notes []Note) error {
 	switch {
 	case s == Kinds && r.Kinds != nil:
 		r.Kinds.print(t)
+	case s == Pairs && r.Pairs != nil:
+		r.Pairs.print(t)
 	case s == Starved && r.Starved != nil:
 		r.Starved.print(t)
 	case s == Addresses && r.Addresses != nil:
@@ -58,6 +60,19 @@ func (k KindsReport) print(w io.Writer) {
 	fmt.Fprintf(w, "total\t%s\n", k.Total.cells())
 	fmt.Fprintf(w, "\n%s", times)
 	fmt.Fprintf(w, "%d faults; instants with two answerers: %d.\n", k.Total.Faults, k.Total.two())
+}
+
+func (p PairsReport) print(w io.Writer) {
+	fmt.Fprintf(w, "\nFaults in pairs, by the classes of both; %d pairs of nodes were started.\n", p.Labs)
+	fmt.Fprintln(w, "classes\trounds\ttwo owners, not documented\tdocumented\tnot served\tvoid faults\toutage median\tmax\tat rest, median\tmax")
+	for _, c := range append(p.Classes, p.Total) {
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%s\t%s\n", c.Name, c.Rounds, c.Undocumented, c.Documented, c.NotServed, c.Void,
+			stats.MS(c.Outage.MedianNS), stats.MS(c.Outage.MaxNS), stats.MS(c.Rest.MedianNS), stats.MS(c.Rest.MaxNS))
+	}
+	fmt.Fprintf(w, "\nTwo owners: times in which the switches saw a node use an identity's MAC after the other one had taken over. Documented: not a\n"+
+		"frame passed between the nodes, both reached the listed hosts, and it ended with the first frame that passed. Void: nothing was left\n"+
+		"to break. Outage: the longest silence of either identity's client, for as long as the faults last. At rest: after the last healing.\n"+
+		"%d faults; rounds with one owner of each identity and a served client in the end: %d of %d.\n", 2*p.Total.Rounds-p.Total.Void, p.Total.Rounds-p.Total.NotServed, p.Total.Rounds)
 }
 
 func (s StarvedReport) print(w io.Writer) {

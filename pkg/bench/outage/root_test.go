@@ -25,7 +25,8 @@ func TestEverySectionMeasures(t *testing.T) {
 	}
 	o := Options{
 		Rounds: 2, Profile: "balanced", Seed: 1, Executable: program, For: 9 * time.Second, Counts: []int{1, 50},
-		Faults: []lab.Fault{lab.FaultHang, lab.FaultDaemonStop, lab.FaultHandOver, lab.FaultService}, Progress: func(s string) { t.Log(s) },
+		PairFaults: []lab.Fault{lab.FaultHang, lab.FaultDaemonKill, lab.FaultCrossover, lab.FaultClaim},
+		Faults:     []lab.Fault{lab.FaultHang, lab.FaultDaemonStop, lab.FaultHandOver, lab.FaultService}, Progress: func(s string) { t.Log(s) },
 	}
 	for _, s := range Sections {
 		t.Run(string(s), func(t *testing.T) {
@@ -50,6 +51,10 @@ func wantAll(t *testing.T, s Section, r Report) {
 	case Kinds:
 		if r.Kinds.Total.Faults != 8 {
 			t.Errorf("%d faults, want 8", r.Kinds.Total.Faults)
+		}
+	case Pairs:
+		if r.Pairs.Total.Rounds != 2 || len(r.Pairs.Rounds) != 2 {
+			t.Errorf("%+v, want 2 rounds", r.Pairs.Total)
 		}
 	case Starved:
 		for _, v := range r.Starved.Variants {

@@ -68,6 +68,19 @@ func (e *Events) Stop() []control.Event {
 	return e.all
 }
 
+// From returns those that are known by now and happened from a time on, by their time.
+func (e *Events) From(ns int64) (out []control.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, v := range e.all {
+		if v.TimeNS >= ns {
+			out = append(out, v)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b control.Event) int { return cmp.Compare(a.TimeNS, b.TimeNS) })
+	return out
+}
+
 // Count is how many of a kind are known to have happened from one time to another.
 func (e *Events) Count(kind string, from, to int64) (n int) {
 	e.mu.Lock()

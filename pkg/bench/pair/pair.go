@@ -48,22 +48,60 @@ func AwaitSettled(ctx context.Context, l *lab.Lab, patience time.Duration) error
 	}
 }
 
-// Settle asks both nodes, gives back what is away as soon as its home is fit, and says what
-// is missing until every identity is served by its home and covered by the other node.
-func Settle(ctx context.Context, l *lab.Lab) (missing string, err error) {
-	if err := Ended(l); err != nil {
-		return "", err
+// AtRest asks both nodes, and says what is missing until every identity is served by one node, which
+// both of them know, and covered by the other one, wherever its home is.
+func AtRest(ctx context.Context, l *lab.Lab) (missing string, owners map[string]string, err error) {
+	known, missing, err := ask(ctx, l)
+	if missing != "" || err != nil {
+		return missing, nil, err
 	}
-	known := map[string]control.Status{}
+	owners = map[string]string{}
+	for _, id := range known[lab.Serv1].Identities {
+		owners[id.Name] = id.Owner
+	}
+	if missing := disagreement(known); missing != "" {
+		return missing, nil, nil
+	}
+	for name, node := range owners {
+		if n := l.Node(node); n == nil || !n.ServiceRuns(name+"d") {
+			return fmt.Sprintf("the service of %s does not run on its owner %q", name, node), nil, nil
+		}
+	}
+	return "", owners, nil
+}
+
+// disagreement is what the nodes do not see alike; "" if there is nothing.
+func disagreement(known map[string]control.Status) string {
+	for i, a := range known[lab.Serv1].Identities {
+		if b := known[lab.Serv2].Identities[i]; a.Name != b.Name || a.Owner != b.Owner || a.Generation != b.Generation {
+			return fmt.Sprintf("%s: serv1 sees %s at generation %d, serv2 sees %s at %d", a.Name, a.Owner, a.Generation, b.Owner, b.Generation)
+		}
+	}
+	return ""
+}
+
+// ask asks both nodes, and says what is missing until each serves what it owns and could take over the rest.
+func ask(ctx context.Context, l *lab.Lab) (known map[string]control.Status, missing string, err error) {
+	if err := Ended(l); err != nil {
+		return nil, "", err
+	}
+	known = map[string]control.Status{}
 	for _, n := range l.Nodes {
 		st, err := Status(ctx, n)
 		if err != nil {
-			return fmt.Sprintf("%s does not answer: %v", n.Name, err), context.Cause(ctx)
+			return nil, fmt.Sprintf("%s does not answer: %v", n.Name, err), context.Cause(ctx)
 		}
 		known[n.Name] = st
 	}
-	if missing := unprepared(known); missing != "" {
-		return missing, nil
+	return known, unprepared(known), nil
+}
+
+// Settle asks both nodes, gives back what is away as soon as its home is fit, and says what
+// is missing until every identity is served by its home and covered by the other node.
+func Settle(ctx context.Context, l *lab.Lab) (missing string, err error) {
+	known, missing, err := ask(ctx, l)
+	if missing != "" || err != nil {
+		return missing, err
 	}
 	for _, id := range lab.Identities {
 		home := l.Node(id.Home)

@@ -49,6 +49,22 @@ func TestWhatIsMissingIsSaid(t *testing.T) {
 	}
 }
 
+func TestNodesThatSeeOwnersOtherwiseAreNotAtRest(t *testing.T) {
+	if got := disagreement(well()); got != "" {
+		t.Errorf("they agree, but: %s", got)
+	}
+	for want, harm := range map[string]func(i *control.Identity){
+		"serv2 sees serv2 at 0":               func(i *control.Identity) { i.Owner = lab.Serv2 },
+		"generation 0, serv2 sees serv1 at 1": func(i *control.Identity) { i.Generation = 1 },
+	} {
+		known := well()
+		harm(&known[lab.Serv2].Identities[0])
+		if got := disagreement(known); !strings.Contains(got, want) {
+			t.Errorf("%q is said, want %q", got, want)
+		}
+	}
+}
+
 func TestMetricsAreReadByNameAndLabels(t *testing.T) {
 	m, err := parse(strings.NewReader("# HELP a Some words.\n# TYPE a gauge\na{x=\"1\"} 2\na{x=\"2 or 3\"} 5e-1\nab 7\nb -1\n"))
 	if err != nil || len(m) != 4 || m[`a{x="2 or 3"}`] != 0.5 || m["b"] != -1 || m.Max("a") != 2 || m.Max("ab") != 7 {
