@@ -23,33 +23,37 @@ type breakage struct {
 
 // cables are those through which nothing passes while it lasts; dark: they have no carrier either.
 func (b *breakage) cables() (ports []Port, dark bool) {
-	of := func(which func(Port) bool) (out []Port) {
-		for _, p := range Ports {
-			if which(p) {
-				out = append(out, p)
-			}
-		}
-		return out
-	}
 	switch b.kind {
 	case FaultHang, FaultPanic, FaultPause:
-		return of(func(p Port) bool { return p.Node == b.node }), false
+		return portsOf(b.node), false
 	case FaultPower, FaultIsolate:
-		return of(func(p Port) bool { return p.Node == b.node }), true
+		return portsOf(b.node), true
 	case FaultBootBoth:
-		return of(Port.Server), true
+		return portsThat(Port.Server), true
 	case FaultCrossover:
-		return of(func(p Port) bool { return p.Role == Crossover }), true
+		return portsThat(func(p Port) bool { return p.Role == Crossover }), true
 	case FaultLAN, FaultFlap:
-		return of(func(p Port) bool { return p.Node == b.node && p.Role == LAN }), true
+		return portsThat(func(p Port) bool { return p.Node == b.node && p.Role == LAN }), true
 	case FaultSwitch:
 		lan, _ := FindPort(b.node, LAN)
-		return of(func(p Port) bool { return p.Switch == lan.Switch || p.Role == TrunkCable }), true
+		return portsThat(func(p Port) bool { return p.Switch == lan.Switch || p.Role == TrunkCable }), true
 	case FaultTrunk:
-		return of(func(p Port) bool { return p.Role == TrunkCable }), true
+		return portsThat(func(p Port) bool { return p.Role == TrunkCable }), true
 	}
 	return nil, false
 }
+
+func portsThat(which func(Port) bool) (out []Port) {
+	for _, p := range Ports {
+		if which(p) {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// portsOf are all cables of a node.
+func portsOf(node string) []Port { return portsThat(func(p Port) bool { return p.Node == node }) }
 
 // again has f called every so often, from now on until the fault ends, which is when its errors are told.
 func (b *breakage) again(every time.Duration, f func() error) {

@@ -254,7 +254,7 @@ func TestACampaignsChoicesFollowFromItsSeed(t *testing.T) {
 	if slices.Equal(p.choices(), q.choices()) || slices.ContainsFunc(q.choices(), func(c choice) bool { return c.family() != 4 }) {
 		t.Error("another seed chose the same, or IPv6 though it should not")
 	}
-	for _, bad := range []CampaignPlan{{}, {Rounds: 1, Faults: []Fault{"flood"}, Expect: p.Expect}, {Rounds: 1, Faults: Faults}} {
+	for _, bad := range []CampaignPlan{{}, {Rounds: 1, Faults: []Fault{"nonsense"}, Expect: p.Expect}, {Rounds: 1, Faults: Faults}} {
 		if err := bad.complete(); err == nil {
 			t.Errorf("%+v was accepted", bad)
 		}

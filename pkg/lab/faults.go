@@ -240,7 +240,9 @@ var withoutPower = []Fault{FaultPower, FaultPanic, FaultReboot, FaultBootBoth}
 func (l *Lab) boot(nodes ...*Node) error {
 	var errs []error
 	for _, n := range nodes {
-		if !l.broken.has(n.Name, withoutPower...) {
+		if l.broken.has(n.Name, withoutPower...) { // what that does to its cables may be less
+			errs = append(errs, l.carry(portsOf(n.Name), l.cut))
+		} else {
 			errs = append(errs, n.reboot())
 		}
 	}

@@ -263,22 +263,12 @@ func (l *Lab) replaceSpace(name string) error {
 	if err != nil {
 		return err
 	}
-	var ports []Port
-	for _, p := range Ports {
-		if p.Node == name {
-			ports = append(ports, p)
-		}
-	}
-	return l.carry(ports, l.cut)
+	return l.carry(portsOf(name), l.cut)
 }
 
 func (l *Lab) remake(name string) error {
-	var ports []Port
-	for _, p := range Ports {
-		if p.Node != name {
-			continue
-		}
-		ports = append(ports, p)
+	ports := portsOf(name)
+	for _, p := range ports {
 		sw := l.space(p.Switch)
 		link, err := sw.nl.LinkByIndex(p.Number)
 		if err != nil {

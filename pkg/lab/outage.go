@@ -177,31 +177,47 @@ type TwoOwners struct {
 }
 
 // Overlaps is like Overlap for a time in which an identity may come back: a node that was relieved
-// is excused if it gained the identity after the other one's first frame, and that one is relieved then.
+// is excused if it gained the identity after the other one's first frame, which relieves that one.
+// What it sends when the other one never speaks again, which may have died unheard, has no second owner.
 func Overlaps(records []JudgeRecord, identity int, gains []Gain) (out []TwoOwners) {
 	inOrder(records)
 	var owner string
-	var sinceNs int64
+	var doubtful TwoOwners // until the owner speaks again
 	relieved := map[string]bool{}
 	for _, r := range records {
 		node := r.Port.Node
-		if r.Identity != identity || node == owner {
-			continue
-		}
-		back := slices.ContainsFunc(gains, func(g Gain) bool { return g.Node == node && g.AtNs > sinceNs && g.AtNs-g.LateNs <= r.TNs })
-		if owner == "" || !relieved[node] || back {
+		switch {
+		case r.Identity != identity:
+		case node == owner:
+			out = joined(out, doubtful)
+			doubtful.Frames = 0
+		case owner == "" || !relieved[node] || gained(gains, node, doubtful.FromNs, r.TNs):
 			relieved[owner], relieved[node] = true, false
-			owner, sinceNs = node, r.TNs
-			continue
+			owner, doubtful = node, TwoOwners{New: node, FromNs: r.TNs}
+		default:
+			doubtful.Old, doubtful.LastNs = node, r.TNs
+			doubtful.Frames++
 		}
-		if n := len(out); n == 0 || out[n-1].FromNs != sinceNs {
-			out = append(out, TwoOwners{Old: node, New: owner, FromNs: sinceNs})
-		}
-		t := &out[len(out)-1]
-		t.LastNs = r.TNs
-		t.Frames++
 	}
 	return out
+}
+
+// gained reports whether a node that spoke at a time has become owner since another one did.
+func gained(gains []Gain, node string, sinceNs, spokeNs int64) bool {
+	return slices.ContainsFunc(gains, func(g Gain) bool { return g.Node == node && g.AtNs > sinceNs && g.AtNs-g.LateNs <= spokeNs })
+}
+
+// joined adds a time with two owners to those before; it may continue the last one.
+func joined(all []TwoOwners, t TwoOwners) []TwoOwners {
+	if t.Frames == 0 {
+		return all
+	}
+	if n := len(all); n > 0 && all[n-1].FromNs == t.FromNs {
+		all[n-1].LastNs = t.LastNs
+		all[n-1].Frames += t.Frames
+		return all
+	}
+	return append(all, t)
 }
 
 // Overlap counts frames that the judge saw from a node with an identity's MAC

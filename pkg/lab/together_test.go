@@ -371,9 +371,10 @@ func TestWhoGainedAnIdentityAgainIsNoSecondOwner(t *testing.T) {
 		{"aabb", nil, nil},
 		{"aabbabab", nil, []TwoOwners{{Old: Serv1, New: Serv2, FromNs: 2e6, LastNs: 6e6, Frames: 2}}},
 		{"aabbaa", []Gain{{Serv1, 3.5e6, 0}}, nil},
-		{"aabbaa", []Gain{{Serv2, 3.5e6, 0}, {Serv1, 1.5e6, 0}, {Serv1, 5e6, 0}}, []TwoOwners{{Old: Serv1, New: Serv2, FromNs: 2e6, LastNs: 4e6, Frames: 1}}},
+		{"aabbabaa", []Gain{{Serv2, 3.5e6, 0}, {Serv1, 1.5e6, 0}, {Serv1, 6e6, 0}}, []TwoOwners{{Old: Serv1, New: Serv2, FromNs: 2e6, LastNs: 4e6, Frames: 1}}},
 		{"aabbaa", []Gain{{Serv1, 5.5e6, 2e6}}, nil},
-		{"aabbaab", []Gain{{Serv1, 3.5e6, 0}}, []TwoOwners{{Old: Serv2, New: Serv1, FromNs: 4e6, LastNs: 6e6, Frames: 1}}},
+		{"aabbaaba", []Gain{{Serv1, 3.5e6, 0}}, []TwoOwners{{Old: Serv2, New: Serv1, FromNs: 4e6, LastNs: 6e6, Frames: 1}}},
+		{"aabaaa", nil, nil},
 		{"aabbaabb", []Gain{{Serv1, 3.5e6, 0}, {Serv2, 5.5e6, 0}}, nil},
 	} {
 		got := Overlaps(frames(c.script), 0, c.gains)

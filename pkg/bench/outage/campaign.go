@@ -98,11 +98,12 @@ func sumClass(name string, rounds []PairRound) PairClass {
 	return c
 }
 
-// pairScene has a failing service moved soon, and forgotten soon.
+// pairScene has a failing service moved soon, and forgotten soon: one that dies while it starts is
+// waited for as long as a start may take.
 func (o Options) pairScene() lab.Scene {
 	s := o.scene()
 	s.Pacer = "kernel"
-	s.Service = "check: {every: 100ms, rise: 1, fall: 1}\nrestart: {times: 2, within: 1s}"
+	s.Service = "check: {every: 100ms, rise: 1, fall: 1}\nrestart: {times: 2, within: 1s}\ntimeout: {start: 1s, stop: 1s}"
 	return s
 }
 

@@ -89,7 +89,7 @@ func TestOnlyWhatTheSwitchesConfirmIsTheDocumentedCase(t *testing.T) {
 			*s = append(*s, lab.Silence{To: lab.Serv1, From: lab.Hosts2, FromNs: -450 * ms})
 		}},
 		"it goes on after the first frame": {"serv1 went on", func(tr *[]lab.JudgeRecord, _ *[]lab.Silence) {
-			*tr = append(*tr, lab.JudgeRecord{TNs: 206 * ms, Port: lab.Port{Node: lab.Serv1}})
+			*tr = append(*tr, lab.JudgeRecord{TNs: 206 * ms, Port: lab.Port{Node: lab.Serv1}}, lab.JudgeRecord{TNs: 207 * ms, Port: lab.Port{Node: lab.Serv2}})
 		}},
 	} {
 		trail, silent := partitioned()
