@@ -375,6 +375,7 @@ func TestWhoGainedAnIdentityAgainIsNoSecondOwner(t *testing.T) {
 		{"aabbaa", []Gain{{Serv1, 5.5e6, 2e6}}, nil},
 		{"aabbaaba", []Gain{{Serv1, 3.5e6, 0}}, []TwoOwners{{Old: Serv2, New: Serv1, FromNs: 4e6, LastNs: 6e6, Frames: 1}}},
 		{"aabaaa", nil, nil},
+		{"aabbaaa", []Gain{{Serv1, 5.5e6, 0}}, nil},
 		{"aabbaabb", []Gain{{Serv1, 3.5e6, 0}, {Serv2, 5.5e6, 0}}, nil},
 	} {
 		got := Overlaps(frames(c.script), 0, c.gains)
