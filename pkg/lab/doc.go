@@ -3,7 +3,7 @@
 // Package lab builds the cluster of the article in network namespaces of this
 // machine: two nodes with three NICs each, two switches with a trunk, a
 // crossover cable, a client and the hosts that the nodes reach for. It breaks
-// it, once or in a campaign, and it measures what the client saw, by IPv4 and IPv6.
+// it, once, in several ways at a time or in a campaign, and it measures what the client saw, by IPv4 and IPv6.
 //
 //	          sw1 ──────────trunk────────── sw2
 //	   ┌────┬──┴──┬───────┐          ┌──────┼────────┐
