@@ -29,6 +29,7 @@ func ResumeTranscript(cfg Config, s State) *Transcript {
 		x.pending[a.Op] = pick(actState(a.State) == actTurningOn, on, off) + " " + what
 	}
 	x.pending[s.Persist.Op] = "persist"
+	x.pending[s.Fence.Op] = "fence"
 	turning(s.Concurrent, "start", "stop", "concurrent")
 	for i, id := range s.Identities {
 		x.pending[id.Swap.Op] = "swap " + cfg.name(i)
