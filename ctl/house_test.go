@@ -20,7 +20,7 @@ const module = "github.com/xdpha/xdpha/"
 // an earlier layer, never its own or a later one.
 var layers = [][]string{
 	{"bpf", "pkg/core", "pkg/wire", "pkg/config", "pkg/privilege", "pkg/bench/stats"},
-	{"loader", "pkg/host", "pkg/announce", "pkg/arbiter", "pkg/arbiter/etcd", "pkg/arbiter/etcdtest", "pkg/service", "pkg/mirror", "pkg/control"},
+	{"loader", "pkg/host", "pkg/announce", "pkg/arbiter", "pkg/arbiter/etcd", "pkg/arbiter/etcdtest", "pkg/service", "pkg/mirror", "pkg/control", "pkg/journal"},
 	{"pkg/metrics", "pkg/lab", "pkg/sim", "pkg/bench"},
 	{"pkg/node", "pkg/bench/pair", "pkg/bench/cost"},
 	{"ctl", "pkg/bench/peers", "pkg/bench/outage"},

@@ -126,7 +126,7 @@ func TestAStateForgetsNothing(t *testing.T) {
 // A state is the caller's: the machine goes on without touching it.
 func TestAStateSharesNothing(t *testing.T) {
 	m := busyMachine()
-	s, same := m.State(), m.State()
+	s, same := m.State(), busyMachine().State()
 	m.want.Generations["files"], m.durable.Generations["files"], m.failed["dns"] = 1, 1, true
 	m.obs.Local[0], m.obs.PeerWords[0], m.obs.Keys[0].Held, m.flags.Frozen, m.ids[0].failed["samba"], m.commands[0].waiting[0] = 1, 1, 1, true, true, true
 	m.persist.saved.Generations["files"] = 1

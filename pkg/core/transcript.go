@@ -25,6 +25,18 @@ func NewTranscript(cfg Config) *Transcript {
 func ResumeTranscript(cfg Config, s State) *Transcript {
 	x := NewTranscript(cfg)
 	x.seen = s.Observed.clone()
+	turning := func(a ActuatorState, on, off, what string) {
+		x.pending[a.Op] = pick(actState(a.State) == actTurningOn, on, off) + " " + what
+	}
+	x.pending[s.Persist.Op] = "persist"
+	x.pending[s.Fence.Op] = "fence"
+	turning(s.Concurrent, "start", "stop", "concurrent")
+	for i, id := range s.Identities {
+		x.pending[id.Swap.Op] = "swap " + cfg.name(i)
+		turning(id.Addr, "add", "remove", cfg.name(i))
+		turning(id.Svc, "start", "stop", cfg.name(i))
+	}
+	delete(x.pending, 0) // nothing is in flight
 	return x
 }
 
@@ -140,9 +152,9 @@ func (x *Transcript) Event(at int64, ev Event) string {
 	case LinkChanged:
 		s = fmt.Sprintf("link %s %s", e.Link, pick(e.Up, "up", "down"))
 	case ServiceState:
-		s = fmt.Sprintf("service %s %s %s", x.name(e.Identity), e.Service, pick(e.Healthy, "healthy", "failed: "+e.Err))
+		s = fmt.Sprintf("service %s %s %s", x.cfg.name(e.Identity), e.Service, pick(e.Healthy, "healthy", "failed: "+e.Err))
 	case CmdMove:
-		s = "cmd move " + x.name(e.Identity)
+		s = "cmd move " + x.cfg.name(e.Identity)
 		if e.To >= 0 && e.To < len(x.cfg.Nodes) {
 			s += " " + x.cfg.Nodes[e.To]
 		}
@@ -165,49 +177,60 @@ func (x *Transcript) Event(at int64, ev Event) string {
 
 // Action is the line of an action, without its indent.
 func (x *Transcript) Action(a Action) string {
-	if op, what := x.asked(a); op != 0 {
+	if op, what := x.cfg.asked(a); op != 0 {
 		x.pending[op] = what
 	}
+	return x.cfg.Describe(a)
+}
+
+// Describe is an action as text.
+func (c Config) Describe(a Action) string {
 	s := ""
 	switch a := a.(type) {
 	case Persist:
 		s = "persist"
-		for _, c := range x.cfg.Identities {
-			if g, ok := a.Saved.Generations[c.Name]; ok {
-				s += fmt.Sprintf(" %s=%d", c.Name, g)
+		for _, id := range c.Identities {
+			if g, ok := a.Saved.Generations[id.Name]; ok {
+				s += fmt.Sprintf(" %s=%d", id.Name, g)
 			}
 		}
 		s += flagsText(a.Saved)
 	case Swap:
-		s = fmt.Sprintf("swap %s: %v -> %v", x.name(a.Identity), a.Old, a.New)
+		s = fmt.Sprintf("swap %s: %v -> %v", c.name(a.Identity), a.Old, a.New)
 	case StartServices:
-		s = fmt.Sprintf("start %s, generation %d", x.name(a.Identity), a.Generation)
+		s = fmt.Sprintf("start %s, generation %d", c.name(a.Identity), a.Generation)
 	case Win:
-		s = fmt.Sprintf("win %s, generation %d", x.name(a.Identity), a.Generation)
+		s = fmt.Sprintf("win %s, generation %d", c.name(a.Identity), a.Generation)
 	case GiveUp:
-		s = "give up " + x.name(a.Identity)
+		s = "give up " + c.name(a.Identity)
 	case CancelFence:
 		s = "cancel fence"
 	case Announce:
-		s = fmt.Sprintf("announce %s, generation %d", x.name(a.Identity), a.Generation)
+		s = fmt.Sprintf("announce %s, generation %d", c.name(a.Identity), a.Generation)
 	case Pulse:
 		s = "pulse"
 	case SetFlags:
 		s = fmt.Sprintf("flags standby=%s frozen=%s", onOff(a.Standby), onOff(a.Frozen))
 	case Notify:
-		s = fmt.Sprintf("notify %s (%s): %s", a.Kind, x.name(a.Identity), a.Text)
+		s = fmt.Sprintf("notify %s (%s): %s", a.Kind, c.name(a.Identity), a.Text)
 	case Reply:
 		s = fmt.Sprintf("reply %d: %s", a.Op, pick(a.Err == "", "done", "not done: "+a.Err))
 	case Left:
 		s = "left"
 	default:
-		_, s = x.asked(a)
+		_, s = c.asked(a)
 	}
 	return oneLine(s)
 }
 
+// OpOf is the number by which an action's result comes back, 0 if none does.
+func OpOf(a Action) uint64 {
+	op, _ := Config{}.asked(a)
+	return op
+}
+
 // asked is the Op of an action that is answered, and what it does.
-func (x *Transcript) asked(a Action) (op uint64, what string) {
+func (c Config) asked(a Action) (op uint64, what string) {
 	switch a := a.(type) {
 	case Persist:
 		return a.Op, "persist"
@@ -218,15 +241,15 @@ func (x *Transcript) asked(a Action) (op uint64, what string) {
 	case StopConcurrent:
 		return a.Op, "stop concurrent"
 	case Swap:
-		return a.Op, "swap " + x.name(a.Identity)
+		return a.Op, "swap " + c.name(a.Identity)
 	case AddAddresses:
-		return a.Op, "add " + x.name(a.Identity)
+		return a.Op, "add " + c.name(a.Identity)
 	case RemoveAddresses:
-		return a.Op, "remove " + x.name(a.Identity)
+		return a.Op, "remove " + c.name(a.Identity)
 	case StartServices:
-		return a.Op, "start " + x.name(a.Identity)
+		return a.Op, "start " + c.name(a.Identity)
 	case StopServices:
-		return a.Op, "stop " + x.name(a.Identity)
+		return a.Op, "stop " + c.name(a.Identity)
 	}
 	return 0, ""
 }
@@ -249,14 +272,14 @@ func (x *Transcript) swapped(e Swapped) string {
 }
 
 // name is an identity's, or node.
-func (x *Transcript) name(i int) string {
+func (c Config) name(i int) string {
 	switch {
 	case i < 0:
 		return "node"
-	case i >= len(x.cfg.Identities):
+	case i >= len(c.Identities):
 		return fmt.Sprintf("identity-%d", i)
 	}
-	return x.cfg.Identities[i].Name
+	return c.Identities[i].Name
 }
 
 // see is what of an Observed is new.
@@ -294,9 +317,9 @@ func (x *Transcript) see(o Observed) (s string) {
 		if theirs != "" {
 			theirs = "/" + theirs
 		}
-		add(mine+theirs != "", x.name(i), mine+theirs)
+		add(mine+theirs != "", x.cfg.name(i), mine+theirs)
 		if i < len(o.Keys) {
-			add(i >= len(was.Keys) && o.Keys[i] != Key{} || i < len(was.Keys) && o.Keys[i] != was.Keys[i], "key:"+x.name(i), fmt.Sprintf("%d/%d", o.Keys[i].Held, o.Keys[i].Stored))
+			add(i >= len(was.Keys) && o.Keys[i] != Key{} || i < len(was.Keys) && o.Keys[i] != was.Keys[i], "key:"+x.cfg.name(i), fmt.Sprintf("%d/%d", o.Keys[i].Held, o.Keys[i].Stored))
 		}
 	}
 	return s

@@ -205,7 +205,7 @@ func (x *transcript) step(ev Event) []Action {
 	x.again.WriteString(x.text.Event(int64(x.now), ev) + "\n")
 	out := x.m.Step(int64(x.now), ev)
 	for _, a := range out {
-		if op, what := x.text.asked(a); op != 0 {
+		if op, what := x.cfg.asked(a); op != 0 {
 			x.pending[what] = a
 		}
 	}
@@ -228,7 +228,7 @@ func (x *transcript) answer(ok bool, what string) []Action {
 		}
 		return x.step(Swapped{Op: a.Op, Identity: a.Identity, OK: ok, Current: x.obs.Local[a.Identity]})
 	}
-	op, _ := x.text.asked(a)
+	op, _ := x.cfg.asked(a)
 	if ok {
 		return x.step(Done{Op: op})
 	}

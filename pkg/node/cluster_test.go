@@ -18,6 +18,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/pkg/control"
+	"github.com/xdpha/xdpha/pkg/core"
+	"github.com/xdpha/xdpha/pkg/journal"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
@@ -45,6 +47,7 @@ func TestThePair(t *testing.T) {
 		{"both daemons killed and started again", bothKilled},
 		{"both nodes without power and back", bothWithoutPower},
 		{"a damaged or foreign state is refused", badStateIsRefused},
+		{"both journals decide again what was decided", journalsReplay},
 	} {
 		if !t.Run(s.name, func(t *testing.T) {
 			c.bringHome(t)
@@ -353,6 +356,33 @@ func badStateIsRefused(t *testing.T, c *cluster) {
 	must(t, os.WriteFile(path, good, 0o600))
 	must(t, n.Restart())
 	c.oneOwnerEach(t)
+}
+
+// journalsReplay: every sum of what the daemons decided, killed ones too, is that of the replay.
+func journalsReplay(t *testing.T, c *cluster) {
+	for _, name := range []string{lab.Serv1, lab.Serv2} {
+		n := c.Node(name)
+		must(t, n.Kill())
+		starts, owned := 0, 0
+		must(t, journal.Replay(n.StateDir, func(p journal.Played) error {
+			if p.Wrong != "" {
+				t.Errorf("%s:%d: %s", p.File, p.Line, p.Wrong)
+			}
+			if p.Start != nil {
+				starts++
+			}
+			for _, a := range p.Actions {
+				if told, ok := a.(core.Notify); ok && told.Identity >= 0 {
+					owned++
+				}
+			}
+			return nil
+		}))
+		if starts == 0 || owned == 0 {
+			t.Errorf("%s: %d starts and %d news of identities are played", name, starts, owned)
+		}
+		must(t, n.Restart())
+	}
 }
 
 // TestARestartWithinTheLeaseCostsNothing has a longer lease, that a busy machine

@@ -18,6 +18,9 @@ import (
 	"github.com/xdpha/xdpha/pkg/host"
 )
 
+// flushEvery is how long an input may stay in this process's memory.
+const flushEvery = time.Second
+
 // lookEvery is how often the maps are read when nothing hints at a change.
 const lookEvery = 100 * time.Millisecond
 
@@ -72,8 +75,8 @@ func (n *node) run(ctx context.Context) error {
 			n.look()
 			n.step(core.Tick{})
 		case <-flush.C:
-			if err := n.journal.flush(); err != nil {
-				n.Log.Error("journal ends here, until the next start", "err", err)
+			if err := n.journal.Flush(); err != nil {
+				n.tell(loader.Now(), "journal-failed", -1, err.Error()+"; nothing more is kept until the daemon's next start, all else goes on", nil)
 			}
 		}
 		n.followOwners()
@@ -133,9 +136,7 @@ func (n *node) step(ev core.Event) {
 	queue := []core.Event{ev}
 	for len(queue) > 0 {
 		ev, queue = queue[0], queue[1:]
-		now := loader.Now()
-		n.journal.write(now, ev)
-		for _, a := range n.loop.machine.Step(now, ev) {
+		for _, a := range n.journal.Step(loader.Now(), ev) {
 			if s, ok := a.(core.Swap); ok {
 				current, done := n.dp.Swap(s.Identity, s.Old, s.New)
 				queue = append(queue, core.Swapped{Op: s.Op, Identity: s.Identity, OK: done, Current: current})

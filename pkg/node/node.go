@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
+	"github.com/xdpha/xdpha/pkg/journal"
 	"github.com/xdpha/xdpha/pkg/metrics"
 	"github.com/xdpha/xdpha/pkg/service"
 )
@@ -60,7 +62,7 @@ type node struct {
 	keeper   *etcd.Keeper   // nil: the arbiter is another one
 	metrics  *metrics.Collector
 	store    *store
-	journal  *journal
+	journal  *journal.Writer
 	pacer    *pacer
 	hooks    *hooks
 
@@ -151,7 +153,7 @@ func (n *node) prepare() (err error) {
 	if n.store, err = openStore(n.StateDir, cfg); err != nil {
 		return err
 	}
-	if n.journal, err = openJournal(filepath.Join(n.StateDir, "journal")); err != nil {
+	if n.journal, err = journal.Open(filepath.Join(n.StateDir, journal.Name)); err != nil {
 		return err
 	}
 	if n.host, err = host.New(n.Log, host.Mark(cfg.Cluster, cfg.Nodes[cfg.Self].Name)); err != nil {
@@ -183,7 +185,11 @@ func (n *node) prepare() (err error) {
 	if err != nil {
 		return err
 	}
-	n.loop = newLoopState(coreConfig(cfg, n.dp.Floor, n.fence), cfg, n.store.saved)
+	c := coreConfig(cfg, n.dp.Floor, n.fence)
+	n.loop = newLoopState(c, cfg, n.store.saved)
+	n.journal.Begin(journal.Start{
+		Version: n.Version, Boot: bootID(), AtNS: loader.Now(), Wall: time.Now(), Config: c, Saved: n.store.saved,
+	}, n.loop.machine)
 	n.loop.flags = n.dp.Flags()
 	for i := range n.loop.unseen {
 		n.loop.unseen[i] = n.dp.Adopted()
@@ -199,6 +205,15 @@ func (n *node) prepare() (err error) {
 		}
 	}
 	return nil
+}
+
+// bootID tells one boot's times from another's; where the kernel gives none, there is none.
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
 }
 
 // serve runs all parts until ctx ends and the core has left.

@@ -12,7 +12,7 @@ import (
 // daemon is the shell around the core: it carries out what the core decides, late or in vain.
 type daemon struct {
 	n       *node
-	m       *core.Machine
+	m       Core
 	running bool
 	paused  int64
 	hinted  bool
@@ -30,7 +30,7 @@ func (d *daemon) start() {
 	for i := range ids {
 		ids[i].Floor = n.k.floor[i]
 	}
-	d.m = core.New(core.Config{
+	d.m = n.w.newCore(core.Config{
 		Self: n.self, Nodes: [2]string{"serv1", "serv2"}, Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0, Hold: n.w.o.Seed%3 == 0,
 		Fence: n.w.p.Fence, FenceDelay: n.w.p.FenceDelay[1-n.self],
 		Limits: core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms, Fence: 5 * s},

@@ -18,6 +18,13 @@ type Options struct {
 	WithinNs int64  // how long faults begin; default 3 s
 	Trace    bool   // keep a transcript
 	Mutation string // a bug that is put into the model: see Mutations; "": none
+	// New makes the core of a daemon that starts; nil: core.New.
+	New func(core.Config, core.Saved) Core
+}
+
+// Core is what a daemon asks what to do.
+type Core interface {
+	Step(now int64, ev core.Event) []core.Action
 }
 
 // Result of a run.

@@ -70,6 +70,13 @@ func newWorld(o Options) *world {
 	return w
 }
 
+func (w *world) newCore(cfg core.Config, saved core.Saved) Core {
+	if w.o.New != nil {
+		return w.o.New(cfg, saved)
+	}
+	return core.New(cfg, saved)
+}
+
 // rnd draws from lo to hi, both included.
 func (w *world) rnd(lo, hi int64) int64 { return lo + w.r.Int64N(hi-lo+1) }
 
