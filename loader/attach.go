@@ -239,16 +239,24 @@ func foreignProgram(index int, err error) error {
 
 // programName is what is known of a program. To ask for it takes CAP_SYS_ADMIN, which a daemon need not have.
 func programName(id uint32) string {
-	p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	name, tag, err := programInfo(id)
 	if err != nil {
 		return fmt.Sprintf(" ('bpftool prog show id %d' tells its name)", id)
+	}
+	return fmt.Sprintf(", name %q, tag %s", name, tag)
+}
+
+func programInfo(id uint32) (name, tag string, err error) {
+	p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	if err != nil {
+		return "", "", fmt.Errorf("open program %d: %w", id, err)
 	}
 	defer p.Close()
 	info, err := p.Info()
 	if err != nil {
-		return ""
+		return "", "", fmt.Errorf("read program %d: %w", id, err)
 	}
-	return fmt.Sprintf(", name %q, tag %s", info.Name, info.Tag)
+	return info.Name, info.Tag, nil
 }
 
 // xdpMode reads how XDP is attached to a NIC.

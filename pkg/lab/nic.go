@@ -9,18 +9,9 @@ import (
 	"github.com/vishvananda/netlink"
 )
 
-// port finds a node's cable.
-func port(node string, role Role) (Port, error) {
-	i := slices.IndexFunc(Ports, func(p Port) bool { return p.Node == node && p.Role == role })
-	if i < 0 {
-		return Port{}, fmt.Errorf("find the %s NIC of %s: the lab has none", role, node)
-	}
-	return Ports[i], nil
-}
-
 // Unplug takes a NIC out of a node: it is gone, and all that was on it.
 func (l *Lab) Unplug(node string, role Role) error {
-	p, err := port(node, role)
+	p, err := FindPort(node, role)
 	if err != nil {
 		return err
 	}
@@ -30,7 +21,7 @@ func (l *Lab) Unplug(node string, role Role) error {
 // Plug puts a NIC of the same name into a node, a new one to its kernel, with the node's own
 // addresses. It is on.
 func (l *Lab) Plug(node string, role Role) error {
-	p, err := port(node, role)
+	p, err := FindPort(node, role)
 	if err != nil {
 		return err
 	}
@@ -58,7 +49,7 @@ func (l *Lab) Rename(node string, from, to string) error {
 
 // SwitchNIC switches a node's NIC off, or on again, as `ip link set` does.
 func (l *Lab) SwitchNIC(node string, role Role, on bool) error {
-	p, err := port(node, role)
+	p, err := FindPort(node, role)
 	if err != nil {
 		return err
 	}

@@ -226,9 +226,7 @@ func (n *node) prepare() (err error) {
 	up := n.loop.linkUp
 	n.loop = newLoopState(coreConfig(cfg, n.dp.Floor, n.fence), cfg, n.store.saved)
 	n.loop.linkUp = up // the watch tells of changes from here on
-	if n.loop.parts.mine, err = cfg.Parts(); err != nil {
-		return err
-	}
+	n.loop.parts.mine = cfg.Parts()
 	if n.loop.flags = n.dp.Flags(); n.loop.flags.Part {
 		n.loop.flags.Part, n.loop.flags.Services = false, 0
 	}
