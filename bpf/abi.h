@@ -7,7 +7,7 @@
 #include "limits.h"
 
 // Raised whenever a struct below changes its shape or meaning.
-enum xd_abi { XDPHA_ABI = 6 };
+enum xd_abi { XDPHA_ABI = 7 };
 
 enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
 
@@ -35,7 +35,7 @@ struct xd_key {
 };
 
 struct xd_link_config {
-	__u32 ifindex; // 0: the node has no such link
+	__u32 ifindex; // 0: the node has no such link, or its NIC is gone
 	__u32 local_be; // IPv4, network order
 	__u32 remote_be;
 	__u8 mac[6];
@@ -50,7 +50,7 @@ struct xd_identity_config {
 	__u8 pad[2];
 };
 
-// Written by user space before the programs are attached.
+// Written by user space before the programs are attached; afterwards only what names a NIC, field by field.
 struct xd_config {
 	enum xd_abi abi;
 	__u32 cluster_id;
@@ -93,6 +93,7 @@ struct xd_control {
 #define FLAG_STANDBY (1U << 0)
 #define FLAG_FROZEN (1U << 1)
 #define FLAG_SOLO (1U << 2) // set by the kernel: the sender serves by the arbiter's leave, for up to SOLO_NS
+#define FLAG_PART (1U << 3) // to a peer of another configuration: bits 16-31 are the digest of a part of the sender's
 // Bits 4-7 and 8-11: hosts reached by the lan and by the spare NIC; 12, 13: their carrier;
 // 16-31: a bit for each identity whose services are up on the sender.
 
@@ -151,6 +152,7 @@ struct xd_state {
 	__u64 majority_since_ns;
 	__u64 isolated_since_ns; // not 0: cut off, the right to serve has run out
 	__u64 stranger_ns; // last frame on the crossover of another version, or signed with another secret
+	__u64 stranger_version; // of that frame
 	__u64 knocked_ns; // last frame of somebody with the key who is not proven yet
 	__u64 suspects;
 	__u64 refuted;

@@ -483,6 +483,9 @@ func (l *ledger) strangerWrote() {
 	want, now := &l.want.state, &l.now.state
 	if l.link == crossover && len(b) >= 42 && b[23] == 17 {
 		l.stamped(&want.StrangerNs, now.StrangerNs)
+		if want.StrangerNs == now.StrangerNs && now.StrangerNs != l.before.state.StrangerNs && len(b) > 44 {
+			want.StrangerVersion = uint64(b[44])
+		}
 	}
 	switch reasonNames[l.reason] {
 	case "arp-conflict", "nd-conflict", "nd-answered":

@@ -410,8 +410,11 @@ static __always_inline enum xd_reason handle_heartbeat(struct xdp_md *ctx, const
 	hb_fetch(st, link);
 	reason = hb_check(cfg, link, ip, udp, c.at, c.end);
 	if (link == LINK_CROSSOVER &&
-	    (reason == REASON_HB_BAD_VERSION || reason == REASON_HB_UNKNOWN_KEY || reason == REASON_HB_BAD_TAG))
+	    (reason == REASON_HB_BAD_VERSION || reason == REASON_HB_UNKNOWN_KEY || reason == REASON_HB_BAD_TAG) &&
+	    (void *)(h + 1) <= c.end) {
+		st->stranger_version = h->version;
 		st->stranger_ns = bpf_ktime_get_boot_ns();
+	}
 	if (reason)
 		return reason;
 	if ((void *)(h + 1) > c.end)

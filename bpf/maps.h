@@ -5,9 +5,11 @@
 
 #include "abi.h"
 
+// Mapped by user space for single stores, when a NIC has come in the place of another.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, __u32);
 	__type(value, struct xd_config);
 } config SEC(".maps");

@@ -26,7 +26,7 @@ type XdphaDetector struct {
 type XdphaXdAbi uint32
 
 const (
-	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 6
+	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 7
 )
 
 type XdphaXdAddress struct {
@@ -215,6 +215,7 @@ type XdphaXdState struct {
 	MajoritySinceNs uint64
 	IsolatedSinceNs uint64
 	StrangerNs      uint64
+	StrangerVersion uint64
 	KnockedNs       uint64
 	Suspects        uint64
 	Refuted         uint64

@@ -61,7 +61,7 @@ With --history it is 1 if no daemon runs, or if a silence came to 80 % of dead_a
 			}
 			r := newCheckReport(cfg)
 			if !c.Bool("config-only") {
-				r.Host = append(hostChecks(cfg), fenceChecks(c.Context, cfg)...)
+				r.Host = append(hostChecks(cfg, c.String("pin-dir")), fenceChecks(c.Context, cfg)...)
 			}
 			if c.Bool("json") {
 				err = json.NewEncoder(env.Stdout).Encode(r)
@@ -83,11 +83,17 @@ type checkReport struct {
 	Node       string          `json:"node"`
 	Peer       string          `json:"peer"`
 	Digest     string          `json:"digest"` // both nodes must print the same
+	Parts      []checkPart     `json:"parts"`  // of what the digest is of: where they differ if it does
 	Timing     checkTiming     `json:"timing"`
 	Identities []checkIdentity `json:"identities"`
 	Failures   []failure       `json:"failures"`
 	Warnings   []string        `json:"warnings"`
 	Host       []hostCheck     `json:"host"`
+}
+
+type checkPart struct {
+	Name   string `json:"name"`
+	Digest string `json:"digest"`
 }
 
 type checkTiming struct {
@@ -156,6 +162,11 @@ func newCheckReport(cfg *config.Config) checkReport {
 		Timing:   newCheckTiming(cfg),
 		Failures: failures(cfg), Warnings: warnings(cfg), Host: []hostCheck{},
 	}
+	for _, p := range cfg.Parts() {
+		if p.Name != "" {
+			r.Parts = append(r.Parts, checkPart{p.Name, fmt.Sprintf("%03x", p.Digest)})
+		}
+	}
 	for _, id := range cfg.Identities {
 		ci := checkIdentity{
 			Name: id.Name, Home: cfg.Nodes[id.Home].Name, MAC: net.HardwareAddr(id.MAC[:]).String(), Count: id.Count(),
@@ -198,14 +209,14 @@ func carrier(cfg *config.Config, node int, id config.Identity) string {
 	return n.Spare
 }
 
-func hostChecks(cfg *config.Config) []hostCheck {
+func hostChecks(cfg *config.Config, pinDir string) []hostCheck {
 	self := cfg.Nodes[cfg.Self]
 	nics := []string{self.Crossover, self.Lan}
 	if self.Spare != "" {
 		nics = append(nics, self.Spare)
 	}
 	out := capabilityChecks()
-	for _, c := range loader.Probe(nics) {
+	for _, c := range append(loader.Probe(nics), loader.ProbePins(pinDir)) {
 		h := hostCheck{Name: c.Name, OK: c.OK, Detail: c.Detail}
 		if !c.OK {
 			h.Remedy = c.Remedy
@@ -422,6 +433,10 @@ func partitionWords(cfg *config.Config) string {
 func checkText(r checkReport) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: cluster %s, this node is %s, its peer %s; digest %s (the same on both nodes)\n", r.Config, r.Cluster, r.Node, r.Peer, r.Digest)
+	for i, p := range r.Parts {
+		fmt.Fprintf(&b, "%s%s %s", map[bool]string{true: "  of ", false: ", "}[i == 0], p.Name, p.Digest)
+	}
+	b.WriteString("\n")
 	timingText(&b, r.Timing)
 	b.WriteString("\nidentities\n")
 	table(&b, func(w io.Writer) {

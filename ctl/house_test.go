@@ -169,3 +169,46 @@ func TestEveryFileBearsItsLicence(t *testing.T) {
 		}
 	}
 }
+
+// ofTheWallClock are names of what reads the wall clock, or makes of a time what has no monotonic reading
+// any more (package time, "Monotonic Clocks"): a clock that is stepped by a day must change nothing.
+var ofTheWallClock = []string{
+	"Unix", "UnixMilli", "UnixMicro", "UnixNano", "ModTime", "Date", "Parse", "ParseInLocation",
+	"CLOCK_REALTIME", "CLOCK_REALTIME_COARSE", "CLOCK_TAI", "Gettimeofday", "Settimeofday",
+}
+
+func TestNothingIsDecidedByTheWallClock(t *testing.T) {
+	for _, s := range sources(t) {
+		daemons := s.dir == "loader" || strings.HasPrefix(s.dir, "pkg/")
+		if s.test() || !daemons || strings.HasPrefix(s.dir, "pkg/lab") || strings.HasPrefix(s.dir, "pkg/bench") {
+			continue
+		}
+		ast.Inspect(s.file, func(n ast.Node) bool {
+			sel, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			of, _ := sel.X.(*ast.Ident)
+			other := (sel.Sel.Name == "Parse" || sel.Sel.Name == "Date") && (of == nil || of.Name != "time") // as of a template
+			if slices.Contains(ofTheWallClock, sel.Sel.Name) && !other {
+				t.Errorf("%s uses %s, which is of the wall clock", s.path, sel.Sel.Name)
+			}
+			return true
+		})
+	}
+	kernel, err := filepath.Glob("../bpf/*.[ch]")
+	if err != nil || len(kernel) == 0 {
+		t.Fatalf("no kernel sources: %v", err)
+	}
+	for _, path := range kernel {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"CLOCK_REALTIME", "CLOCK_TAI", "ktime_get_tai", "ktime_get_real", "ktime_get_coarse", "jiffies64"} {
+			if strings.Contains(string(b), name) {
+				t.Errorf("%s uses %s", path, name)
+			}
+		}
+	}
+}

@@ -430,6 +430,9 @@ func attention(s control.Status) []string {
 			add("link %s (%s) is down", l.Name, l.Interface)
 		}
 	}
+	for _, t := range s.Troubles {
+		add("%s", t.Text)
+	}
 	for _, id := range s.Identities {
 		switch {
 		case id.Owner == "":

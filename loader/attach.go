@@ -8,12 +8,17 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/xdpha/xdpha/bpf"
 )
 
 // XDP modes, as status shows them.
@@ -29,13 +34,27 @@ func isLinkPin(name string) bool { return strings.HasPrefix(name, linkPinPrefix)
 // AttachNIC puts the programs on the NIC of one link: XDP on what comes in, in
 // the driver if it can, and the gate on what goes out.
 func (d *Datapath) AttachNIC(role, index int) error {
+	d.attaching.Lock()
+	defer d.attaching.Unlock()
+	return d.attachNIC(role, index)
+}
+
+// nicParts are what is attached to a NIC, by the ends of their pins' names.
+var nicParts = [...]string{partIn, partOut}
+
+const (
+	partIn  = "-in"
+	partOut = "-out"
+)
+
+func (d *Datapath) attachNIC(role, index int) error {
 	name := linkPinPrefix + LinkNames[role]
-	mode, err := d.attachXDP(name+"-in", index)
+	mode, err := d.attachXDP(name+partIn, index)
 	if err != nil {
 		return fmt.Errorf("attach XDP to the %s NIC (index %d): %w", LinkNames[role], index, err)
 	}
-	d.modes[role] = mode
-	if err := d.attachTC(name+"-out", index, ebpf.AttachTCXEgress, d.objs.XdphaOut); err != nil {
+	d.modes[role].Store(&mode)
+	if err := d.attachTC(name+partOut, index, ebpf.AttachTCXEgress, d.objs.XdphaOut); err != nil {
 		return fmt.Errorf("attach the gate to the %s NIC (index %d): %w", LinkNames[role], index, err)
 	}
 	return nil
@@ -52,15 +71,10 @@ func (d *Datapath) AttachTick(index int) error {
 
 // MoveTick does the same after the pair was made anew: what was attached to the old one is gone with it.
 func (d *Datapath) MoveTick(index int) error {
+	d.attaching.Lock()
+	defer d.attaching.Unlock()
 	const name = linkPinPrefix + "tick"
-	if l := d.links[name]; l != nil {
-		delete(d.links, name)
-		if err := l.Close(); err != nil {
-			return fmt.Errorf("attach the pacer anew: %w", err)
-		}
-	}
-	delete(d.egress, name)
-	if err := os.Remove(filepath.Join(d.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.forget(name); err != nil {
 		return fmt.Errorf("attach the pacer anew: %w", err)
 	}
 	if err := d.attachTC(name, index, ebpf.AttachTCXIngress, d.objs.XdphaTick); err != nil {
@@ -69,10 +83,118 @@ func (d *Datapath) MoveTick(index int) error {
 	return nil
 }
 
+// forget lets go of what was attached to a device.
+func (d *Datapath) forget(name string) error {
+	if l := d.links[name]; l != nil {
+		delete(d.links, name)
+		if err := l.Close(); err != nil {
+			return err
+		}
+	}
+	delete(d.egress, name)
+	if err := os.Remove(filepath.Join(d.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// DropNIC says that a link's NIC is gone: nothing is sent there any more, and nothing that it
+// carried passes by it. The programs stay on it as long as it exists under whatever name, for what
+// was put on it may still be there.
+func (d *Datapath) DropNIC(role int, carried []int) error {
+	return d.place(role, 0, [6]byte{}, carried)
+}
+
+// MoveNIC puts a link on a NIC that has come in the place of its former one, or anew on the same. The
+// programs are there before anything may pass.
+func (d *Datapath) MoveNIC(role, index int, mac [6]byte, carried []int) error {
+	d.attaching.Lock()
+	defer d.attaching.Unlock()
+	for _, part := range nicParts {
+		name := linkPinPrefix + LinkNames[role] + part
+		on, err := d.isOn(name, index)
+		if err == nil && !on { // what is in its place stays: there is no moment without it
+			err = d.forget(name)
+		}
+		if err != nil {
+			return fmt.Errorf("attach the %s NIC anew: %w", LinkNames[role], err)
+		}
+	}
+	if err := d.attachNIC(role, index); err != nil {
+		return err
+	}
+	return d.place(role, index, mac, carried)
+}
+
+// place names a link's NIC to the running programs. Each field is one store, and while the MAC
+// changes there is no NIC.
+func (d *Datapath) place(role, index int, mac [6]byte, carried []int) error {
+	b, err := mapArray(d.objs.Config)
+	if err != nil {
+		return fmt.Errorf("write the %s NIC's place: %w", LinkNames[role], err)
+	}
+	c := (*bpf.XdphaXdConfig)(unsafe.Pointer(&b[0]))
+	for _, i := range carried {
+		atomic.StoreUint32(&c.Identities[i].Carrier, uint32(index))
+	}
+	if c.Links[role].Mac != mac {
+		atomic.StoreUint32(&c.Links[role].Ifindex, 0)
+		c.Links[role].Mac = mac
+	}
+	atomic.StoreUint32(&c.Links[role].Ifindex, uint32(index))
+	if err := unix.Munmap(b); err != nil {
+		return fmt.Errorf("write the %s NIC's place: %w", LinkNames[role], err)
+	}
+	return nil
+}
+
+// Attached reports whether the programs are still on a link's NIC: who may attach may also detach.
+func (d *Datapath) Attached(role, index int) (bool, error) {
+	d.attaching.Lock()
+	defer d.attaching.Unlock()
+	for _, part := range nicParts {
+		if on, err := d.isOn(linkPinPrefix+LinkNames[role]+part, index); err != nil || !on {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func (d *Datapath) isOn(name string, index int) (bool, error) {
+	if c := d.egress[name]; c != nil {
+		on, err := c.present()
+		return on && c.index == index, err
+	}
+	l := d.links[name]
+	if l == nil {
+		return false, nil
+	}
+	info, err := l.Info()
+	if err != nil {
+		return false, fmt.Errorf("look at link %s: %w", name, err)
+	}
+	on := uint32(0) // a link whose device is gone, or that was detached, has none
+	if x := info.XDP(); x != nil {
+		on = x.Ifindex
+	}
+	if t := info.TCX(); t != nil {
+		on = t.Ifindex
+	}
+	return on == uint32(index), nil
+}
+
 // Mode returns how XDP runs on a link's NIC; empty: it is not attached.
-func (d *Datapath) Mode(role int) string { return d.modes[role] }
+func (d *Datapath) Mode(role int) string {
+	if m := d.modes[role].Load(); m != nil {
+		return *m
+	}
+	return ""
+}
 
 func (d *Datapath) attachXDP(name string, index int) (string, error) {
+	if d.links[name] != nil {
+		return xdpMode(index)
+	}
 	switch l, err := d.pinnedLink(name); {
 	case err != nil:
 		return "", err
@@ -97,11 +219,44 @@ func (d *Datapath) attachXDP(name string, index int) (string, error) {
 			d.links[name] = l
 			return try.mode, d.pinLate(name, l)
 		case errors.Is(err, unix.EBUSY) || errors.Is(err, unix.EEXIST):
-			return "", fmt.Errorf("another XDP program is on it: %w: see 'ip link show' and 'bpftool net', detach it, or give xdpha another NIC", err)
+			return "", foreignProgram(index, err)
 		}
 		native = errors.Join(native, err)
 	}
 	return "", fmt.Errorf("neither native nor generic mode: %w", native)
+}
+
+// foreignProgram names what is on a NIC in our place. It is left as it is.
+func foreignProgram(index int, err error) error {
+	l, lerr := netlink.LinkByIndex(index)
+	if lerr != nil || l.Attrs().Xdp == nil || l.Attrs().Xdp.ProgId == 0 {
+		return fmt.Errorf("another XDP program is on it: %w: see 'bpftool net', detach it, or give xdpha another NIC", err)
+	}
+	id := l.Attrs().Xdp.ProgId
+	return fmt.Errorf("another XDP program is on %[1]s: id %[2]d%[3]s: %[4]w: it was left alone; if nothing needs it, take it off by 'ip link set dev %[1]s xdp off' "+
+		"('bpftool link' if it is held by a link), or give xdpha another NIC", l.Attrs().Name, id, programName(id), err)
+}
+
+// programName is what is known of a program. To ask for it takes CAP_SYS_ADMIN, which a daemon need not have.
+func programName(id uint32) string {
+	name, tag, err := programInfo(id)
+	if err != nil {
+		return fmt.Sprintf(" ('bpftool prog show id %d' tells its name)", id)
+	}
+	return fmt.Sprintf(", name %q, tag %s", name, tag)
+}
+
+func programInfo(id uint32) (name, tag string, err error) {
+	p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	if err != nil {
+		return "", "", fmt.Errorf("open program %d: %w", id, err)
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return "", "", fmt.Errorf("read program %d: %w", id, err)
+	}
+	return info.Name, info.Tag, nil
 }
 
 // xdpMode reads how XDP is attached to a NIC.
@@ -117,6 +272,9 @@ func xdpMode(index int) (string, error) {
 }
 
 func (d *Datapath) attachTC(name string, index int, at ebpf.AttachType, prog *ebpf.Program) error {
+	if d.links[name] != nil {
+		return nil
+	}
 	switch l, err := d.pinnedLink(name); {
 	case err != nil:
 		return err
@@ -213,6 +371,18 @@ func (c *clsact) replace(prog *ebpf.Program) error {
 		return fmt.Errorf("add bpf filter: %w: the kernel needs tcx (Linux 6.6) or CONFIG_NET_CLS_BPF", err)
 	}
 	return nil
+}
+
+func (c *clsact) present() (bool, error) {
+	want := c.filter()
+	list, err := netlink.FilterList(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: c.index}}, want.Parent)
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		return false, fmt.Errorf("read bpf filter %s: %w", c.name, err)
+	}
+	return slices.ContainsFunc(list, func(f netlink.Filter) bool {
+		b, ok := f.(*netlink.BpfFilter)
+		return ok && b.Handle == want.Handle && b.Name == c.name
+	}), nil
 }
 
 // remove leaves the qdisc: another program may have come to use it.

@@ -3,6 +3,7 @@
 package loader
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -144,4 +145,84 @@ func TestADriverWithoutXDPRunsGenericMode(t *testing.T) {
 	if err := again.Remove(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// attached tells whether the programs are on a link's NIC.
+func attached(t *testing.T, d *Datapath, role, index int) bool {
+	t.Helper()
+	on, err := d.Attached(role, index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return on
+}
+
+func TestANICThatComesInTheOthersPlaceIsTakenAndTakenOverByASuccessor(t *testing.T) {
+	for _, noTCX := range []bool{true, false} {
+		pins := sandbox(t)
+		lan := add(t, &netlink.Veth{LinkAttrs: named("lan"), PeerName: "far"})
+		tick := add(t, &netlink.Veth{LinkAttrs: named("tick0"), PeerName: "tick1"})
+		open := func(index int, mac [6]byte) *Datapath {
+			t.Helper()
+			cfg := Config{Keys: []Key{{K0: 1, K1: 2, ID: 3}}, Probe: 1e6, SuspectAfter: 3e6, DeadAfter: 5e6, BootHold: 3e9, ConfirmProbes: 3}
+			cfg.Links[Lan] = LinkConfig{Index: index, MAC: mac}
+			cfg.Identities = []IdentityConfig{{Carrier: index}}
+			d, err := Open(cfg, Options{PinDir: pins, NoTCX: noTCX, Log: slog.New(slog.DiscardHandler), Anew: func() error { return nil }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if index > 0 {
+				err = d.AttachNIC(Lan, index)
+			}
+			if err := errors.Join(err, d.AttachTick(tick), d.Start()); err != nil {
+				t.Fatal(err)
+			}
+			return d
+		}
+		d := open(lan, [6]byte{2, 1})
+		if !attached(t, d, Lan, lan) {
+			t.Error("it is not attached to its first NIC")
+		}
+		l, err := netlink.LinkByIndex(lan)
+		if err == nil {
+			err = errors.Join(netlink.LinkDel(l), d.DropNIC(Lan, []int{0}))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if attached(t, d, Lan, lan) {
+			t.Error("it says that it is attached to a NIC that is gone")
+		}
+		boot := d.State(0).BootID
+		d = successor(t, d, func() *Datapath { return open(0, [6]byte{}) })
+		if !d.Adopted() || d.State(0).BootID != boot {
+			t.Error("without the NIC a successor starts anew")
+		}
+		lan = add(t, &netlink.Veth{LinkAttrs: named("lan"), PeerName: "far"})
+		if err := d.MoveNIC(Lan, lan, [6]byte{2, 7}, []int{0}); err != nil {
+			t.Fatal(err)
+		}
+		if !attached(t, d, Lan, lan) {
+			t.Error("it is not attached to the NIC that came")
+		}
+		d = successor(t, d, func() *Datapath { return open(lan, [6]byte{2, 7}) })
+		if !d.Adopted() || d.State(0).BootID != boot {
+			t.Error("with the new NIC a successor starts anew")
+		}
+		if !attached(t, d, Lan, lan) {
+			t.Error("the successor is not attached to the NIC that came")
+		}
+		if err := errors.Join(d.Remove(), d.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// successor closes a datapath as a process does that ends, and opens the next.
+func successor(t *testing.T, d *Datapath, open func() *Datapath) *Datapath {
+	t.Helper()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return open()
 }

@@ -12,6 +12,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -42,9 +44,11 @@ type Datapath struct {
 	dir     string // where pins are made; PinDir once published
 	objs    bpf.XdphaObjects
 	links   map[string]link.Link
-	modes   [Links]string
+	modes   [Links]atomic.Pointer[string]
 	egress  map[string]*clsact
 	adopted bool
+
+	attaching sync.Mutex // guards links and egress: a NIC may come back while the pair is made anew
 
 	control   *bpf.XdphaXdControl
 	state     *bpf.XdphaXdState
@@ -191,12 +195,21 @@ func (d *Datapath) maps() map[string]*ebpf.Map {
 	}
 }
 
+// mapArray maps an array's values into this process's memory.
+func mapArray(m *ebpf.Map) ([]byte, error) {
+	size, page := int(m.ValueSize()*m.MaxEntries()), os.Getpagesize()
+	b, err := unix.Mmap(m.FD(), 0, (size+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("map memory of %s: %w", m, err)
+	}
+	return b, nil
+}
+
 func (d *Datapath) mapMemory() error {
 	get := func(m *ebpf.Map) (unsafe.Pointer, error) {
-		size, page := int(m.ValueSize()*m.MaxEntries()), os.Getpagesize()
-		b, err := unix.Mmap(m.FD(), 0, (size+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+		b, err := mapArray(m)
 		if err != nil {
-			return nil, fmt.Errorf("map memory of %s: %w", m, err)
+			return nil, err
 		}
 		d.mapped = append(d.mapped, b)
 		return unsafe.Pointer(&b[0]), nil

@@ -15,6 +15,7 @@ func TestFlagsSurviveTheirFrame(t *testing.T) {
 	for _, f := range []Flags{
 		{},
 		{Standby: true},
+		{Part: true, Services: 0x8001},
 		{Frozen: true, Reach: [Links]int{Lan: 3, Spare: 8}},
 		{Standby: true, Frozen: true, Reach: [Links]int{Lan: 8}, Carrier: [Links]bool{Lan: true, Spare: true}},
 	} {

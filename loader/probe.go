@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -67,6 +68,18 @@ func jit() Check {
 	return c
 }
 
+// ownProgram is the name of ours, as the kernel keeps it.
+const ownProgram = "xdpha_in"
+
+// ProbePins looks whether pins can be kept in a directory.
+func ProbePins(dir string) Check {
+	c := Check{Name: "BPF file system", OK: true, Detail: "at " + filepath.Dir(dir)}
+	if err := onBPFFS(filepath.Dir(dir)); err != nil {
+		c.OK, c.Detail, c.Remedy = false, err.Error(), "mount -t bpf bpf "+filepath.Dir(dir)
+	}
+	return c
+}
+
 func nic(name string) Check {
 	c := Check{Name: "NIC " + name}
 	l, err := netlink.LinkByName(name)
@@ -80,7 +93,12 @@ func nic(name string) Check {
 		return c
 	}
 	if a.Xdp != nil && a.Xdp.Attached {
-		c.OK, c.Detail = true, fmt.Sprintf("up, MTU %d, an XDP program is on it (id %d)", a.MTU, a.Xdp.ProgId)
+		name, tag, err := programInfo(a.Xdp.ProgId)
+		c.OK, c.Detail = err != nil || name == ownProgram, fmt.Sprintf("up, MTU %d, an XDP program is on it (id %d)", a.MTU, a.Xdp.ProgId)
+		if !c.OK {
+			c.Detail = fmt.Sprintf("another XDP program is on it: id %d, name %q, tag %s", a.Xdp.ProgId, name, tag)
+			c.Remedy = fmt.Sprintf("if nothing needs it, ip link set dev %s xdp off; else give xdpha another NIC", a.Name)
+		}
 		return c
 	}
 	c.OK, c.Detail = true, fmt.Sprintf("up, MTU %d, no XDP program on it", a.MTU)

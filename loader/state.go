@@ -67,6 +67,7 @@ func (d *Datapath) LeaseUntil() int64 { return int64(atomic.LoadUint64(&d.contro
 type Flags struct {
 	Standby, Frozen bool
 	Solo            bool       // serves by the arbiter's leave; the kernel's to say
+	Part            bool       // Services is the digest of a part of the configuration, for a peer that has another one
 	Reach           [Links]int // listed hosts that answer, by NIC; crossover unused
 	Carrier         [Links]bool
 	Services        uint16 // a bit for each identity whose services are up there
@@ -77,6 +78,7 @@ const (
 	flagStandby = 1 << iota
 	flagFrozen
 	flagSolo
+	flagPart
 	reachLanAt     = 4
 	reachSpareAt   = 8
 	carrierLanAt   = 12
@@ -86,6 +88,7 @@ const (
 
 func (f Flags) word() uint64 {
 	v := uint64(b2u(f.Standby))*flagStandby | uint64(b2u(f.Frozen))*flagFrozen
+	v |= uint64(b2u(f.Part)) * flagPart
 	v |= uint64(f.Reach[Lan]&0xf)<<reachLanAt | uint64(f.Reach[Spare]&0xf)<<reachSpareAt
 	v |= uint64(b2u(f.Carrier[Lan]))<<carrierLanAt | uint64(b2u(f.Carrier[Spare]))<<carrierSpareAt
 	return v | uint64(f.Services)<<servicesAt
@@ -93,6 +96,7 @@ func (f Flags) word() uint64 {
 
 func parseFlags(v uint64) (f Flags) {
 	f.Standby, f.Frozen, f.Solo = v&flagStandby != 0, v&flagFrozen != 0, v&flagSolo != 0
+	f.Part = v&flagPart != 0
 	f.Reach[Lan], f.Reach[Spare] = int(v>>reachLanAt&0xf), int(v>>reachSpareAt&0xf)
 	f.Carrier[Lan], f.Carrier[Spare] = v>>carrierLanAt&1 != 0, v>>carrierSpareAt&1 != 0
 	f.Services = uint16(v >> servicesAt)
@@ -127,6 +131,7 @@ type State struct {
 	LeaveNS        []int64 // see SetLeave, by identity
 	Isolated       bool
 	StrangerNS     int64 // last frame on the crossover of another version or secret
+	StrangerSays   uint8 // its version
 	Suspects       uint64
 	Refuted        uint64
 	SelfStalls     uint64
@@ -239,7 +244,7 @@ func (d *Datapath) State(n int) State {
 		PeerAge: time.Duration(u(&p.PeerAgeUs)) * time.Microsecond, PeerAgeAtNS: l(&p.PeerAgeAtNs),
 		PeerFlags: parseFlags(u(&p.PeerFlags)), PeerDigest: uint32(u(&p.PeerDigest)),
 		Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs), Isolated: u(&p.IsolatedSinceNs) != 0,
-		TokenNS: l(&p.TokenNs), ServeUntilNS: l(&p.ServeUntilNs), ServeNeeded: d.serves, StrangerNS: l(&p.StrangerNs),
+		TokenNS: l(&p.TokenNs), ServeUntilNS: l(&p.ServeUntilNs), ServeNeeded: d.serves, StrangerNS: l(&p.StrangerNs), StrangerSays: uint8(u(&p.StrangerVersion)),
 		HeardNS: l(&p.HeardNs), FencedNS: l(&d.control.FencedNs),
 		Suspects: u(&p.Suspects), Refuted: u(&p.Refuted), SelfStalls: u(&p.SelfStalls), Reverted: u(&p.Reverted),
 		Silence:      Histogram{MaxNS: u(&p.GapMaxNs)},

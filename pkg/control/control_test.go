@@ -92,6 +92,7 @@ func TestStatusCrossesTheSocketWhole(t *testing.T) {
 		Arbiter:    Arbiter{Kind: "reach", Satisfied: true, Reached: 2, Needed: 2, Hosts: []ArbiterHost{{Address: "192.0.2.1", Reached: true}}},
 		LastTakeover: &Takeover{Identity: "files", DetectUS: 5000, Cause: "peer-dead", Generation: 4,
 			Timeline: Timeline{From: FromEvidence, AtNS: 1, SuspectUS: 3000, DeadUS: 5000, FlipUS: 5001, AnnouncedUS: 5002, AnsweredUS: 5003, InUS: 5004, OutUS: 5005, AddressesUS: 5006, RepeatedUS: 5007, ServicesUS: 5008}},
+		Troubles: []Trouble{{Kind: "nic-missing", Text: "spare: there is no eth2"}},
 	}
 	c, _ := serve(t, &fake{status: want})
 	got, err := c.Status(t.Context())
@@ -135,7 +136,7 @@ func TestStatusHasTheContractsKeysAndNoNullList(t *testing.T) {
 	}
 	for _, key := range []string{
 		"node", "time", "version", "peer", "state", "boot_id", "supervisor_age_us", "links", "name", "up", "last_heard_us", "rtt_us", "p50", "p99", "max",
-		"gap_max_us", "mode", "identities", "home", "owner", "generation", "gate", "reason", "addresses", "mac", "services", "mirrors", "arbiter",
+		"gap_max_us", "mode", "identities", "home", "owner", "generation", "gate", "reason", "addresses", "mac", "services", "mirrors", "arbiter", "troubles",
 		"last_takeover", "detect_us", "flip_us", "announce_us", "address_us", "services_us", "cause",
 	} {
 		if !strings.Contains(string(b), `"`+key+`":`) {

@@ -26,6 +26,13 @@ type Status struct {
 	Mirrors        []Mirror   `json:"mirrors"`
 	Arbiter        Arbiter    `json:"arbiter"`
 	LastTakeover   *Takeover  `json:"last_takeover"`
+	Troubles       []Trouble  `json:"troubles"`
+}
+
+// Trouble is what this node cannot do for as long as it lasts.
+type Trouble struct {
+	Kind string `json:"kind"`
+	Text string `json:"text"`
 }
 
 // The values of Peer.State.
@@ -243,6 +250,7 @@ func (s Status) lists() Status {
 	s.Services = nonNil(s.Services)
 	s.Mirrors = nonNil(s.Mirrors)
 	s.Arbiter.Hosts = nonNil(s.Arbiter.Hosts)
+	s.Troubles = nonNil(s.Troubles)
 	ids := make([]Identity, len(s.Identities)) // a copy: the backend's stays as it is
 	for i, id := range s.Identities {
 		id.Addresses = nonNil(id.Addresses)

@@ -183,6 +183,7 @@ func addrRequest(kind int, link netlink.Link, p netip.Prefix) *nl.NetlinkRequest
 // route is missing, or the device is down, or staged addresses are the node's own
 // and should not be; Prepare repairs it. missing are the addresses that are not on the device.
 func (h *Host) Verify(name string) (missing []netip.Addr, err error) {
+	defer h.lock(name)()
 	p, err := h.preparedLink(name)
 	if err != nil {
 		return nil, fmt.Errorf("verify identity %s: %w", name, err)

@@ -3,6 +3,7 @@
 package host
 
 import (
+	"errors"
 	"fmt"
 	"net"
 
@@ -36,6 +37,9 @@ func (h *Host) LinkInfo(ifname string) (Link, error) {
 	}
 	return link, nil
 }
+
+// IsGone reports whether an error says that there is no such device.
+func IsGone(err error) bool { return errors.Is(err, unix.ENODEV) }
 
 func linkOf(l netlink.Link) Link {
 	a := l.Attrs()

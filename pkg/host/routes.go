@@ -287,14 +287,14 @@ func (h *Host) lanRoutes(id Identity) ([]netlink.Route, error) {
 }
 
 // mainRoutes are the main table's for the lan NIC alone (a multi-path route over several NICs
-// is not the lan NIC's).
+// is not the lan NIC's). A lan NIC that is gone has none.
 func (h *Host) mainRoutes(id Identity) (lan netlink.Link, list []netlink.Route, err error) {
 	lan, err = h.link(id.Lan)
 	if err != nil {
 		return nil, nil, err
 	}
 	if lan == nil {
-		return nil, nil, fmt.Errorf("lan %s: no such device", id.Lan)
+		return nil, nil, nil
 	}
 	routes, err := h.routesIn(unix.RT_TABLE_MAIN)
 	if err != nil {
@@ -333,6 +333,7 @@ type wanted struct {
 	table  int
 	routes []netlink.Route
 	ours   func(netlink.Route) bool // beside the protocol: what of a route tells that it was made here
+	keep   bool                     // what there is beside them stays
 }
 
 // tablesFor lists what the identity's tables shall hold.
@@ -341,8 +342,12 @@ func (h *Host) tablesFor(id Identity, dev int) ([]wanted, error) {
 	if err != nil {
 		return nil, err
 	}
+	keep, err := h.lanRests(id)
+	if err != nil {
+		return nil, err
+	}
 	byDevice := func(r netlink.Route) bool { return r.LinkIndex == dev }
-	list := []wanted{{id.Table, routes, byDevice}}
+	list := []wanted{{id.Table, routes, byDevice, keep}}
 	if id.StageTable == 0 {
 		return list, nil
 	}
@@ -351,8 +356,19 @@ func (h *Host) tablesFor(id Identity, dev int) ([]wanted, error) {
 		return nil, err
 	}
 	return append(list,
-		wanted{id.StageTable, deliveries(id, dev), func(r netlink.Route) bool { return byDevice(r) && r.Type == unix.RTN_LOCAL }},
-		wanted{sourceTable(id.StageTable), sources, func(r netlink.Route) bool { return !byDevice(r) }}), nil
+		wanted{id.StageTable, deliveries(id, dev), func(r netlink.Route) bool { return byDevice(r) && r.Type == unix.RTN_LOCAL }, false},
+		wanted{sourceTable(id.StageTable), sources, func(r netlink.Route) bool { return !byDevice(r) }, keep}), nil
+}
+
+// lanRests reports whether the lan NIC is gone or switched off. The host has lost its routes there
+// with it, and what they were is not known before it is back: an identity that another NIC carries
+// must not lose its router too.
+func (h *Host) lanRests(id Identity) (bool, error) {
+	if id.Lan == "" {
+		return false, nil
+	}
+	lan, err := h.link(id.Lan)
+	return lan == nil || lan.Attrs().RawFlags&unix.IFF_UP == 0, err
 }
 
 func (h *Host) ensureRoutes(id Identity, link netlink.Link) error {
@@ -386,6 +402,9 @@ func (h *Host) ensureTable(want wanted) error {
 		if err := h.nl.RouteReplace(&r); err != nil {
 			return fmt.Errorf("add route to %s via %s in table %d: %w", r.Dst, r.Gw, want.table, err)
 		}
+	}
+	if want.keep {
+		return nil
 	}
 	return h.deleteSurplusRoutes(want.table, want.routes)
 }

@@ -86,6 +86,9 @@ func (h *Host) sources(id Identity) ([]netlink.Route, error) {
 	if err != nil {
 		return nil, err
 	}
+	if lan == nil {
+		return nil, nil
+	}
 	addrs, err := h.addrs(lan)
 	if err != nil {
 		return nil, err

@@ -16,11 +16,11 @@ import (
 )
 
 const (
-	// watchAttempts bounds subscriptions that fail one after the other, each within watchSettled.
-	watchAttempts = 8
-	watchSettled  = 10 * time.Second
-	// watchBackoff is the wait after the first failure; it doubles with each further one.
-	watchBackoff = 5 * time.Millisecond
+	// watchSettled is after how long a subscription that fails counts as the first one to do so again.
+	watchSettled = 10 * time.Second
+	// watchBackoff is the wait after the first failure; it doubles with each further one, up to watchBackoffMost.
+	watchBackoff     = 5 * time.Millisecond
+	watchBackoffMost = time.Second
 	// watchQueue is how many messages of one kind wait for the callback in user space.
 	watchQueue = 256
 )
@@ -37,6 +37,8 @@ const (
 	// EventAddr and EventAddrGone tell of an address on a watched device.
 	EventAddr
 	EventAddrGone
+	// EventRouteGone says that a route of ours was removed, perhaps by ourselves: Verify.
+	EventRouteGone
 	// EventRoutes says that the main table's routes of a watched device changed: Prepare follows them.
 	EventRoutes
 	// EventResync says that everything was read again, at the start and after
@@ -46,7 +48,7 @@ const (
 )
 
 func (k EventKind) String() string {
-	names := [...]string{"link", "link-gone", "addr", "addr-gone", "routes", "resync"}
+	names := [...]string{"link", "link-gone", "addr", "addr-gone", "route-gone", "routes", "resync"}
 	if i := int(k) - 1; i >= 0 && i < len(names) {
 		return names[i]
 	}
@@ -63,31 +65,32 @@ type Event struct {
 }
 
 // Watch calls fn for every change of the named devices, and of those of our mark,
-// from one goroutine, until ctx ends (nil) or the kernel cannot be subscribed
-// to any more. It first gives each named device's state.
+// from one goroutine, until ctx ends (nil) or the thread is in another namespace. It first gives
+// each named device's state. Where the kernel cannot be subscribed to, as without a file descriptor
+// left, it goes on trying: each try that succeeds reads everything.
 func (h *Host) Watch(ctx context.Context, names []string, fn func(Event)) error {
 	// Each subscription opens sockets in this thread's namespace.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
+	if err := h.checkNS(); err != nil {
+		return err
+	}
 	var cause error
-	for failures := 0; ; {
+	for wait := watchBackoff; ; wait = min(2*wait, watchBackoffMost) {
 		began := time.Now()
 		err := h.watchOnce(ctx, names, fn, cause)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if time.Since(began) > watchSettled {
-			failures = 0
+			wait = watchBackoff
 		}
-		if failures++; failures >= watchAttempts {
-			return fmt.Errorf("watch links: %d subscriptions failed one after the other: %w", failures, err)
-		}
-		h.log.Warn("link messages lost, reading all again", "err", err, "failures", failures)
+		h.log.Warn("link messages lost, reading all again", "err", err, "in", wait)
 		cause = err
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(watchBackoff << (failures - 1)):
+		case <-time.After(wait):
 		}
 	}
 }
@@ -107,9 +110,6 @@ type watcher struct {
 // watchOnce subscribes, reads everything, and passes changes on until a message is lost.
 // It subscribes before it reads, so that nothing falls between the two.
 func (h *Host) watchOnce(ctx context.Context, names []string, fn func(Event), cause error) error {
-	if err := h.checkNS(); err != nil {
-		return err
-	}
 	w := &watcher{host: h, names: names, fn: fn, known: make(map[int]string), failed: make(chan error, 1)}
 	done := make(chan struct{})
 	defer w.drain()
@@ -259,7 +259,11 @@ func (w *watcher) addr(u netlink.AddrUpdate) {
 
 func (w *watcher) route(u netlink.RouteUpdate) {
 	name, known := w.known[u.LinkIndex]
-	if known && u.Table == unix.RT_TABLE_MAIN {
+	switch {
+	case !known:
+	case u.Table == unix.RT_TABLE_MAIN:
 		w.fn(Event{Kind: EventRoutes, Link: Link{Name: name, Index: u.LinkIndex}})
+	case u.Protocol == Protocol && u.Table != unix.RT_TABLE_LOCAL && u.Type == unix.RTM_DELROUTE:
+		w.fn(Event{Kind: EventRouteGone, Link: Link{Name: name, Index: u.LinkIndex}})
 	}
 }

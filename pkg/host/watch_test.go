@@ -99,32 +99,52 @@ func TestWatchTellsOfLinksCarriersAddressesAndRoutes(t *testing.T) {
 	await(t, events, "our own device is gone", func(e Event) bool { return e.Kind == EventLinkGone && e.Link.Name == "xd-files" })
 }
 
-func TestLostMessagesEndInAFullResync(t *testing.T) {
+func TestLostMessagesEndInAFullResyncHoweverOftenTheyAreLost(t *testing.T) {
+	const rounds = 10
 	s := newScene(t)
 	s.host.rcv = 2048 // so small that a busy callback loses messages
 	events := make(chan Event, 1<<16)
-	begun, release := make(chan struct{}), make(chan struct{})
-	var waited bool
+	busy, release := make(chan struct{}), make(chan struct{})
+	held := 0
 	stop := s.watch([]string{"eth0"}, func(e Event) {
-		if e.Kind == EventResync && !waited {
-			waited = true
-			close(begun)
+		if e.Kind == EventResync && held < rounds {
+			held++
+			busy <- struct{}{}
 			<-release
 		}
 		events <- e
 	})
 	defer stop()
-	<-begun
 	link, err := netlink.LinkByName("eth0")
 	must(t, err)
-	for i := range 3 * watchQueue {
-		must(t, netlink.LinkSetAlias(link, fmt.Sprintf("number %d", i)))
+	for round := range rounds {
+		<-busy
+		for i := range 3 * watchQueue {
+			must(t, netlink.LinkSetAlias(link, fmt.Sprintf("number %d", i)))
+		}
+		mtu := 1400 + round
+		must(t, netlink.LinkSetMTU(link, mtu))
+		release <- struct{}{}
+		await(t, events, "a reading", func(e Event) bool { return e.Kind == EventResync && (e.Err != nil) == (round > 0) })
+		await(t, events, "the state after what was lost", func(e Event) bool { return e.Kind == EventLink && e.Link.MTU == mtu })
 	}
-	must(t, netlink.LinkSetMTU(link, 1400))
-	close(release)
-	await(t, events, "the first reading", func(e Event) bool { return e.Kind == EventResync && e.Err == nil })
-	await(t, events, "the state after what was lost", func(e Event) bool { return e.Kind == EventLink && e.Link.MTU == 1400 })
 	await(t, events, "a resync with its cause", func(e Event) bool { return e.Kind == EventResync && e.Err != nil })
+}
+
+func TestTheLansRoutesAreKeptWhileItIsSwitchedOff(t *testing.T) {
+	s := newScene(t)
+	must(t, s.host.Prepare(files()))
+	before, err := s.host.routesIn(testTable)
+	must(t, err)
+	link, err := netlink.LinkByName("eth0")
+	must(t, err)
+	must(t, netlink.LinkSetDown(link))
+	must(t, s.host.Prepare(files()))
+	after, err := s.host.routesIn(testTable)
+	must(t, err)
+	if len(before) < 2 || len(after) != len(before) {
+		t.Errorf("the identity's table had %d routes and has %d", len(before), len(after))
+	}
 }
 
 func TestRepairsFollowWhatWasTakenAway(t *testing.T) {

@@ -48,7 +48,7 @@ func (c *Collector) ObserveStage(stage string, d time.Duration) {
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		owner, generation, gateOpen, conflicts, leaseMin, rtt, rttMax, gap, gapMax, linkUp, suspects, refuted, selfStalls, pacerGapMax,
+		owner, generation, gateOpen, conflicts, repairs, trouble, leaseMin, rtt, rttMax, gap, gapMax, linkUp, suspects, refuted, selfStalls, pacerGapMax,
 		reverted, silence, silenceMax, rightToServe, peerServices, etcdReached, etcdKeyHeld, frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, buildInfo,
 	} {
 		ch <- d
@@ -78,6 +78,9 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		e.gauge(generation, float64(i.Generation), i.Name)
 		e.flag(gateOpen, i.GateOpen, i.Name)
 		e.counter(conflicts, i.Conflicts, i.Name)
+		for what, n := range i.Repairs {
+			e.counter(repairs, n, i.Name, what)
+		}
 	}
 	for _, v := range s.Services {
 		e.flag(serviceUp, v.Up, v.Name)
@@ -121,6 +124,9 @@ func (e emitter) node(s Snapshot) {
 		for _, result := range FenceResults {
 			e.counter(fences, s.Fences[result], result)
 		}
+	}
+	for kind, there := range s.Troubles {
+		e.flag(trouble, there, kind)
 	}
 	e.gauge(pacerGapMax, seconds(s.PacerGapMaxNS))
 	e.gauge(peerState, peerStates[s.PeerState])

@@ -14,6 +14,8 @@ var (
 	generation     = desc("generation", "Generation of the identity as this node knows it.", "identity")
 	gateOpen       = desc("gate_open", "1 if this node's gate lets the identity's traffic through.", "identity")
 	conflicts      = desc("address_conflicts_total", "Claims of one of the identity's addresses by a foreign host.", "identity")
+	repairs        = desc("repairs_total", "Times that something of the identity was put back which somebody else had taken away.", "identity", "what")
+	trouble        = desc("trouble", "1 while the node cannot do something that it should; xdpha status says what.", "kind")
 	leaseMin       = desc("lease_remaining_min_seconds", "Least that was ever left of the supervisor lease when it was renewed; negative if it had run out.")
 	rtt            = desc("heartbeat_rtt_seconds", "Round trips of heartbeats, measured in the kernel.", "link")
 	rttMax         = desc("heartbeat_rtt_max_seconds", "Longest round trip of a heartbeat.", "link")

@@ -31,6 +31,7 @@ type Snapshot struct {
 	RightToServeNS      *int64            // what is left of it; nil with arbiter none
 	Etcd                *Etcd             // nil without it
 	Fences              map[string]uint64 // by result; nil without a fence agent
+	Troubles            map[string]bool   // every kind: whether it is there
 	PacerGapMaxNS       uint64
 	LeaseRemainingMinNS int64 // negative: it had run out
 	Build               Build
@@ -56,6 +57,7 @@ type Identity struct {
 	GateOpen   bool
 	Generation uint64
 	Conflicts  uint64
+	Repairs    map[string]uint64 // by what was put back
 }
 
 // Service is one service on this node.

@@ -121,7 +121,7 @@ func (b backend) Status() control.Status {
 	st := control.Status{
 		Node: n.self(), Time: time.Now(), Version: n.Version, Cluster: cfg.Cluster,
 		Standby: v.snapshot.Standby, Frozen: v.snapshot.Frozen, LastTakeover: n.takeover(last(v.changes)),
-		Peer: n.peerStatus(&s), Pacer: n.pacerStatus(&s),
+		Peer: n.peerStatus(&s), Pacer: n.pacerStatus(&s), Troubles: v.troubleList(),
 		Arbiter: n.arbiterStatus(&s, v.fence),
 	}
 	if left := rightToServe(&s); left != nil {
@@ -221,7 +221,7 @@ func (src source) Snapshot() metrics.Snapshot {
 			{Node: n.self(), NS: s.AtNS - s.SupervisorAtNS},
 			{Node: cfg.Nodes[cfg.Peer()].Name, NS: int64(s.PeerAge) + max(0, s.AtNS-s.PeerAgeAtNS)},
 		},
-		Build: build(n.Version),
+		Build: build(n.Version), Troubles: v.troubleFlags(),
 	}
 	if s.Peer == core.PeerSuspect {
 		m.PeerState = "suspect"
@@ -248,7 +248,7 @@ func (src source) Snapshot() metrics.Snapshot {
 	for i, id := range v.snapshot.Identities {
 		open, _ := s.GateOpen(i)
 		m.Identities = append(m.Identities, metrics.Identity{
-			Name: id.Name, Owner: s.Words[i].Has(core.Owner), GateOpen: open, Generation: s.Words[i].Gen(), Conflicts: v.conflicts[i],
+			Name: id.Name, Owner: s.Words[i].Has(core.Owner), GateOpen: open, Generation: s.Words[i].Gen(), Conflicts: v.conflicts[i], Repairs: v.repairs[i],
 		})
 	}
 	for _, svc := range n.services.States() {

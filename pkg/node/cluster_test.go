@@ -315,12 +315,13 @@ func (c *cluster) runDaemon(t *testing.T, node string, flags ...string) (status 
 func secondDaemonIsRefused(t *testing.T, c *cluster) {
 	w := c.watch(t, files, lab.Serv1, lab.Serv2)
 	status, out := c.runDaemon(t, lab.Serv1)
-	if status != 1 || !strings.Contains(out, "another daemon") || !strings.Contains(out, "--run-dir") {
+	first := c.Node(lab.Serv1)
+	if status != 1 || !strings.Contains(out, fmt.Sprintf("another daemon (process %d) holds %s:", first.PID(), filepath.Join(first.RunDir, "lock"))) || !strings.Contains(out, "--run-dir") {
 		t.Errorf("status %d: %s", status, out)
 	}
 	// With directories of its own, but on the same NICs: refused too, and nothing is disturbed.
 	status, out = c.runDaemon(t, lab.Serv1, "--run-dir", t.TempDir(), "--state-dir", t.TempDir(), "--pin-dir", c.Node(lab.Serv1).PinDir+"-other")
-	if status != 1 || !strings.Contains(out, "in this network namespace") {
+	if status != 1 || !strings.Contains(out, fmt.Sprintf("another daemon (process %d)", first.PID())) || !strings.Contains(out, "in this network namespace") {
 		t.Errorf("status %d: %s", status, out)
 	}
 	must(t, c.settled(atHome))

@@ -27,13 +27,16 @@ const laneSize = 64 // the core has at most a few in flight on each
 type effects struct {
 	addresses, services []lane // by identity
 	disk, concurrent    lane
-	fence               lane
+	fence, nics         lane
 	fencing             context.CancelFunc   // of the Fence in flight; the loop's
 	starting            []context.CancelFunc // of StartServices, by identity; the loop's
 	owning              []sync.Mutex         // by identity: who owns it is told to the host
-	repairing           []atomic.Bool        // by identity: a repair waits in its lane already
+	repairing           []repairState        // by identity
 	commands            atomic.Uint64
 }
+
+// repairState is what a repair that waits in its lane shall do.
+type repairState struct{ waits, addresses, taken atomic.Bool }
 
 func (e *effects) start(n *node, ctx context.Context, wg *sync.WaitGroup) {
 	open := func() lane {
@@ -50,13 +53,13 @@ func (e *effects) start(n *node, ctx context.Context, wg *sync.WaitGroup) {
 		})
 		return l
 	}
-	e.repairing = make([]atomic.Bool, len(n.Config.Identities))
+	e.repairing = make([]repairState, len(n.Config.Identities))
 	e.owning = make([]sync.Mutex, len(n.Config.Identities))
 	for range n.Config.Identities {
 		e.addresses, e.services = append(e.addresses, open()), append(e.services, open())
 		e.starting = append(e.starting, func() {})
 	}
-	e.disk, e.concurrent, e.fence = open(), open(), open()
+	e.disk, e.concurrent, e.fence, e.nics = open(), open(), open(), open()
 	e.fencing = func() {}
 }
 
@@ -82,7 +85,11 @@ func (n *node) act(a core.Action) {
 	e := &n.effects
 	switch a := a.(type) {
 	case core.Persist:
-		n.do(e.disk, func(context.Context) { n.report(a.Op, n.store.save(a.Saved)) })
+		n.do(e.disk, func(context.Context) {
+			err := n.store.save(a.Saved)
+			n.noteSaved(err)
+			n.report(a.Op, err)
+		})
 	case core.AddAddresses:
 		n.do(e.addresses[a.Identity], func(context.Context) {
 			err := n.putAddresses(a.Identity)
@@ -165,9 +172,9 @@ func (n *node) followOwner(identity int) error {
 func (n *node) restorePaths(identity int) {
 	_, err := n.host.Verify(n.Config.Identities[identity].Name)
 	if errors.Is(err, host.ErrNotPrepared) {
-		err = n.host.Prepare(hostIdentities(n.Config)[identity])
+		err = n.prepareIdentity(identity)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errNoNIC) {
 		n.tell(loader.Now(), "routes-failed", identity, err.Error(), nil)
 	}
 }

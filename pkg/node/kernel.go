@@ -86,20 +86,34 @@ func (n *node) watchHost(ctx context.Context) error {
 func (n *node) hostEvent(e host.Event) {
 	switch e.Kind {
 	case host.EventLink, host.EventLinkGone:
-		for role := range loader.Links {
-			if nic(n.Config.Nodes[n.Config.Self], role) != e.Link.Name {
-				continue
-			}
-			up := e.Kind == host.EventLink && e.Link.Up && e.Link.Carrier
-			if up != n.loop.linkUp[role] {
-				n.loop.linkUp[role] = up
-				n.tell(loader.Now(), map[bool]string{true: "carrier-back", false: "carrier-lost"}[up], -1, loader.LinkNames[role]+" ("+e.Link.Name+")", nil)
-			}
-		}
+		n.linkEvent(e)
 		n.look()
 	case host.EventRoutes:
 		n.followRoutes()
-	case host.EventAddrGone, host.EventResync:
+	case host.EventResync:
+		if e.Err != nil {
+			n.tell(loader.Now(), "host-read-again", -1, fmt.Sprintf("messages of the kernel about links and addresses were lost (%v): all was read again", e.Err), nil)
+		}
+		n.repairAddresses()
+	case host.EventAddrGone, host.EventRouteGone:
+		n.repairAddresses()
+	}
+}
+
+func (n *node) linkEvent(e host.Event) {
+	for role := range loader.Links {
+		if nic(n.Config.Nodes[n.Config.Self], role) != e.Link.Name {
+			continue
+		}
+		n.nicChanged(role, e)
+		up := e.Kind == host.EventLink && e.Link.Up && e.Link.Carrier
+		if up != n.loop.linkUp[role] {
+			n.loop.linkUp[role] = up
+			n.tell(loader.Now(), map[bool]string{true: "carrier-back", false: "carrier-lost"}[up], -1, loader.LinkNames[role]+" ("+e.Link.Name+")", nil)
+		}
+		return
+	}
+	if e.Kind == host.EventLinkGone || !e.Link.Up { // a device of ours
 		n.repairAddresses()
 	}
 }
@@ -107,37 +121,64 @@ func (n *node) hostEvent(e host.Event) {
 // followRoutes gives the identities' tables what the lan NIC's routes have become.
 func (n *node) followRoutes() {
 	for i := range n.Config.Identities {
-		n.repair(i, false)
+		n.repair(i, false, false)
 	}
 }
 
 // repairAddresses puts back what somebody else took off an identity that is owned here.
 func (n *node) repairAddresses() {
 	for i, id := range n.loop.machine.Snapshot().Identities {
-		n.repair(i, id.Addresses == "on")
+		n.repair(i, id.Addresses == "on", true)
 	}
 }
 
 // repair brings an identity's routes, and its addresses if they are to be there, back
-// to what they should be. However much changes, one repair waits at a time.
-func (n *node) repair(i int, addresses bool) {
-	if !n.effects.repairing[i].CompareAndSwap(false, true) {
+// to what they should be. However much changes, one repair waits at a time. What was
+// taken away from us counts, what follows the lan NIC's routes does not.
+func (n *node) repair(i int, addresses, taken bool) {
+	r := &n.effects.repairing[i]
+	if addresses {
+		r.addresses.Store(true)
+	}
+	if taken {
+		r.taken.Store(true)
+	}
+	if !r.waits.CompareAndSwap(false, true) {
 		return
 	}
 	n.do(n.effects.addresses[i], func(ctx context.Context) {
-		n.effects.repairing[i].Store(false)
-		id := hostIdentities(n.Config)[i]
-		err := n.host.Prepare(id)
-		var missing []netip.Addr
-		if err == nil && addresses {
-			missing, err = n.host.Verify(id.Name)
-		}
-		if err == nil && len(missing) > 0 {
-			err = n.putAddresses(i)
-			n.tell(loader.Now(), "address-repaired", i, fmt.Sprintf("%d addresses were gone, %v first", len(missing), missing[0]), nil)
-		}
-		if err != nil && ctx.Err() == nil {
+		r.waits.Store(false)
+		err := n.putBack(i, r.addresses.Swap(false), r.taken.Swap(false))
+		if err != nil && ctx.Err() == nil && !errors.Is(err, errNoNIC) {
 			n.tell(loader.Now(), "repair-failed", i, err.Error(), nil)
 		}
 	})
+}
+
+func (n *node) putBack(i int, addresses, taken bool) error {
+	name := n.Config.Identities[i].Name
+	var broken error
+	if taken {
+		_, broken = n.host.Verify(name)
+	}
+	if err := n.prepareIdentity(i); err != nil {
+		return err
+	}
+	if errors.Is(broken, host.ErrNotPrepared) {
+		n.repaired(i, repairPaths)
+		n.tell(loader.Now(), "path-repaired", i, broken.Error(), nil)
+	}
+	if !addresses {
+		return nil
+	}
+	missing, err := n.host.Verify(name)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	err = n.putAddresses(i)
+	if err == nil {
+		n.repaired(i, repairAddresses)
+		n.tell(loader.Now(), "address-repaired", i, fmt.Sprintf("%d addresses were gone, %v first", len(missing), missing[0]), nil)
+	}
+	return err
 }

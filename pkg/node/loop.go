@@ -5,10 +5,10 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"math"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/xdpha/xdpha/loader"
@@ -26,20 +26,21 @@ const lookEvery = 100 * time.Millisecond
 
 // loopState belongs to the loop alone.
 type loopState struct {
-	machine *core.Machine
-	lease   time.Duration
-	last    core.Observed // the last reading, without its time
-	flags   loader.Flags
-	replies map[uint64]chan string
-	linkUp  [loader.Links]bool
-	owned   []bool // by identity: what the host was told of addresses kept ahead
-	strange bool   // somebody on the crossover cannot be understood
-	differs bool   // the peer lives, with another configuration
-	left    bool
-	etcd    etcd.State // as it was read last
-	told    [loader.MaxIdentities]toldStages
-	unseen  [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
-	theirs  map[int]bool               // the last word on the peer's services, by identity
+	machine    *core.Machine
+	lease      time.Duration
+	last       core.Observed // the last reading, without its time
+	flags      loader.Flags
+	replies    map[uint64]chan string
+	linkUp     [loader.Links]bool
+	owned      []bool // by identity: what the host was told of addresses kept ahead
+	differs    bool   // the peer lives, with another configuration
+	parts      parts
+	difference string // as last told
+	left       bool
+	etcd       etcd.State // as it was read last
+	told       [loader.MaxIdentities]toldStages
+	unseen     [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
+	theirs     map[int]bool               // the last word on the peer's services, by identity
 }
 
 func newLoopState(policy core.Config, cfg *config.Config, saved core.Saved) loopState {
@@ -185,29 +186,6 @@ func (n *node) barred(s *loader.State) bool {
 	return s.Peer == core.PeerDead && (s.ServeNeeded && s.ServeUntilNS <= s.AtNS || s.PeerBoot != 0 && s.PeerDigest != n.Config.Digest)
 }
 
-// watchStrangers tells once of a neighbour that speaks another version or has another secret.
-func (n *node) watchStrangers(s *loader.State) {
-	yes := s.StrangerNS != 0 && s.AtNS-s.StrangerNS < int64(time.Second)
-	if yes && !n.loop.strange {
-		n.tell(s.AtNS, "stranger", -1, "the crossover brings heartbeats of another version or with another secret: upgrade both nodes, copy the secret; until then a node that boots takes nothing", nil)
-	}
-	n.loop.strange = yes
-}
-
-// differs reports a living peer of another configuration, and tells of it once.
-func (n *node) differs(s *loader.State) bool {
-	yes := s.Peer == core.PeerUp && s.PeerDigest != n.Config.Digest
-	if yes != n.loop.differs {
-		n.loop.differs = yes
-		text := "the nodes' configurations are the same again"
-		if yes {
-			text = fmt.Sprintf("the peer's configuration is another one (digest %08x, here %08x): no identity moves until both are the same", s.PeerDigest, n.Config.Digest)
-		}
-		n.tell(s.AtNS, "configs-differ", -1, text, nil)
-	}
-	return yes
-}
-
 func (n *node) setFlags(change func(*loader.Flags)) {
 	f := n.loop.flags
 	change(&f)
@@ -282,24 +260,36 @@ type shared struct {
 	leaseMin  int64
 	conflicts map[int]uint64
 	fence     fenceShown
+	repairs   []map[string]uint64 // by identity, by what
+	troubles  map[troubleKey]string
 }
 
 func (n *node) publish() {
 	snap := n.loop.machine.Snapshot()
-	n.setFlags(func(f *loader.Flags) { f.Services = n.ownServices(snap) })
+	if !n.loop.differs { // such a peer is told something else in their place
+		n.setFlags(func(f *loader.Flags) { f.Services = n.ownServices(snap) })
+	}
 	n.mu.Lock()
 	n.shared.snapshot = snap
 	n.mu.Unlock()
 }
 
-func newShared() shared {
-	return shared{leaseMin: math.MaxInt64, conflicts: map[int]uint64{}, fence: fenceShown{count: map[string]uint64{}}}
+func newShared(identities int) shared {
+	s := shared{leaseMin: math.MaxInt64, conflicts: map[int]uint64{}, troubles: map[troubleKey]string{}, fence: fenceShown{count: map[string]uint64{}}}
+	for range identities {
+		s.repairs = append(s.repairs, map[string]uint64{repairAddresses: 0, repairPaths: 0})
+	}
+	return s
 }
 
 func (n *node) view() shared {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.shared
-	s.conflicts, s.fence.count = maps.Clone(s.conflicts), maps.Clone(s.fence.count)
+	s.conflicts, s.troubles, s.fence.count = maps.Clone(s.conflicts), maps.Clone(s.troubles), maps.Clone(s.fence.count)
+	s.repairs = slices.Clone(s.repairs)
+	for i := range s.repairs {
+		s.repairs[i] = maps.Clone(s.repairs[i])
+	}
 	return s
 }

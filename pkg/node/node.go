@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -65,6 +66,7 @@ type node struct {
 	journal  *journal.Writer
 	pacer    *pacer
 	hooks    *hooks
+	places   places
 
 	inbox   chan any        // events for the core, and func() to run in the loop
 	ended   <-chan struct{} // nobody reads the inbox any more
@@ -94,7 +96,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer unlockHost()
-	n := &node{Options: o, hub: control.NewHub(4096), inbox: make(chan any, inboxSize), shared: newShared()}
+	n := &node{Options: o, hub: control.NewHub(4096), inbox: make(chan any, inboxSize), shared: newShared(len(o.Config.Identities))}
 	if o.Config.Arbiter.None {
 		o.Log.Warn("arbiter none: a broken network between the nodes makes two owners; list hosts under arbiter.reach, or write arbiter.fence")
 	}
@@ -118,33 +120,64 @@ func lock(path string) (unlock func(), err error) {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		var pid [16]byte
+		n, _ := f.Read(pid[:]) // nothing: the other one has not written it yet
+		holder, _ := strconv.Atoi(strings.TrimSpace(string(pid[:n])))
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another daemon holds %s: end it first, or give this one a --run-dir of its own", path)
+			return nil, fmt.Errorf("another daemon%s holds %s: end it first, or give this one a --run-dir of its own", process(holder), path)
 		}
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
+	if err := f.Truncate(0); err == nil {
+		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0) // for people: the lock holds without it
+	}
 	return func() { f.Close() }, nil
+}
+
+// process names another process in an error, if it is known.
+func process(pid int) string {
+	if pid <= 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (process %d)", pid)
 }
 
 // lockHost keeps a second daemon of the same node out, whatever directories it
 // was given: it would take the first one's devices for its own. An abstract
 // socket belongs to the network namespace, and goes with the process.
 func lockHost(mark string) (unlock func(), err error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open socket to lock the host: %w", err)
 	}
 	// A hash, because a name has at most 107 bytes.
 	name := fmt.Sprintf("@xdpha-%x", sha256.Sum256([]byte(mark)))
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
-		unix.Close(fd)
-		if errors.Is(err, unix.EADDRINUSE) {
-			return nil, fmt.Errorf("another daemon runs as %s in this network namespace: end it first", mark)
-		}
-		return nil, fmt.Errorf("lock the host as %s: %w", mark, err)
+	at := &unix.SockaddrUnix{Name: name}
+	err = unix.Bind(fd, at)
+	if errors.Is(err, unix.EADDRINUSE) {
+		err = fmt.Errorf("another daemon%s runs as %s in this network namespace: end it first", process(listener(fd, at)), mark)
+		return nil, errors.Join(err, unix.Close(fd))
+	}
+	if err == nil {
+		err = unix.Listen(fd, 1) // nobody accepts: who connects learns whose it is
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("lock the host as %s: %w", mark, err), unix.Close(fd))
 	}
 	return func() { unix.Close(fd) }, nil
+}
+
+// listener is the process that listens at an address; 0: unknown.
+func listener(fd int, at unix.Sockaddr) int {
+	if err := unix.Connect(fd, at); err != nil { // its queue is full of others who asked
+		return 0
+	}
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return 0
+	}
+	return int(cred.Pid)
 }
 
 // prepare puts everything in place that the node needs before its first step.
@@ -159,6 +192,10 @@ func (n *node) prepare() (err error) {
 	if n.host, err = host.New(n.Log, host.Mark(cfg.Cluster, cfg.Nodes[cfg.Self].Name)); err != nil {
 		return err
 	}
+	n.hooks = newHooks(cfg.Hooks.Events, n.Log)
+	if err := n.findNICs(); err != nil {
+		return err
+	}
 	tick, err := n.prepareHost()
 	if err != nil {
 		return err
@@ -167,7 +204,10 @@ func (n *node) prepare() (err error) {
 		return err
 	}
 	n.announce = announce.New(n.Log)
-	for _, id := range cfg.Identities {
+	for i, id := range cfg.Identities {
+		if n.carrierStands(i) != nil {
+			continue
+		}
 		if err := n.announce.Prepare(host.DeviceName(id.Name)); err != nil {
 			return fmt.Errorf("prepare announcements: %w", err)
 		}
@@ -180,30 +220,25 @@ func (n *node) prepare() (err error) {
 	}
 	n.services = service.New(cfg.Services, n.Log, n.serviceChanged)
 	n.metrics = metrics.NewCollector(source{n})
-	n.hooks = newHooks(cfg.Hooks.Events, n.Log)
 	n.pacer, err = newPacer(n, tick.start)
 	if err != nil {
 		return err
 	}
+	up := n.loop.linkUp
 	c := coreConfig(cfg, n.dp.Floor, n.fence)
 	n.loop = newLoopState(c, cfg, n.store.saved)
 	n.journal.Begin(journal.Start{
 		Version: n.Version, Boot: bootID(), AtNS: loader.Now(), Wall: time.Now(), Config: c, Saved: n.store.saved,
 	}, n.loop.machine)
-	n.loop.flags = n.dp.Flags()
+	n.loop.linkUp = up // the watch tells of changes from here on
+	n.loop.parts.mine = cfg.Parts()
+	if n.loop.flags = n.dp.Flags(); n.loop.flags.Part {
+		n.loop.flags.Part, n.loop.flags.Services = false, 0
+	}
 	for i := range n.loop.unseen {
 		n.loop.unseen[i] = n.dp.Adopted()
 	}
 	n.restoreChanges()
-	for role := range loader.Links { // the watch tells of changes from here on
-		if name := nic(cfg.Nodes[cfg.Self], role); name != "" {
-			l, err := n.host.LinkInfo(name)
-			if err != nil {
-				return err
-			}
-			n.loop.linkUp[role] = l.Up && l.Carrier
-		}
-	}
 	return nil
 }
 
@@ -262,6 +297,7 @@ func (n *node) serve(ctx context.Context) error {
 	part("pacer", n.pacer.run)
 	part("kernel events", func(ctx context.Context) error { return n.readEvents(ctx, events) })
 	part("host", n.watchHost)
+	part("guard", n.guard)
 	part("hooks", n.hooks.run)
 	if n.keeper != nil {
 		part("etcd", func(ctx context.Context) error { n.keeper.Run(ctx); return nil })

@@ -43,7 +43,7 @@ func (n *node) peerStatus(s *loader.State) control.Peer {
 // peer of another configuration speaks of other identities.
 func peerServices(cfg *config.Config, s *loader.State) map[int]bool {
 	up := map[int]bool{}
-	if !heardPeer(s) || s.PeerDigest != cfg.Digest {
+	if !heardPeer(s) || s.PeerDigest != cfg.Digest || s.PeerFlags.Part {
 		return up
 	}
 	for i := range cfg.Identities {

@@ -5,7 +5,6 @@ package node
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"net/netip"
 
 	"github.com/xdpha/xdpha/loader"
@@ -60,8 +59,8 @@ func hostIdentities(cfg *config.Config) (list []host.Identity) {
 }
 
 func (n *node) prepareHost() (t tickEnds, err error) {
-	for _, id := range hostIdentities(n.Config) {
-		if err := n.host.Prepare(id); err != nil {
+	for i := range n.Config.Identities {
+		if err := n.prepareIdentity(i); err != nil && !errors.Is(err, errNoNIC) {
 			return t, err
 		}
 	}
@@ -98,8 +97,11 @@ func (n *node) prepareDatapath(tick int) error {
 // dropAddresses takes off what an earlier run left: without its gate nothing may answer.
 func (n *node) dropAddresses() error {
 	var errs []error
-	for _, id := range hostIdentities(n.Config) {
-		errs = append(errs, n.host.RemoveAddresses(id.Name), n.host.Prepare(id)) // routes go with the last address
+	for i, id := range n.Config.Identities {
+		errs = append(errs, n.host.RemoveAddresses(id.Name))
+		if err := n.prepareIdentity(i); !errors.Is(err, errNoNIC) { // routes go with the last address
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -129,17 +131,15 @@ func (n *node) datapathConfig() (loader.Config, error) {
 		if name == "" || nic(cfg.Nodes[cfg.Peer()], role) == "" && role != loader.Spare {
 			continue
 		}
+		lc.Links[role] = loader.LinkConfig{Local: linkAddress(cfg, role, cfg.Self), Remote: linkAddress(cfg, role, cfg.Peer())}
+		if n.places[role].Load() == 0 {
+			continue // as DropNIC leaves it
+		}
 		l, err := n.host.LinkInfo(name)
 		if err != nil {
 			return lc, err
 		}
-		if len(l.MAC) != 6 {
-			return lc, fmt.Errorf("prepare link %s: %s is no Ethernet NIC", loader.LinkNames[role], name)
-		}
-		lc.Links[role] = loader.LinkConfig{
-			Index: l.Index, MAC: [6]byte(l.MAC),
-			Local: linkAddress(cfg, role, cfg.Self), Remote: linkAddress(cfg, role, cfg.Peer()),
-		}
+		lc.Links[role].Index, lc.Links[role].MAC = l.Index, [6]byte(l.MAC)
 	}
 	for _, id := range cfg.Identities {
 		ic := loader.IdentityConfig{

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/core"
 )
@@ -42,6 +44,9 @@ const stateVersion = 1
 
 func openStore(dir string, cfg *config.Config) (*store, error) {
 	s := &store{path: filepath.Join(dir, "state.json"), cluster: cfg.Cluster, node: cfg.Nodes[cfg.Self].Name}
+	if err := checkWritable(dir); err != nil {
+		return nil, err
+	}
 	if err := removeUnfinished(dir); err != nil {
 		return nil, err
 	}
@@ -79,6 +84,23 @@ func openStore(dir string, cfg *config.Config) (*store, error) {
 		s.saved.Generations = map[string]uint64{}
 	}
 	return s, nil
+}
+
+// checkWritable refuses a directory in which no promise can ever be kept. A full one may have
+// space again: until then nothing new is armed.
+func checkWritable(dir string) error {
+	f, err := os.CreateTemp(dir, unfinished)
+	switch {
+	case err == nil:
+		return errors.Join(f.Close(), os.Remove(f.Name()))
+	case errors.Is(err, unix.EROFS):
+		return fmt.Errorf("write state: %w: what this node promises must outlive a reboot: look why the file system is read-only ('dmesg'), then 'mount -o remount,rw' it, or give a --state-dir elsewhere", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("write state: %w: what this node promises must outlive a reboot: let the daemon's user own %s", err, dir)
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		return nil
+	}
+	return fmt.Errorf("write state: %w", err)
 }
 
 func sum(b []byte) string {

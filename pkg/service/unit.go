@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/xdpha/xdpha/pkg/config"
 )
 
@@ -390,6 +392,10 @@ func (u *unit) watch(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
+		if cannotLook(err) {
+			u.m.log.Warn("check not run: it counts neither way", "service", u.cfg.Name, "error", err)
+			continue
+		}
 		if err != nil {
 			bad, good = bad+1, 0
 			if bad >= u.cfg.Fall {
@@ -404,6 +410,12 @@ func (u *unit) watch(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// cannotLook tells what is this process's own want from what is the service's. To move the service
+// for it would help nobody: the other node's check is another process.
+func cannotLook(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.EAGAIN)
 }
 
 // check runs the check. What it prints is not logged: it would be, for ever;

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/xdpha/xdpha/pkg/config"
+)
+
+func TestPartsAreComparedWhenAllOfThePeersAreHeard(t *testing.T) {
+	mine, theirs := bare().Config, bare().Config
+	theirs.Identities[1].Failback = "auto"
+	theirs.Identities = append(theirs.Identities, config.Identity{Name: "news"})
+	here, there := parts{mine: mine.Parts()}, parts{mine: theirs.Parts()}
+	for turn := range 2 * config.PartSlots {
+		if names, known := here.difference(); known && turn < config.PartSlots {
+			t.Fatalf("after %d parts of %d the difference is %q", turn, config.PartSlots, names)
+		}
+		here.hear(9, there.say(int64(turn)*int64(partEvery)))
+	}
+	names, known := here.difference()
+	if want := []string{"the number of identities", "identity mail", "an identity more there (number 3 by name)"}; !known || !slices.Equal(names, want) {
+		t.Errorf("they differ in %q, want %q", names, want)
+	}
+	here.hear(10, there.say(0)) // the peer's administrator has changed it again
+	if names, known := here.difference(); known {
+		t.Errorf("of another configuration of the peer nothing is known yet, but %q", names)
+	}
+}
