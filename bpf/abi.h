@@ -7,7 +7,7 @@
 #include "limits.h"
 
 // Raised whenever a struct below changes its shape or meaning.
-enum xd_abi { XDPHA_ABI = 4 };
+enum xd_abi { XDPHA_ABI = 5 };
 
 enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
 
@@ -29,9 +29,13 @@ enum xd_peer { PEER_UNKNOWN, PEER_UP, PEER_SUSPECT, PEER_DEAD };
 
 struct xd_key {
 	__u64 k0, k1;
-	__u8 id;
-	__u8 pad[7];
 };
+
+// Which keys are in force, by their numbers: the one that signs, and the other one that is
+// accepted (the same, if there is but one). A single word, so that both change at once.
+#define KEYS_SIGNING(keys) ((keys) & 0xff)
+#define KEYS_OTHER(keys) ((keys) >> 8 & 0xff)
+#define KEYS_SET (1ULL << 16)
 
 struct xd_link_config {
 	__u32 ifindex; // 0: the node has no such link
@@ -56,11 +60,10 @@ struct xd_config {
 	__u32 digest; // of what both nodes must agree on
 	__u8 self; // 0 or 1
 	__u8 n_identities;
-	__u8 n_keys;
 	__u8 n_reach;
 	__u8 arbiter;
 	__u8 solo_keep;
-	__u8 pad0[2];
+	__u8 pad0[3];
 	__u32 confirm_probes;
 	__u32 own_be; // the node's own LAN address
 	__u32 pad1;
@@ -69,7 +72,6 @@ struct xd_config {
 	__u64 dead_ns;
 	__u64 hold_ns;
 	__u64 serve_ns; // how long the right to serve lasts; 0: it is not asked for (arbiter none)
-	struct xd_key keys[MAX_KEYS];
 	struct xd_link_config links[MAX_LINKS];
 	struct xd_identity_config identities[MAX_IDENTITIES];
 	__u32 reach_be[MAX_REACH];
@@ -83,6 +85,7 @@ struct xd_control {
 	__u64 flags; // goes into every frame: FLAG_*
 	enum xd_pace pace;
 	__u32 ring_ifindex; // where the token goes round
+	__u64 keys; // KEYS_*
 	__u64 lap_ns; // how long a lap takes: an interval of probes, or half of one
 	__u64 floor[MAX_IDENTITIES]; // this node may have owned up to here before it booted
 };
@@ -90,6 +93,7 @@ struct xd_control {
 #define FLAG_STANDBY (1U << 0)
 #define FLAG_FROZEN (1U << 1)
 #define FLAG_SOLO (1U << 2) // set by the kernel: the sender serves by the arbiter's leave, for up to SOLO_NS
+#define FLAG_TWO_KEYS (1U << 3) // set by the kernel: the sender accepts a second key
 // Bits 4-7 and 8-11: hosts reached by the lan and by the spare NIC; 12, 13: their carrier;
 // 16-31: a bit for each identity whose services are up on the sender.
 
@@ -126,6 +130,7 @@ struct xd_state {
 	__u64 peer_age_at_ns;
 	__u64 peer_flags;
 	__u64 peer_digest;
+	__u64 peer_key; // the number of the key that signed its last accepted frame
 	__u64 peer_words[MAX_IDENTITIES];
 	__u64 started_ns;
 	__u64 seq; // last own probe
@@ -282,7 +287,7 @@ struct hb_head {
 
 _Static_assert(sizeof(struct hb_head) == 72, "heartbeat head");
 _Static_assert(sizeof(struct xd_event) == 32, "event");
-_Static_assert(sizeof(struct xd_key) == 24, "key");
+_Static_assert(sizeof(struct xd_key) == 16, "key");
 _Static_assert(sizeof(struct xd_link_config) == 20, "link config");
 _Static_assert(sizeof(struct xd_identity_config) == 32, "identity config");
 _Static_assert(sizeof(struct xd_timeline) == 72, "timeline");

@@ -22,6 +22,7 @@ func (g *gun) scene(r *rand.Rand) *truth {
 	t := now()
 	v := g.atWork()
 	g.sceneConfig(r, &v.config)
+	v.control.Keys = oneOf(r, inForce(signing, retiring), inForce(signing, signing))
 	v.control.LeaseUntilNs = oneOf(r, 0, 1, t+hour, t+hour, t+hour)
 	v.control.RenewedNs = oneOf(r, 0, t+hour)
 	v.control.Pace = oneOf(r, bpf.XdphaXdPacePACE_THREAD, bpf.XdphaXdPacePACE_TBF, bpf.XdphaXdPacePACE_FQ)
@@ -60,7 +61,6 @@ func (g *gun) scene(r *rand.Rand) *truth {
 
 func (g *gun) sceneConfig(r *rand.Rand, c *bpf.XdphaXdConfig) {
 	c.Self = uint8(r.IntN(2))
-	c.N_keys = uint8(1 + r.IntN(2))
 	c.N_reach = oneOf[uint8](r, 0, 3)
 	c.Arbiter = c.N_reach / 3
 	c.SoloKeep = uint8(r.IntN(2))

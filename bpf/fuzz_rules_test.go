@@ -253,6 +253,9 @@ func (j *judgement) answeredPeer() error {
 	self := wire.Frame{SrcMAC: j.cfg.Links[j.link].Mac, Sender: j.cfg.Self, KeyID: signing.ID, BootID: j.state.BootId, Nonce: j.state.Nonce,
 		Digest: j.cfg.Digest, Flags: uint32(j.control.Flags), Words: make([]uint64, len(f.Words))}
 	copy(self.Words, j.words[:identities])
+	if len(j.keys()) > 1 {
+		self.Flags |= twoKeys
+	}
 	if j.control.RenewedNs == 0 {
 		self.AgeUS = ^uint32(0)
 	}
@@ -290,6 +293,14 @@ func (j *judgement) announced(f arpFields) error {
 	return nil
 }
 
+// keys are those that this node accepts.
+func (j *judgement) keys() []wire.Key {
+	if j.control.Keys == inForce(signing, retiring) {
+		return []wire.Key{signing, retiring}
+	}
+	return []wire.Key{signing}
+}
+
 // heartbeat reads a frame that is signed with a key of this node, whatever else is wrong with it.
 func (j *judgement) heartbeat() (f wire.Frame, authentic, sound bool) {
 	b := j.bare
@@ -297,7 +308,8 @@ func (j *judgement) heartbeat() (f wire.Frame, authentic, sound bool) {
 		len(b) < wire.OffsetMagic+16 || b[12] != 8 || b[13] != 0 || b[23] != 17 {
 		return f, false, false
 	}
-	for _, k := range []wire.Key{signing, retiring}[:j.cfg.N_keys] {
+	keys := j.keys()
+	for _, k := range keys {
 		again := slices.Clone(b)
 		if wire.Seal(again, k) == nil && bytes.Equal(again, b) {
 			authentic = true
@@ -306,12 +318,12 @@ func (j *judgement) heartbeat() (f wire.Frame, authentic, sound bool) {
 	if !authentic {
 		return f, false, false
 	}
-	f, err := wire.Parse(b, []wire.Key{signing, retiring}[:j.cfg.N_keys]...)
+	f, err := wire.Parse(b, keys...)
 	if errors.Is(err, wire.ErrBadChecksum) { // who forwards a frame without IP may leave it wrong
 		b = slices.Clone(b)
 		b[24], b[25] = 0, 0
 		binary.BigEndian.PutUint16(b[24:], headerSum(b[14:34]))
-		f, err = wire.Parse(b, []wire.Key{signing, retiring}[:j.cfg.N_keys]...)
+		f, err = wire.Parse(b, keys...)
 	}
 	sound = err == nil && j.link < none && f.ClusterID == cluster && int(f.Link) == j.link && f.Sender == 1-j.cfg.Self &&
 		be(f.DstIP) == j.cfg.Links[j.link].LocalBe
@@ -528,7 +540,7 @@ func (l *ledger) reached() {
 func (l *ledger) peerWrote(f wire.Frame) error {
 	was, want, now := &l.before.state, &l.want.state, &l.now.state
 	want.PeerBoot, want.PeerNonce, want.PeerAgeUs = f.BootID, f.Nonce, uint64(f.AgeUS)
-	want.PeerFlags, want.PeerDigest = uint64(f.Flags), uint64(f.Digest)
+	want.PeerFlags, want.PeerDigest, want.PeerKey = uint64(f.Flags), uint64(f.Digest), uint64(f.KeyID)
 	l.stamped(&want.PeerAgeAtNs, now.PeerAgeAtNs)
 	l.stamped(&want.HeardNs, now.HeardNs)
 	link, got := &want.Links[l.link], &now.Links[l.link]

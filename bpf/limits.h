@@ -6,7 +6,7 @@
 #define MAX_IDENTITIES 16  // keeps a frame of all of them under 256 bytes
 #define ANNOUNCE_REST 16   // the second half of a word of bits for identities
 #define MAX_LINKS 3        // crossover, lan, spare
-#define MAX_KEYS 2         // the signing one, and the one being rotated out
+#define KEY_SLOTS 256      // one for each number that a frame can name
 #define MAX_REACH 8        // more hosts than that add latency, not judgement
 #define MAX_ADDRESSES 16384 // looked up by hash: the number costs memory only
 #define TICKS_KEPT 8       // send times of the last own probes; a power of two above any confirm_probes

@@ -53,11 +53,13 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	struct probe_head p = {};
 	struct iphdr ip = {};
 	struct hb_head *h = (void *)body;
+	__u64 keys = keys_in_force(ctl);
+	const struct xd_key *key = the_key(KEYS_SIGNING(keys));
 	__u32 n = cfg->n_identities, bytes;
 	__u64 signed_bytes;
 	struct sip s;
 
-	if (n > MAX_IDENTITIES)
+	if (n > MAX_IDENTITIES || !key)
 		return -1;
 	bytes = HB_BYTES(n);
 	signed_bytes = 8 * HB_WORDS(n);
@@ -90,9 +92,9 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	h->echo = echo_for_peer(st, link, seq);
 	h->seq = seq;
 	h->grant_ns = *(volatile __u64 *)&st->peer_sent_ns;
-	hb_say(h, cfg, st, ctl, now);
+	hb_say(h, cfg, st, ctl, keys, now);
 
-	s = sip_start(&cfg->keys[0]);
+	s = sip_start(key);
 #pragma unroll
 	for (__u32 i = 0; i < HB_WORDS(0); i++)
 		SIP_ABSORB(s, body[i]);

@@ -164,6 +164,9 @@ func heartbeats(t *testing.T) []packet {
 	many := with(probeOn(lan), func(f *wire.Frame) { f.Words = make([]uint64, wire.MaxIdentities) })
 	long := selfSays()
 	long.Words = append(long.Words, make([]uint64, wire.MaxIdentities-identities)...)
+	p, one, turned := probeOn(lan), selfSays(), selfSays()
+	one.Flags &^= twoKeys
+	turned.KeyID = retiring.ID
 	old := with(probeOn(lan), func(f *wire.Frame) { f.KeyID = retiring.ID })
 	return append(rows,
 		packet{name: "a probe to all is answered from the NIC's MAC", nic: lan, frame: signed(t, toAll, signing),
@@ -172,7 +175,18 @@ func heartbeats(t *testing.T) []packet {
 			given:   func(v *truth) { v.control.RenewedNs = 0 },
 			verdict: xdpTX, reply: answer(probeOn(lan), never), counted: "lan hb-probe-answered"},
 		packet{name: "a probe of the retiring key is answered with the new one", nic: lan, frame: signed(t, old, retiring),
-			verdict: xdpTX, reply: answer(old, selfSays()), counted: "lan hb-probe-answered"},
+			verdict: xdpTX, reply: answer(old, selfSays()), counted: "lan hb-probe-answered",
+			then: func(t *testing.T, s bpf.XdphaXdState) {
+				if s.PeerKey != uint64(retiring.ID) {
+					t.Errorf("the peer is said to sign with key %d", s.PeerKey)
+				}
+			}},
+		packet{name: "with one key only a reply says so", nic: lan, frame: signed(t, p, signing),
+			given:   func(v *truth) { v.control.Keys = inForce(signing, signing) },
+			verdict: xdpTX, reply: answer(p, one), counted: "lan hb-probe-answered"},
+		packet{name: "keys that change places sign the next answer", nic: lan, frame: signed(t, p, signing),
+			given:   func(v *truth) { v.control.Keys = inForce(retiring, signing) },
+			verdict: xdpTX, reply: signed(t, p.Answer(turned), retiring), counted: "lan hb-probe-answered"},
 		packet{name: "a probe without words is life", nic: lan, frame: signed(t, none, signing),
 			verdict: xdpTX, reply: answer(none, short), counted: "lan hb-probe-answered"},
 		packet{name: "a probe of more words than ours is life", nic: lan, frame: signed(t, many, signing),
@@ -205,7 +219,11 @@ func refusals(t *testing.T) []packet {
 		{name: "ourselves as sender", frame: spoil(wire.OffsetSender, 0), counted: "lan hb-bad-sender"},
 		{name: "a third sender", frame: spoil(wire.OffsetSender, 2), counted: "lan hb-bad-sender"},
 		{name: "an unknown key", frame: spoil(wire.OffsetKeyID, 9), counted: "lan hb-unknown-key"},
-		{name: "a key that was taken out", frame: signed(t, p, retiring), given: func(v *truth) { v.config.N_keys = 1 },
+		{name: "a key that was taken out", frame: signed(t, p, retiring), given: func(v *truth) { v.control.Keys = inForce(signing, signing) },
+			counted: "lan hb-unknown-key"},
+		{name: "any key before one is in force", frame: signed(t, p, signing), given: func(v *truth) { v.control.Keys = 0 },
+			counted: "lan hb-unknown-key"},
+		{name: "a key of zeros before one is in force", frame: signed(t, p, wire.Key{}), given: func(v *truth) { v.control.Keys = 0 },
 			counted: "lan hb-unknown-key"},
 		{name: "a wrong key under a right number", frame: signed(t, p, other), counted: "lan hb-bad-tag"},
 		{name: "our own probe come back", frame: signed(t, with(p, func(f *wire.Frame) { f.Sender = 0 }), signing), counted: "lan hb-bad-sender"},

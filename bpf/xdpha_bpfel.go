@@ -26,7 +26,7 @@ type XdphaDetector struct {
 type XdphaXdAbi uint32
 
 const (
-	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 4
+	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 5
 )
 
 type XdphaXdAddress struct {
@@ -41,11 +41,10 @@ type XdphaXdConfig struct {
 	Digest        uint32
 	Self          uint8
 	N_identities  uint8
-	N_keys        uint8
 	N_reach       uint8
 	Arbiter       uint8
 	SoloKeep      uint8
-	Pad0          [2]uint8
+	Pad0          [3]uint8
 	ConfirmProbes uint32
 	OwnBe         uint32
 	Pad1          uint32
@@ -54,14 +53,7 @@ type XdphaXdConfig struct {
 	DeadNs        uint64
 	HoldNs        uint64
 	ServeNs       uint64
-	Keys          [2]struct {
-		_   structs.HostLayout
-		K0  uint64
-		K1  uint64
-		Id  uint8
-		Pad [7]uint8
-	}
-	Links [3]struct {
+	Links         [3]struct {
 		_        structs.HostLayout
 		Ifindex  uint32
 		LocalBe  uint32
@@ -88,6 +80,7 @@ type XdphaXdControl struct {
 	Flags        uint64
 	Pace         XdphaXdPace
 	RingIfindex  uint32
+	Keys         uint64
 	LapNs        uint64
 	Floor        [16]uint64
 }
@@ -121,6 +114,12 @@ const (
 	XdphaXdEventKindEVENT_ANNOUNCED        XdphaXdEventKind = 15
 	XdphaXdEventKindEVENT_STOOD_DOWN       XdphaXdEventKind = 16
 )
+
+type XdphaXdKey struct {
+	_  structs.HostLayout
+	K0 uint64
+	K1 uint64
+}
 
 type XdphaXdPace uint32
 
@@ -191,6 +190,7 @@ type XdphaXdState struct {
 	PeerAgeAtNs     uint64
 	PeerFlags       uint64
 	PeerDigest      uint64
+	PeerKey         uint64
 	PeerWords       [16]uint64
 	StartedNs       uint64
 	Seq             uint64
@@ -268,6 +268,7 @@ const (
 	XdphaMapCounters    = "counters"
 	XdphaMapDetectors   = "detectors"
 	XdphaMapEvents      = "events"
+	XdphaMapKeys        = "keys"
 	XdphaMapMacs        = "macs"
 	XdphaMapState       = "state"
 	XdphaMapTimelines   = "timelines"
@@ -336,6 +337,7 @@ type XdphaMapSpecs struct {
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Detectors *ebpf.MapSpec `ebpf:"detectors"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
+	Keys      *ebpf.MapSpec `ebpf:"keys"`
 	Macs      *ebpf.MapSpec `ebpf:"macs"`
 	State     *ebpf.MapSpec `ebpf:"state"`
 	Timelines *ebpf.MapSpec `ebpf:"timelines"`
@@ -374,6 +376,7 @@ type XdphaMaps struct {
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Detectors *ebpf.Map `ebpf:"detectors"`
 	Events    *ebpf.Map `ebpf:"events"`
+	Keys      *ebpf.Map `ebpf:"keys"`
 	Macs      *ebpf.Map `ebpf:"macs"`
 	State     *ebpf.Map `ebpf:"state"`
 	Timelines *ebpf.Map `ebpf:"timelines"`
@@ -388,6 +391,7 @@ func (m *XdphaMaps) Close() error {
 		m.Counters,
 		m.Detectors,
 		m.Events,
+		m.Keys,
 		m.Macs,
 		m.State,
 		m.Timelines,

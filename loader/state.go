@@ -53,6 +53,7 @@ func (d *Datapath) LeaseUntil() int64 { return int64(atomic.LoadUint64(&d.contro
 type Flags struct {
 	Standby, Frozen bool
 	Solo            bool       // serves by the arbiter's leave; the kernel's to say
+	TwoKeys         bool       // accepts a second key; the kernel's to say
 	Reach           [Links]int // listed hosts that answer, by NIC; crossover unused
 	Carrier         [Links]bool
 	Services        uint16 // a bit for each identity whose services are up there
@@ -63,6 +64,7 @@ const (
 	flagStandby = 1 << iota
 	flagFrozen
 	flagSolo
+	flagTwoKeys
 	reachLanAt     = 4
 	reachSpareAt   = 8
 	carrierLanAt   = 12
@@ -78,7 +80,7 @@ func (f Flags) word() uint64 {
 }
 
 func parseFlags(v uint64) (f Flags) {
-	f.Standby, f.Frozen, f.Solo = v&flagStandby != 0, v&flagFrozen != 0, v&flagSolo != 0
+	f.Standby, f.Frozen, f.Solo, f.TwoKeys = v&flagStandby != 0, v&flagFrozen != 0, v&flagSolo != 0, v&flagTwoKeys != 0
 	f.Reach[Lan], f.Reach[Spare] = int(v>>reachLanAt&0xf), int(v>>reachSpareAt&0xf)
 	f.Carrier[Lan], f.Carrier[Spare] = v>>carrierLanAt&1 != 0, v>>carrierSpareAt&1 != 0
 	f.Services = uint16(v >> servicesAt)
@@ -100,6 +102,7 @@ type State struct {
 	PeerAgeAtNS    int64         // when it said so
 	PeerFlags      Flags
 	PeerDigest     uint32
+	PeerKey        uint8 // the number of the key that it signs with
 	PeerWords      []core.Word
 	Words          []core.Word
 	Seq            uint64
@@ -220,7 +223,7 @@ func (d *Datapath) State(n int) State {
 	s := State{
 		AtNS: Now(), Peer: core.PeerState(u(&p.PeerState)), PeerSinceNS: l(&p.PeerSinceNs), BootID: u(&p.BootId), PeerBoot: u(&p.PeerBoot),
 		PeerAge: time.Duration(u(&p.PeerAgeUs)) * time.Microsecond, PeerAgeAtNS: l(&p.PeerAgeAtNs),
-		PeerFlags: parseFlags(u(&p.PeerFlags)), PeerDigest: uint32(u(&p.PeerDigest)),
+		PeerFlags: parseFlags(u(&p.PeerFlags)), PeerDigest: uint32(u(&p.PeerDigest)), PeerKey: uint8(u(&p.PeerKey)),
 		Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs), Isolated: u(&p.IsolatedSinceNs) != 0,
 		TokenNS: l(&p.TokenNs), ServeUntilNS: l(&p.ServeUntilNs), ServeNeeded: d.serves, StrangerNS: l(&p.StrangerNs),
 		Suspects: u(&p.Suspects), Refuted: u(&p.Refuted), SelfStalls: u(&p.SelfStalls), Reverted: u(&p.Reverted),

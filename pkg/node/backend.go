@@ -29,6 +29,8 @@ func (b backend) Do(ctx context.Context, c control.Command) error {
 	n := b.n
 	var ev func(op uint64) core.Event
 	switch c.Verb {
+	case control.Reload:
+		return n.reload(ctx)
 	case control.Move:
 		i := slices.IndexFunc(n.Config.Identities, func(id config.Identity) bool { return id.Name == c.Identity })
 		if i < 0 {

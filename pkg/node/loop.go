@@ -23,6 +23,7 @@ const lookEvery = 100 * time.Millisecond
 // loopState belongs to the loop alone.
 type loopState struct {
 	machine *core.Machine
+	config  *config.Config // as it was reloaded last; all parts but the secrets and hooks are those of Options
 	lease   time.Duration
 	last    core.Observed // the last reading, without its time
 	flags   loader.Flags
@@ -39,7 +40,7 @@ type loopState struct {
 
 func newLoopState(cfg *config.Config, saved core.Saved, floor func(identity int) uint64) loopState {
 	return loopState{
-		machine: core.New(coreConfig(cfg, floor), saved), lease: cfg.Timing.SupervisorLease,
+		machine: core.New(coreConfig(cfg, floor), saved), config: cfg, lease: cfg.Timing.SupervisorLease,
 		replies: map[uint64]chan string{}, owned: make([]bool, len(cfg.Identities)),
 	}
 }
