@@ -116,6 +116,12 @@ struct xd_minute {
 	__u64 stall_ns; // the detector's own lateness
 };
 
+// An address of an identity that somebody else claims, as it stands in the map addresses.
+struct xd_claim {
+	__u64 identity; // its number and 1; 0: the slot is being written
+	__u64 first, second;
+};
+
 // Written by the kernel; user space maps it and reads.
 struct xd_state {
 	__u64 boot_id; // set by user space at load
@@ -158,7 +164,13 @@ struct xd_state {
 	__u64 refuted;
 	__u64 self_stalls;
 	__u64 reverted; // deaths taken back, because a frame came while they were declared
-	__u64 conflict_event_ns;
+	__u64 conflicts[MAX_IDENTITIES]; // claims of others
+	__u64 conflict_told_ns[MAX_IDENTITIES];
+	__u64 claimed; // how many claims there were to deny, at n % CLAIMS_KEPT
+	__u64 denied; // how many of them are done with
+	__u64 denials_since_ns;
+	__u64 denials; // since then
+	struct xd_claim claims[CLAIMS_KEPT];
 	__u64 to_announce; // a bit for each identity that came here and is not announced; ANNOUNCE_REST higher: that is not in all forms
 	__u64 suspect_ns;
 	__u64 dead_ns;
@@ -195,7 +207,7 @@ enum xd_event_kind {
 	EVENT_CLOSED, // a: new word; the peer had a higher generation
 	EVENT_ISOLATED,
 	EVENT_REJOINED,
-	EVENT_ADDRESS_CONFLICT, // a: MAC of the offender, b: IPv4 address in network order
+	EVENT_ADDRESS_CONFLICT, // a: MAC of the offender, first, second: the address
 	EVENT_SELF_STALL, // a: lateness in ns
 	EVENT_ANNOUNCED, // by the kernel
 	EVENT_STOOD_DOWN, // a: new word; the peer demanded it
@@ -207,6 +219,7 @@ struct xd_event {
 	__u32 identity; // or ~0
 	__u64 a;
 	__u64 b;
+	__u64 first, second; // halves of an address, as it stands in the map addresses
 };
 
 // Every exit of every program. Order is part of the ABI; names are in loader/reason.go.
@@ -286,7 +299,7 @@ struct hb_head {
 #define HB_OFFSET 42 // Ethernet 14, IPv4 20, UDP 8
 
 _Static_assert(sizeof(struct hb_head) == 72, "heartbeat head");
-_Static_assert(sizeof(struct xd_event) == 32, "event");
+_Static_assert(sizeof(struct xd_event) == 48, "event");
 _Static_assert(sizeof(struct xd_key) == 16, "key");
 _Static_assert(sizeof(struct xd_link_config) == 20, "link config");
 _Static_assert(sizeof(struct xd_identity_config) == 32, "identity config");

@@ -41,7 +41,9 @@ func (g *gun) scene(r *rand.Rand) *truth {
 	s.GrantedNs = oneOf(r, 0, t-1e6, t-hour)
 	s.HeardNs = oneOf(r, 0, t-4*hour, t+hour)
 	s.PeerSoloNs, s.PeerSoloSentNs = oneOf(r, 0, t-1e6), oneOf(r, 0, t)
-	s.ConflictEventNs = oneOf(r, 0, t+hour)
+	s.ConflictToldNs[0], s.ConflictToldNs[1] = oneOf(r, 0, t+hour), oneOf(r, 0, t+hour)
+	s.Denied = r.Uint64N(100)
+	s.Claimed = s.Denied + oneOf[uint64](r, 0, 1, 63, 64)
 	s.ReachSentNs = oneOf(r, 0, t-1e6)
 	s.ToAnnounce = oneOf[uint64](r, 0, 0, 1, 1<<16|1, 3)
 	for i := range s.Links {

@@ -457,6 +457,28 @@ func (l *ledger) first(m *moment) {
 	}
 }
 
+// claimed: a claim is counted, and told once in a while; one that must be denied is kept if there is room.
+func (l *ledger) claimed(kept bool) {
+	want, now, b := &l.want.state, &l.now.state, l.bare
+	address := netip.AddrFrom16([16]byte(append(slices.Clone(b), make([]byte, 64)...)[62:]))
+	if f, ok := asARP(b); ok {
+		if address = f.sender; !kept {
+			address = f.target
+		}
+	}
+	id, ok := idOfIP[address]
+	if !ok || now.Conflicts[id] == want.Conflicts[id] && !kept {
+		return
+	}
+	want.Conflicts[id]++
+	l.stamped(&want.ConflictToldNs[id], now.ConflictToldNs[id])
+	if n := want.Claimed; kept && n-want.Denied < 64 {
+		first, second := halves(address)
+		want.Claims[n%64] = bpf.XdphaXdClaim{Identity: uint64(id) + 1, First: first, Second: second}
+		want.Claimed++
+	}
+}
+
 func (j *judgement) wroteIn() error {
 	l := j.ledger()
 	f, authentic, _ := j.heartbeat()
@@ -497,8 +519,10 @@ func (l *ledger) strangerWrote() {
 		l.stamped(&want.StrangerNs, now.StrangerNs)
 	}
 	switch reasonNames[l.reason] {
-	case "arp-conflict", "nd-conflict", "nd-answered":
-		l.stamped(&want.ConflictEventNs, now.ConflictEventNs)
+	case "arp-conflict", "nd-conflict":
+		l.claimed(true)
+	case "arp-answered", "nd-answered": // the question may be a wish for the address
+		l.claimed(false)
 	}
 	l.first(l.before)
 	f, ok := asARP(b)

@@ -225,6 +225,17 @@ func (n *node) fresh() *truth {
 	return v
 }
 
+// halves are an address as the kernel keeps it.
+func halves(a netip.Addr) (first, second uint64) {
+	b := a.As16()
+	return binary.LittleEndian.Uint64(b[:]), binary.LittleEndian.Uint64(b[8:])
+}
+
+func addressOf(first, second uint64) netip.Addr {
+	b := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, first), second)
+	return netip.AddrFrom16([16]byte(b)).Unmap()
+}
+
 // inForce is the kernel's word for keys.
 func inForce(first, other wire.Key) uint64 { return 1<<16 | uint64(other.ID)<<8 | uint64(first.ID) }
 

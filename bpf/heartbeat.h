@@ -386,6 +386,7 @@ __noinline int hb_brought(__u32 ifindex)
 static __always_inline enum xd_reason hb_announce(struct xdp_md *ctx, const struct xd_config *cfg, struct xd_state *st,
 						  __u32 identity)
 {
+	const struct xd_identity_config *id;
 	struct arp_frame *f;
 
 	if (bpf_xdp_adjust_tail(ctx, (int)sizeof(*f) - (int)(ctx->data_end - ctx->data)))
@@ -395,7 +396,8 @@ static __always_inline enum xd_reason hb_announce(struct xdp_md *ctx, const stru
 		return REASON_INTERNAL;
 	__sync_fetch_and_and(&st->to_announce, ~(1ULL << (identity & 63)));
 	__builtin_memset(f, 0, sizeof(*f));
-	gratuitous_arp(f, identity_config(cfg, identity), 1);
+	id = identity_config(cfg, identity);
+	gratuitous_arp(f, id->mac, id->announced_be, 1);
 	note_announced(st, identity);
 	return REASON_HB_ANNOUNCED;
 }

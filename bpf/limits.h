@@ -13,7 +13,11 @@
 #define MINUTES_KEPT 64    // an hour of near misses, a power of two
 #define SEQ_WINDOW 64 // a frame this many probes behind is old: somebody may have held it back
 #define HIST_BUCKETS 32    // powers of two of nanoseconds: 1 ns to 2 s and beyond
-#define EVENT_BYTES 65536  // ring buffer: 1,600 events, hints only
+#define EVENT_BYTES 65536  // ring buffer: 1,170 events, hints only
+#define CLAIMS_KEPT 64     // foreign claims to be denied: a host that comes with many addresses; a power of two
+#define DENIALS 16         // of them at most in DENIALS_NS: two that claim the same must not storm (RFC 5227, 2.4)
+#define DENIALS_NS 100000000LL
+#define DENIALS_A_TICK 4   // a flood of them would be in the way of the clients' own frames
 
 #define HEARTBEAT_PORT 7364 // UDP; of the unassigned range
 

@@ -120,7 +120,7 @@ func sentThen(t *testing.T, b []byte, at uint64) []byte {
 	t.Helper()
 	b = slices.Clone(b)
 	binary.LittleEndian.PutUint64(b[offsetSent:], at)
-	if err := wire.Seal(b, signing); err != nil {
+	if err := wire.Seal(b, map[byte]wire.Key{signing.ID: signing, retiring.ID: retiring}[b[wire.OffsetKeyID]]); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -423,7 +423,8 @@ func arpRows() []packet {
 	askedByMail := whoHas(filesIP, mailIP, mailMAC)
 	rows := []packet{
 		{name: "ARP probe of a newcomer is answered", frame: probe, verdict: xdpTX,
-			reply: isAt(filesIP, filesMAC, client, addr("0.0.0.0")), counted: "lan arp-answered"},
+			reply: isAt(filesIP, filesMAC, client, addr("0.0.0.0")), counted: "lan arp-answered",
+			told: []bpf.XdphaXdEventKind{eventConflict}, then: claimed(0)},
 		{name: "ARP padded to Ethernet's least frame is answered", frame: append(slices.Clone(asked), make([]byte, 18)...), verdict: xdpTX,
 			reply: append(slices.Clone(answered), make([]byte, 18)...), counted: "lan arp-answered"},
 		{name: "ARP on the spare for what the lan carries", nic: spare, frame: asked, verdict: xdpDrop, counted: "spare arp-wrong-nic"},
@@ -443,11 +444,11 @@ func arpRows() []packet {
 		{name: "ARP from the other node's identity is answered", frame: askedByMail, verdict: xdpTX,
 			reply: isAt(filesIP, filesMAC, mailMAC, mailIP), counted: "lan arp-answered"},
 		{name: "conflict: an announcement", frame: announcement(filesIP, stranger, 1), verdict: xdpDrop, counted: "lan arp-conflict",
-			told: []bpf.XdphaXdEventKind{eventConflict}},
+			told: []bpf.XdphaXdEventKind{eventConflict}, then: claimed(1)},
 		{name: "conflict: an answer", nic: spare, frame: isAt(filesIP, stranger, client, clientIP), verdict: xdpDrop, counted: "spare arp-conflict",
-			told: []bpf.XdphaXdEventKind{eventConflict}},
+			told: []bpf.XdphaXdEventKind{eventConflict}, then: claimed(1)},
 		{name: "conflict: told once in a while only", frame: announcement(filesIP, stranger, 2), verdict: xdpDrop, counted: "lan arp-conflict",
-			given: func(v *truth) { v.state.ConflictEventNs = now() + hour }},
+			given: func(v *truth) { v.state.ConflictToldNs[0] = now() + hour }, then: claimed(1)},
 		{name: "no conflict: our own announcement on the other NIC", nic: spare, frame: announcement(filesIP, filesMAC, 1), verdict: xdpPass, counted: "spare not-ours"},
 		{name: "no conflict: the other node's announcement", frame: announcement(mailIP, mailMAC, 2), verdict: xdpPass, counted: "lan not-ours"},
 		{name: "no conflict: an answer to us", frame: isAt(hosts[0], client, filesMAC, filesIP), verdict: xdpPass, counted: "lan in-open"},

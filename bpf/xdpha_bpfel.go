@@ -34,6 +34,13 @@ type XdphaXdAddress struct {
 	Bytes [16]uint8
 }
 
+type XdphaXdClaim struct {
+	_        structs.HostLayout
+	Identity uint64
+	First    uint64
+	Second   uint64
+}
+
 type XdphaXdConfig struct {
 	_             structs.HostLayout
 	Abi           XdphaXdAbi
@@ -92,6 +99,8 @@ type XdphaXdEvent struct {
 	Identity uint32
 	A        uint64
 	B        uint64
+	First    uint64
+	Second   uint64
 }
 
 type XdphaXdEventKind uint32
@@ -218,7 +227,13 @@ type XdphaXdState struct {
 	Refuted         uint64
 	SelfStalls      uint64
 	Reverted        uint64
-	ConflictEventNs uint64
+	Conflicts       [16]uint64
+	ConflictToldNs  [16]uint64
+	Claimed         uint64
+	Denied          uint64
+	DenialsSinceNs  uint64
+	Denials         uint64
+	Claims          [64]XdphaXdClaim
 	ToAnnounce      uint64
 	SuspectNs       uint64
 	DeadNs          uint64

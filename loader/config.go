@@ -81,6 +81,9 @@ func b2u(b bool) uint8 {
 }
 
 func (c *Config) abi() (v bpf.XdphaXdConfig, err error) {
+	if err := checkKeys(c.Keys); err != nil {
+		return v, err
+	}
 	switch {
 	case len(c.Identities) > MaxIdentities:
 		return v, fmt.Errorf("configure datapath: %d identities, it takes %d", len(c.Identities), MaxIdentities)

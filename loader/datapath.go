@@ -59,9 +59,6 @@ type Datapath struct {
 // configuration are removed, those of another version refused.
 func Open(cfg Config, opts Options) (_ *Datapath, err error) {
 	want, err := cfg.abi()
-	if err == nil {
-		err = checkKeys(cfg.Keys)
-	}
 	if err != nil {
 		return nil, err
 	}

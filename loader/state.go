@@ -112,7 +112,8 @@ type State struct {
 	ServeUntilNS   int64 // the right to serve
 	ServeNeeded    bool  // false: arbiter none
 	Isolated       bool
-	StrangerNS     int64 // last frame on the crossover of another version or secret
+	StrangerNS     int64                 // last frame on the crossover of another version or secret
+	Conflicts      [MaxIdentities]uint64 // claims of others
 	Suspects       uint64
 	Refuted        uint64
 	SelfStalls     uint64
@@ -233,6 +234,9 @@ func (d *Datapath) State(n int) State {
 	for i := range n {
 		s.PeerWords = append(s.PeerWords, core.Word(u(&p.PeerWords[i])))
 		s.Words = append(s.Words, d.Word(i))
+	}
+	for i := range s.Conflicts {
+		s.Conflicts[i] = u(&p.Conflicts[i])
 	}
 	for b := range p.GapHist {
 		s.Silence.Buckets[b] = u(&p.GapHist[b])

@@ -249,7 +249,7 @@ func (src source) Snapshot() metrics.Snapshot {
 	for i, id := range v.snapshot.Identities {
 		open, _ := s.GateOpen(i)
 		m.Identities = append(m.Identities, metrics.Identity{
-			Name: id.Name, Owner: s.Words[i].Has(core.Owner), GateOpen: open, Generation: s.Words[i].Gen(), Conflicts: v.conflicts[i],
+			Name: id.Name, Owner: s.Words[i].Has(core.Owner), GateOpen: open, Generation: s.Words[i].Gen(), Conflicts: s.Conflicts[i],
 		})
 	}
 	for _, svc := range n.services.States() {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"reflect"
 	"time"
@@ -271,7 +270,6 @@ type shared struct {
 	linkHeard [loader.Links]bool
 	linkKnown [loader.Links]bool
 	leaseMin  int64
-	conflicts map[int]uint64
 }
 
 func (n *node) publish() {
@@ -282,12 +280,10 @@ func (n *node) publish() {
 	n.mu.Unlock()
 }
 
-func newShared() shared { return shared{leaseMin: math.MaxInt64, conflicts: map[int]uint64{}} }
+func newShared() shared { return shared{leaseMin: math.MaxInt64} }
 
 func (n *node) view() shared {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	s := n.shared
-	s.conflicts = maps.Clone(s.conflicts)
-	return s
+	return n.shared
 }
