@@ -44,6 +44,10 @@ func (g *gun) scene(r *rand.Rand) *truth {
 	s.ConflictToldNs[0], s.ConflictToldNs[1] = oneOf(r, 0, t+hour), oneOf(r, 0, t+hour)
 	s.Denied = r.Uint64N(100)
 	s.Claimed = s.Denied + oneOf[uint64](r, 0, 1, 63, 64)
+	for n := s.Denied; n < s.Claimed; n++ {
+		first, second := halves(oneOf(r, filesIP, filesIP6))
+		s.Claims[n%64] = bpf.XdphaXdClaim{Identity: oneOf[uint64](r, 0, 1, 1, 1), First: first, Second: second}
+	}
 	s.ReachSentNs = oneOf(r, 0, t-1e6)
 	s.ToAnnounce = oneOf[uint64](r, 0, 0, 1, 1<<16|1, 3)
 	for i := range s.Links {

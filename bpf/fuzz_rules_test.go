@@ -696,7 +696,32 @@ func (j *judgement) wroteTick() error {
 			l.stamped(want, l.now.timelines[i].AnnouncedNs)
 		}
 	}
+	if err := l.denied(); err != nil {
+		return err
+	}
 	return l.settle("a tick")
+}
+
+// denied: a tick is done with a few claims, in their order, and no more of them in a while than is right.
+func (l *ledger) denied() error {
+	want, now := &l.want.state, &l.now.state
+	l.stamped(&want.DenialsSinceNs, now.DenialsSinceNs)
+	if want.DenialsSinceNs != l.before.state.DenialsSinceNs {
+		want.Denials = 0
+	}
+	done := now.Denied - want.Denied
+	if done > 4 || done > want.Claimed-want.Denied {
+		return fmt.Errorf("one tick was done with %d claims of %d", done, want.Claimed-want.Denied)
+	}
+	for range done {
+		want.Claims[want.Denied%64].Identity = 0
+		want.Denied++
+		want.Denials++
+	}
+	if want.Denials > 16 {
+		return fmt.Errorf("%d claims were denied in a while", want.Denials)
+	}
+	return nil
 }
 
 // fields is a state as the numbers that it consists of.
