@@ -7,7 +7,7 @@
 #include "limits.h"
 
 // Raised whenever a struct below changes its shape or meaning.
-enum xd_abi { XDPHA_ABI = 7 };
+enum xd_abi { XDPHA_ABI = 8 };
 
 enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
 
@@ -30,9 +30,13 @@ enum xd_peer { PEER_UNKNOWN, PEER_UP, PEER_SUSPECT, PEER_DEAD };
 
 struct xd_key {
 	__u64 k0, k1;
-	__u8 id;
-	__u8 pad[7];
 };
+
+// Which keys are in force, by their numbers: the one that signs, and the other one that is
+// accepted (the same, if there is but one). A single word, so that both change at once.
+#define KEYS_SIGNING(keys) ((keys) & 0xff)
+#define KEYS_OTHER(keys) ((keys) >> 8 & 0xff)
+#define KEYS_SET (1ULL << 16)
 
 struct xd_link_config {
 	__u32 ifindex; // 0: the node has no such link, or its NIC is gone
@@ -57,8 +61,8 @@ struct xd_config {
 	__u32 digest; // of what both nodes must agree on
 	__u8 self; // 0 or 1
 	__u8 n_identities;
-	__u8 n_keys;
 	__u8 n_reach; // 0: no majority is asked for
+	__u8 pad1;
 	enum xd_verdict verdict;
 	__u8 solo_keep;
 	__u8 pad0[3];
@@ -69,7 +73,6 @@ struct xd_config {
 	__u64 dead_ns;
 	__u64 hold_ns;
 	__u64 serve_ns; // how long the right to serve lasts; 0: it is not asked for, what is owned is kept
-	struct xd_key keys[MAX_KEYS];
 	struct xd_link_config links[MAX_LINKS];
 	struct xd_identity_config identities[MAX_IDENTITIES];
 	__u32 reach_be[MAX_REACH];
@@ -83,6 +86,7 @@ struct xd_control {
 	__u64 flags; // goes into every frame: FLAG_*
 	enum xd_pace pace;
 	__u32 ring_ifindex; // where the token goes round
+	__u64 keys; // KEYS_*
 	__u64 lap_ns; // how long a lap takes: an interval of probes, or half of one
 	__u64 floor[MAX_IDENTITIES]; // this node may have owned up to here before it booted
 	__u64 fenced_ns; // when a fence agent was asked last that said the peer is off; 0: never
@@ -94,6 +98,7 @@ struct xd_control {
 #define FLAG_FROZEN (1U << 1)
 #define FLAG_SOLO (1U << 2) // set by the kernel: the sender serves by the arbiter's leave, for up to SOLO_NS
 #define FLAG_PART (1U << 3) // to a peer of another configuration: bits 16-31 are the digest of a part of the sender's
+#define FLAG_TWO_KEYS (1U << 14) // set by the kernel: the sender accepts a second key
 // Bits 4-7 and 8-11: hosts reached by the lan and by the spare NIC; 12, 13: their carrier;
 // 16-31: a bit for each identity whose services are up on the sender.
 
@@ -116,6 +121,12 @@ struct xd_minute {
 	__u64 stall_ns; // the detector's own lateness
 };
 
+// An address of an identity that somebody else claims, as it stands in the map addresses.
+struct xd_claim {
+	__u64 identity; // its number and 1; 0: the slot is being written
+	__u64 first, second;
+};
+
 // Written by the kernel; user space maps it and reads.
 struct xd_state {
 	__u64 boot_id; // set by user space at load
@@ -130,6 +141,7 @@ struct xd_state {
 	__u64 peer_age_at_ns;
 	__u64 peer_flags;
 	__u64 peer_digest;
+	__u64 peer_key; // the number of the key that signed its last accepted frame
 	__u64 peer_words[MAX_IDENTITIES];
 	__u64 started_ns;
 	__u64 seq; // last own probe
@@ -158,7 +170,13 @@ struct xd_state {
 	__u64 refuted;
 	__u64 self_stalls;
 	__u64 reverted; // deaths taken back, because a frame came while they were declared
-	__u64 conflict_event_ns;
+	__u64 conflicts[MAX_IDENTITIES]; // claims of others
+	__u64 conflict_told_ns[MAX_IDENTITIES];
+	__u64 claimed; // how many claims there were to deny, at n % CLAIMS_KEPT
+	__u64 denied; // how many of them are done with
+	__u64 denials_since_ns;
+	__u64 denials; // since then
+	struct xd_claim claims[CLAIMS_KEPT];
 	__u64 to_announce; // a bit for each identity that came here and is not announced; ANNOUNCE_REST higher: that is not in all forms
 	__u64 suspect_ns;
 	__u64 dead_ns;
@@ -195,7 +213,7 @@ enum xd_event_kind {
 	EVENT_CLOSED, // a: new word; the peer had a higher generation
 	EVENT_ISOLATED,
 	EVENT_REJOINED,
-	EVENT_ADDRESS_CONFLICT, // a: MAC of the offender, b: IPv4 address in network order
+	EVENT_ADDRESS_CONFLICT, // a: MAC of the offender, first, second: the address
 	EVENT_SELF_STALL, // a: lateness in ns
 	EVENT_ANNOUNCED, // by the kernel
 	EVENT_STOOD_DOWN, // a: new word; the peer demanded it
@@ -207,6 +225,7 @@ struct xd_event {
 	__u32 identity; // or ~0
 	__u64 a;
 	__u64 b;
+	__u64 first, second; // halves of an address, as it stands in the map addresses
 };
 
 // Every exit of every program. Order is part of the ABI; names are in loader/reason.go.
@@ -286,8 +305,8 @@ struct hb_head {
 #define HB_OFFSET 42 // Ethernet 14, IPv4 20, UDP 8
 
 _Static_assert(sizeof(struct hb_head) == 72, "heartbeat head");
-_Static_assert(sizeof(struct xd_event) == 32, "event");
-_Static_assert(sizeof(struct xd_key) == 24, "key");
+_Static_assert(sizeof(struct xd_event) == 48, "event");
+_Static_assert(sizeof(struct xd_key) == 16, "key");
 _Static_assert(sizeof(struct xd_link_config) == 20, "link config");
 _Static_assert(sizeof(struct xd_identity_config) == 32, "identity config");
 _Static_assert(sizeof(struct xd_timeline) == 72, "timeline");

@@ -18,7 +18,13 @@ __noinline int account(__u32 link, enum xd_reason reason)
 	return 0;
 }
 
-static __always_inline void tell(__u64 now, enum xd_event_kind kind, __u32 identity, __u64 a, __u64 b)
+static __always_inline int swap_word(__u64 *word, __u64 old, __u64 new)
+{
+	return __sync_val_compare_and_swap(word, old, new) == old;
+}
+
+static __always_inline void tell_of(__u64 now, enum xd_event_kind kind, __u32 identity, __u64 a, __u64 b, __u64 first,
+				    __u64 second)
 {
 	struct xd_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 
@@ -29,7 +35,14 @@ static __always_inline void tell(__u64 now, enum xd_event_kind kind, __u32 ident
 	e->identity = identity;
 	e->a = a;
 	e->b = b;
+	e->first = first;
+	e->second = second;
 	bpf_ringbuf_submit(e, 0);
+}
+
+static __always_inline void tell(__u64 now, enum xd_event_kind kind, __u32 identity, __u64 a, __u64 b)
+{
+	tell_of(now, kind, identity, a, b, 0, 0);
 }
 
 static __always_inline void raise_max(__u64 *max, __u64 value)

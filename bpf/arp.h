@@ -3,7 +3,7 @@
 #ifndef XDPHA_ARP_H
 #define XDPHA_ARP_H
 
-#include "gate.h"
+#include "conflict.h"
 
 #define ARP_ETHERNET 1 // types of hardware
 #define ARP_IEEE802 6 // the stack heeds it on Ethernet, too
@@ -133,11 +133,11 @@ static __always_inline void arp_frame(struct arp_frame *f, const __u8 *mac, __u1
 
 // A gratuitous ARP (RFC 5944, 4.6: some hosts heed the request, some the answer) moves the
 // switches' entry for the virtual MAC to the NIC that carries it now.
-static __always_inline void gratuitous_arp(struct arp_frame *f, const struct xd_identity_config *id, __u16 operation)
+static __always_inline void gratuitous_arp(struct arp_frame *f, const __u8 *mac, __u32 ip_be, __u16 operation)
 {
-	arp_frame(f, id->mac, operation);
-	__builtin_memcpy(f->arp.sender_ip, &id->announced_be, 4);
-	__builtin_memcpy(f->arp.target_ip, &id->announced_be, 4);
+	arp_frame(f, mac, operation);
+	__builtin_memcpy(f->arp.sender_ip, &ip_be, 4);
+	__builtin_memcpy(f->arp.target_ip, &ip_be, 4);
 }
 
 // The first announcement has left; what is left of them is for the next tick.
@@ -150,6 +150,11 @@ static __always_inline void note_announced(struct xd_state *st, __u32 identity)
 	if (timeline && !timeline->announced_ns)
 		timeline->announced_ns = now;
 	tell(now, EVENT_ANNOUNCED, identity, 0, 0);
+}
+
+static __always_inline int arp_conflict(__u32 id, const struct arp_ipv4 *arp, __u32 ip_be)
+{
+	return is_conflict(id, mac_u64(arp->sender_mac), IP4_FIRST, ip4_second(ip_be));
 }
 
 static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __u32 link, __u32 ifindex,
@@ -168,8 +173,10 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 	reach_stamp(cfg, st, link, sender_be, mac_u64(arp->sender_mac));
 	claimed = identity_of_ip4(sender_be);
 	// Behind a closed gate the claimant is the other node.
-	if (claimed && gate_open(cfg, *claimed) && is_conflict(*claimed, mac_u64(arp->sender_mac), sender_be))
+	if (claimed && gate_open(cfg, *claimed) && arp_conflict(*claimed, arp, sender_be)) {
+		deny_claim(*claimed, IP4_FIRST, ip4_second(sender_be));
 		return REASON_ARP_CONFLICT;
+	}
 	if (sender_be == target_be) // an announcement: for the stack to learn from
 		return REASON_NOT_OURS;
 	if (arp->operation_be != bpf_htons(1)) // an answer: the gate below decides by its MAC
@@ -186,6 +193,8 @@ static __always_inline enum xd_reason handle_arp(const struct xd_config *cfg, __
 		return REASON_ARP_WRONG_NIC;
 	if (!gate_open(cfg, id))
 		return REASON_ARP_GATE_CLOSED;
+	if (!sender_be) // it wants this address for itself (RFC 5227, 2.1.1): the answer denies it
+		arp_conflict(id, arp, target_be);
 	arp_answer(eth, arp, identity_config(cfg, id)->mac);
 	note_answer(id);
 	return REASON_ARP_ANSWERED;

@@ -22,6 +22,7 @@ func (g *gun) scene(r *rand.Rand) *truth {
 	t := now()
 	v := g.atWork()
 	g.sceneConfig(r, &v.config)
+	v.control.Keys = oneOf(r, inForce(signing, retiring), inForce(signing, signing))
 	v.control.LeaseUntilNs = oneOf(r, 0, 1, t+hour, t+hour, t+hour)
 	v.control.RenewedNs = oneOf(r, 0, t+hour)
 	v.control.Pace = oneOf(r, bpf.XdphaXdPacePACE_THREAD, bpf.XdphaXdPacePACE_TBF, bpf.XdphaXdPacePACE_FQ)
@@ -40,7 +41,13 @@ func (g *gun) scene(r *rand.Rand) *truth {
 	s.GrantedNs = oneOf(r, 0, t-1e6, t-hour)
 	s.HeardNs = oneOf(r, 0, t-4*hour, t+hour)
 	s.PeerSoloNs, s.PeerSoloSentNs = oneOf(r, 0, t-1e6), oneOf(r, 0, t)
-	s.ConflictEventNs = oneOf(r, 0, t+hour)
+	s.ConflictToldNs[0], s.ConflictToldNs[1] = oneOf(r, 0, t+hour), oneOf(r, 0, t+hour)
+	s.Denied = r.Uint64N(100)
+	s.Claimed = s.Denied + oneOf[uint64](r, 0, 1, 63, 64)
+	for n := s.Denied; n < s.Claimed; n++ {
+		first, second := halves(oneOf(r, filesIP, filesIP6))
+		s.Claims[n%64] = bpf.XdphaXdClaim{Identity: oneOf[uint64](r, 0, 1, 1, 1), First: first, Second: second}
+	}
 	s.ReachSentNs = oneOf(r, 0, t-1e6)
 	s.ToAnnounce = oneOf[uint64](r, 0, 0, 1, 1<<16|1, 3)
 	for i := range s.Links {
@@ -60,7 +67,6 @@ func (g *gun) scene(r *rand.Rand) *truth {
 
 func (g *gun) sceneConfig(r *rand.Rand, c *bpf.XdphaXdConfig) {
 	c.Self = uint8(r.IntN(2))
-	c.N_keys = uint8(1 + r.IntN(2))
 	c.N_reach = oneOf[uint8](r, 0, 3)
 	c.SoloKeep = uint8(r.IntN(2))
 	c.ServeNs = oneOf(r, 0, hour)

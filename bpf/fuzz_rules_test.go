@@ -253,6 +253,9 @@ func (j *judgement) answeredPeer() error {
 	self := wire.Frame{SrcMAC: j.cfg.Links[j.link].Mac, Sender: j.cfg.Self, KeyID: signing.ID, BootID: j.state.BootId, Nonce: j.state.Nonce,
 		Digest: j.cfg.Digest, Flags: uint32(j.control.Flags), Words: make([]uint64, len(f.Words))}
 	copy(self.Words, j.words[:identities])
+	if len(j.keys()) > 1 {
+		self.Flags |= twoKeys
+	}
 	if j.control.RenewedNs == 0 {
 		self.AgeUS = ^uint32(0)
 	}
@@ -290,6 +293,14 @@ func (j *judgement) announced(f arpFields) error {
 	return nil
 }
 
+// keys are those that this node accepts.
+func (j *judgement) keys() []wire.Key {
+	if j.control.Keys == inForce(signing, retiring) {
+		return []wire.Key{signing, retiring}
+	}
+	return []wire.Key{signing}
+}
+
 // heartbeat reads a frame that is signed with a key of this node, whatever else is wrong with it.
 func (j *judgement) heartbeat() (f wire.Frame, authentic, sound bool) {
 	b := j.bare
@@ -297,7 +308,8 @@ func (j *judgement) heartbeat() (f wire.Frame, authentic, sound bool) {
 		len(b) < wire.OffsetMagic+16 || b[12] != 8 || b[13] != 0 || b[23] != 17 {
 		return f, false, false
 	}
-	for _, k := range []wire.Key{signing, retiring}[:j.cfg.N_keys] {
+	keys := j.keys()
+	for _, k := range keys {
 		again := slices.Clone(b)
 		if wire.Seal(again, k) == nil && bytes.Equal(again, b) {
 			authentic = true
@@ -306,12 +318,12 @@ func (j *judgement) heartbeat() (f wire.Frame, authentic, sound bool) {
 	if !authentic {
 		return f, false, false
 	}
-	f, err := wire.Parse(b, []wire.Key{signing, retiring}[:j.cfg.N_keys]...)
+	f, err := wire.Parse(b, keys...)
 	if errors.Is(err, wire.ErrBadChecksum) { // who forwards a frame without IP may leave it wrong
 		b = slices.Clone(b)
 		b[24], b[25] = 0, 0
 		binary.BigEndian.PutUint16(b[24:], headerSum(b[14:34]))
-		f, err = wire.Parse(b, []wire.Key{signing, retiring}[:j.cfg.N_keys]...)
+		f, err = wire.Parse(b, keys...)
 	}
 	sound = err == nil && j.link < none && f.ClusterID == cluster && int(f.Link) == j.link && f.Sender == 1-j.cfg.Self &&
 		be(f.DstIP) == j.cfg.Links[j.link].LocalBe
@@ -445,6 +457,28 @@ func (l *ledger) first(m *moment) {
 	}
 }
 
+// claimed: a claim is counted, and told once in a while; one that must be denied is kept if there is room.
+func (l *ledger) claimed(kept bool) {
+	want, now, b := &l.want.state, &l.now.state, l.bare
+	address := netip.AddrFrom16([16]byte(append(slices.Clone(b), make([]byte, 64)...)[62:]))
+	if f, ok := asARP(b); ok {
+		if address = f.sender; !kept {
+			address = f.target
+		}
+	}
+	id, ok := idOfIP[address]
+	if !ok || now.Conflicts[id] == want.Conflicts[id] && !kept {
+		return
+	}
+	want.Conflicts[id]++
+	l.stamped(&want.ConflictToldNs[id], now.ConflictToldNs[id])
+	if n := want.Claimed; kept && n-want.Denied < 64 {
+		first, second := halves(address)
+		want.Claims[n%64] = bpf.XdphaXdClaim{Identity: uint64(id) + 1, First: first, Second: second}
+		want.Claimed++
+	}
+}
+
 func (j *judgement) wroteIn() error {
 	l := j.ledger()
 	f, authentic, _ := j.heartbeat()
@@ -488,8 +522,10 @@ func (l *ledger) strangerWrote() {
 		}
 	}
 	switch reasonNames[l.reason] {
-	case "arp-conflict", "nd-conflict", "nd-answered":
-		l.stamped(&want.ConflictEventNs, now.ConflictEventNs)
+	case "arp-conflict", "nd-conflict":
+		l.claimed(true)
+	case "arp-answered", "nd-answered": // the question may be a wish for the address
+		l.claimed(false)
 	}
 	l.first(l.before)
 	f, ok := asARP(b)
@@ -531,7 +567,7 @@ func (l *ledger) reached() {
 func (l *ledger) peerWrote(f wire.Frame) error {
 	was, want, now := &l.before.state, &l.want.state, &l.now.state
 	want.PeerBoot, want.PeerNonce, want.PeerAgeUs = f.BootID, f.Nonce, uint64(f.AgeUS)
-	want.PeerFlags, want.PeerDigest = uint64(f.Flags), uint64(f.Digest)
+	want.PeerFlags, want.PeerDigest, want.PeerKey = uint64(f.Flags), uint64(f.Digest), uint64(f.KeyID)
 	l.stamped(&want.PeerAgeAtNs, now.PeerAgeAtNs)
 	l.stamped(&want.HeardNs, now.HeardNs)
 	link, got := &want.Links[l.link], &now.Links[l.link]
@@ -663,7 +699,32 @@ func (j *judgement) wroteTick() error {
 			l.stamped(want, l.now.timelines[i].AnnouncedNs)
 		}
 	}
+	if err := l.denied(); err != nil {
+		return err
+	}
 	return l.settle("a tick")
+}
+
+// denied: a tick is done with a few claims, in their order, and no more of them in a while than is right.
+func (l *ledger) denied() error {
+	want, now := &l.want.state, &l.now.state
+	l.stamped(&want.DenialsSinceNs, now.DenialsSinceNs)
+	if want.DenialsSinceNs != l.before.state.DenialsSinceNs {
+		want.Denials = 0
+	}
+	done := now.Denied - want.Denied
+	if done > 4 || done > want.Claimed-want.Denied {
+		return fmt.Errorf("one tick was done with %d claims of %d", done, want.Claimed-want.Denied)
+	}
+	for range done {
+		want.Claims[want.Denied%64].Identity = 0
+		want.Denied++
+		want.Denials++
+	}
+	if want.Denials > 16 {
+		return fmt.Errorf("%d claims were denied in a while", want.Denials)
+	}
+	return nil
 }
 
 // fields is a state as the numbers that it consists of.

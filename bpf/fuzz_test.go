@@ -290,7 +290,7 @@ func (g *gun) explain(v *truth, before *moment, s shot, first error) error {
 
 // brief is a configuration without what all scenes have in common.
 func brief(c bpf.XdphaXdConfig) string {
-	return fmt.Sprintf("self %d, keys %d, hosts %d, solo kept %d, serve %d ns, carriers %d and %d of NICs %v", c.Self, c.N_keys, c.N_reach, c.SoloKeep,
+	return fmt.Sprintf("self %d, hosts %d, solo kept %d, serve %d ns, carriers %d and %d of NICs %v", c.Self, c.N_reach, c.SoloKeep,
 		c.ServeNs, c.Identities[0].Carrier, c.Identities[1].Carrier, [3]uint32{c.Links[0].Ifindex, c.Links[1].Ifindex, c.Links[2].Ifindex})
 }
 

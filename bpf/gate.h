@@ -6,8 +6,6 @@
 #include "parse.h"
 #include "account.h"
 
-#define CONFLICT_EVERY_NS 100000000LL // told no more often: somebody may flood us
-
 static __always_inline int lease_valid(const struct xd_control *ctl, __u64 now)
 {
 	return (__s64)(*(volatile __u64 *)&ctl->lease_until_ns - now) > 0;
@@ -69,24 +67,6 @@ static __always_inline const struct xd_identity_config *identity_config(const st
 static __always_inline int carries(const struct xd_config *cfg, __u32 identity, __u32 ifindex)
 {
 	return identity_config(cfg, identity)->carrier == ifindex;
-}
-
-// Somebody says that an address is his that is served here (RFC 5227, 2.4; RFC 4862, 5.4.4). With
-// our own MAC it is our own frame, come back to another NIC: 0. ip_be is 0 for IPv6. Global: the
-// verifier proves it once, not once a caller.
-__noinline int is_conflict(__u32 id, __u64 claimant, __u32 ip_be)
-{
-	struct xd_config *cfg = the_config();
-	struct xd_state *st = the_state();
-	__u64 now = bpf_ktime_get_boot_ns();
-
-	if (!cfg || !st || claimant == mac_u64(identity_config(cfg, id)->mac))
-		return 0;
-	if ((__s64)(now - st->conflict_event_ns) > CONFLICT_EVERY_NS) {
-		st->conflict_event_ns = now;
-		tell(now, EVENT_ADDRESS_CONFLICT, id, claimant, ip_be);
-	}
-	return 1;
 }
 
 // The first time that a question for an identity's address is answered here.

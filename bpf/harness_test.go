@@ -53,6 +53,7 @@ const (
 	peerBoot   = 0xb1
 	peerNonce  = 0xa1
 	identities = 2
+	twoKeys    = 8 // of the flags
 )
 
 var (
@@ -182,6 +183,9 @@ func (b *bench) nodeOf(t *testing.T, self int, spec *ebpf.CollectionSpec) *node 
 	for mac, id := range map[wire.MAC]uint32{filesMAC: 0, mailMAC: 1} {
 		n.must(n.objs.Macs.Put(mac64(mac), id))
 	}
+	for _, k := range []wire.Key{signing, retiring} {
+		n.must(n.objs.Keys.Put(uint32(k.ID), bpf.XdphaXdKey{K0: k.K0, K1: k.K1}))
+	}
 	return n
 }
 
@@ -203,9 +207,9 @@ type truth struct {
 // atWork is a node at work: its peer is up and proven, each owns its own identity.
 func (n *node) atWork() *truth {
 	v := &truth{config: n.config(), words: [identities]uint64{owner | 5, 5}}
-	v.control.LeaseUntilNs = now() + hour
+	v.control.LeaseUntilNs, v.control.Keys = now()+hour, inForce(signing, retiring)
 	v.control.RenewedNs = now() + hour // in the future: its age is 0 whenever it is asked for
-	v.control.Flags = 0x5b
+	v.control.Flags = 0x53
 	s := &v.state
 	s.BootId, s.Nonce, s.PeerBoot, s.PeerNonce, s.Seq = selfBoot, selfNonce, peerBoot, peerNonce, 100
 	s.PeerState, s.StartedNs, s.PeerDigest = 1, 1, digest
@@ -216,19 +220,30 @@ func (n *node) atWork() *truth {
 // fresh is a node that has just started and knows nobody.
 func (n *node) fresh() *truth {
 	v := &truth{config: n.config(), words: [identities]uint64{5, 5}}
-	v.control.LeaseUntilNs = now() + hour
+	v.control.LeaseUntilNs, v.control.Keys = now()+hour, inForce(signing, retiring)
 	v.state.BootId, v.state.Nonce = uint64(selfBoot+n.self), uint64(selfNonce+n.self)
 	return v
 }
 
+// halves are an address as the kernel keeps it.
+func halves(a netip.Addr) (first, second uint64) {
+	b := a.As16()
+	return binary.LittleEndian.Uint64(b[:]), binary.LittleEndian.Uint64(b[8:])
+}
+
+func addressOf(first, second uint64) netip.Addr {
+	b := binary.LittleEndian.AppendUint64(binary.LittleEndian.AppendUint64(nil, first), second)
+	return netip.AddrFrom16([16]byte(b)).Unmap()
+}
+
+// inForce is the kernel's word for keys.
+func inForce(first, other wire.Key) uint64 { return 1<<16 | uint64(other.ID)<<8 | uint64(first.ID) }
+
 func (n *node) config() bpf.XdphaXdConfig {
 	c := bpf.XdphaXdConfig{
-		Abi: bpf.XdphaXdAbiXDPHA_ABI, ClusterId: cluster, Digest: digest, Self: uint8(n.self), N_identities: identities, N_keys: 2,
+		Abi: bpf.XdphaXdAbiXDPHA_ABI, ClusterId: cluster, Digest: digest, Self: uint8(n.self), N_identities: identities,
 		SoloKeep: 1, ConfirmProbes: 2, OwnBe: be(nodeIP[n.self][lan]),
 		ProbeNs: 1e6, SuspectNs: 3e6, DeadNs: 5e6, HoldNs: 20e6,
-	}
-	for i, k := range []wire.Key{signing, retiring} {
-		c.Keys[i].Id, c.Keys[i].K0, c.Keys[i].K1 = k.ID, k.K0, k.K1
 	}
 	for i := range 3 {
 		l := &c.Links[i]

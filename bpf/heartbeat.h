@@ -25,17 +25,24 @@ static __always_inline int is_solo(const struct xd_config *cfg, const struct xd_
 	return cfg->serve_ns && (__s64)(*(volatile __u64 *)&st->serve_until_ns - now) > (__s64)cfg->serve_ns;
 }
 
+// Read once for each frame: its number and its key must be of the same reading.
+static __always_inline __u64 keys_in_force(const struct xd_control *ctl)
+{
+	return *(volatile __u64 *)&ctl->keys;
+}
+
 // What a sender says of itself, in probe and reply alike.
 static __always_inline void hb_say(struct hb_head *h, const struct xd_config *cfg, const struct xd_state *st,
-				   const struct xd_control *ctl, __u64 now)
+				   const struct xd_control *ctl, __u64 keys, __u64 now)
 {
 	h->sender = cfg->self;
-	h->key_id = cfg->keys[0].id;
+	h->key_id = KEYS_SIGNING(keys);
 	h->age_us = supervisor_age_us(ctl, now);
 	h->boot_id = st->boot_id;
 	h->nonce = *(volatile __u64 *)&st->nonce;
 	h->sent_ns = now;
-	h->flags = ctl->flags | (is_solo(cfg, st, now) ? FLAG_SOLO : 0);
+	h->flags = ctl->flags | (is_solo(cfg, st, now) ? FLAG_SOLO : 0) |
+		   (KEYS_OTHER(keys) != KEYS_SIGNING(keys) ? FLAG_TWO_KEYS : 0);
 	h->digest = cfg->digest;
 }
 
@@ -81,8 +88,9 @@ static __always_inline enum xd_reason hb_check(const struct xd_config *cfg, __u3
 					       struct udphdr *udp, void *payload, void *end)
 {
 	struct hb_head *h = payload;
-	const struct xd_key *key;
-	__u64 tag, *carried;
+	struct xd_control *ctl = the_control();
+	const struct xd_key *key = 0;
+	__u64 tag, *carried, keys;
 	__u32 n;
 
 	if ((void *)(h + 1) > end)
@@ -108,11 +116,10 @@ static __always_inline enum xd_reason hb_check(const struct xd_config *cfg, __u3
 		return REASON_HB_WRONG_LINK;
 	if (h->sender > 1 || h->sender == cfg->self)
 		return REASON_HB_BAD_SENDER;
-	if (h->key_id == cfg->keys[0].id)
-		key = &cfg->keys[0];
-	else if (cfg->n_keys > 1 && h->key_id == cfg->keys[1].id)
-		key = &cfg->keys[1];
-	else
+	keys = ctl ? keys_in_force(ctl) : 0;
+	if (keys & KEYS_SET && (h->key_id == KEYS_SIGNING(keys) || h->key_id == KEYS_OTHER(keys)))
+		key = the_key(h->key_id);
+	if (!key)
 		return REASON_HB_UNKNOWN_KEY;
 	carried = hb_tag_at(h, end);
 	if (!carried || hb_tag(key, h, end, &tag))
@@ -286,6 +293,7 @@ static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_sta
 	st->peer_age_at_ns = now;
 	st->peer_flags = h->flags;
 	st->peer_digest = h->digest;
+	st->peer_key = h->key_id;
 	hb_solo(st, h, now);
 	hb_words(cfg, h, end, now);
 	hb_granted(cfg, st, h->grant_ns, now);
@@ -301,12 +309,15 @@ static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_stat
 				     struct iphdr *ip, struct hb_head *h, void *end, int promised, __u64 now)
 {
 	struct xd_control *ctl = the_control();
-	__u64 *word = (__u64 *)(h + 1), *carried, tag;
+	__u64 *word = (__u64 *)(h + 1), *carried, tag, keys;
+	const struct xd_key *key;
 	__u32 address;
 	__u8 mac[6];
 
 	if (!ctl)
 		return -1;
+	keys = keys_in_force(ctl);
+	key = the_key(KEYS_SIGNING(keys));
 	__builtin_memcpy(mac, eth->h_dest, 6);
 	if (mac[0] & 1) // it did not know my MAC yet
 		__builtin_memcpy(mac, cfg->links[h->link < MAX_LINKS ? h->link : 0].mac, 6);
@@ -318,7 +329,7 @@ static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_stat
 	h->direction = HB_REPLY;
 	h->echo = h->nonce;
 	h->grant_ns = promised ? h->sent_ns : 0;
-	hb_say(h, cfg, st, ctl, now);
+	hb_say(h, cfg, st, ctl, keys, now);
 	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
 		__u64 *mine = the_word(i);
 
@@ -329,7 +340,7 @@ static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_stat
 		word[i] = i < cfg->n_identities ? *(volatile __u64 *)mine : 0;
 	}
 	carried = hb_tag_at(h, end);
-	if (!carried || hb_tag(&cfg->keys[0], h, end, &tag))
+	if (!key || !carried || hb_tag(key, h, end, &tag))
 		return -1;
 	*carried = tag;
 	return 0;
@@ -375,6 +386,7 @@ __noinline int hb_brought(__u32 ifindex)
 static __always_inline enum xd_reason hb_announce(struct xdp_md *ctx, const struct xd_config *cfg, struct xd_state *st,
 						  __u32 identity)
 {
+	const struct xd_identity_config *id;
 	struct arp_frame *f;
 
 	if (bpf_xdp_adjust_tail(ctx, (int)sizeof(*f) - (int)(ctx->data_end - ctx->data)))
@@ -384,7 +396,8 @@ static __always_inline enum xd_reason hb_announce(struct xdp_md *ctx, const stru
 		return REASON_INTERNAL;
 	__sync_fetch_and_and(&st->to_announce, ~(1ULL << (identity & 63)));
 	__builtin_memset(f, 0, sizeof(*f));
-	gratuitous_arp(f, identity_config(cfg, identity), 1);
+	id = identity_config(cfg, identity);
+	gratuitous_arp(f, id->mac, id->announced_be, 1);
 	note_announced(st, identity);
 	return REASON_HB_ANNOUNCED;
 }

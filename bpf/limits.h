@@ -6,14 +6,18 @@
 #define MAX_IDENTITIES 16  // keeps a frame of all of them under 256 bytes
 #define ANNOUNCE_REST 16   // the second half of a word of bits for identities
 #define MAX_LINKS 3        // crossover, lan, spare
-#define MAX_KEYS 2         // the signing one, and the one being rotated out
+#define KEY_SLOTS 256      // one for each number that a frame can name
 #define MAX_REACH 8        // more hosts than that add latency, not judgement
 #define MAX_ADDRESSES 16384 // looked up by hash: the number costs memory only
 #define TICKS_KEPT 8       // send times of the last own probes; a power of two above any confirm_probes
 #define MINUTES_KEPT 64    // an hour of near misses, a power of two
 #define SEQ_WINDOW 64 // a frame this many probes behind is old: somebody may have held it back
 #define HIST_BUCKETS 32    // powers of two of nanoseconds: 1 ns to 2 s and beyond
-#define EVENT_BYTES 65536  // ring buffer: 1,600 events, hints only
+#define EVENT_BYTES 65536  // ring buffer: 1,170 events, hints only
+#define CLAIMS_KEPT 64     // foreign claims to be denied: a host that comes with many addresses; a power of two
+#define DENIALS 16         // of them at most in DENIALS_NS: two that claim the same must not storm (RFC 5227, 2.4)
+#define DENIALS_NS 100000000LL
+#define DENIALS_A_TICK 4   // a flood of them would be in the way of the clients' own frames
 
 #define HEARTBEAT_PORT 7364 // UDP; of the unassigned range
 

@@ -14,6 +14,15 @@ struct {
 	__type(value, struct xd_config);
 } config SEC(".maps");
 
+// The keys, by their numbers. A slot is written once, before its number is in force: however long
+// a program has held on to the numbers that it read, it never sees half of a key.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, KEY_SLOTS);
+	__type(key, __u32);
+	__type(value, struct xd_key);
+} keys SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
@@ -95,6 +104,11 @@ static __always_inline struct xd_config *the_config(void)
 {
 	__u32 zero = 0;
 	return bpf_map_lookup_elem(&config, &zero);
+}
+
+static __always_inline const struct xd_key *the_key(__u32 number)
+{
+	return bpf_map_lookup_elem(&keys, &number);
 }
 
 static __always_inline struct xd_control *the_control(void)

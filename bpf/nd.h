@@ -4,7 +4,7 @@
 #define XDPHA_ND_H
 
 #include "csum.h"
-#include "gate.h"
+#include "conflict.h"
 
 #define ND_SOLICITED 0x40000000U
 #define ND_OVERRIDE 0x20000000U
@@ -149,6 +149,16 @@ static __always_inline int nd_may_tell(const struct ipv6hdr *ip, const struct nd
 	return ip->daddr.s6_addr[0] != 0xff || !(nd->flags_be & bpf_htonl(ND_SOLICITED));
 }
 
+static __always_inline __u64 in6_half(const struct in6_addr *a, int half)
+{
+	return (__u64)a->s6_addr32[2 * half + 1] << 32 | a->s6_addr32[2 * half];
+}
+
+static __always_inline int nd_conflict(__u32 id, __u64 claimant, const struct in6_addr *a)
+{
+	return is_conflict(id, claimant, in6_half(a, 0), in6_half(a, 1));
+}
+
 // nd_answer turns the solicitation into its advertisement, in place (RFC 4861, 7.2.4). Who
 // asks without an address wants this one (RFC 4862, 5.4): all are told whose it is.
 static __always_inline enum xd_reason nd_answer(struct xdp_md *ctx, const struct xd_config *cfg, __u32 id,
@@ -161,7 +171,7 @@ static __always_inline enum xd_reason nd_answer(struct xdp_md *ctx, const struct
 	__u8 dst_mac[6];
 
 	if (is_unspecified(&dst)) {
-		is_conflict(id, mac_u64(eth->h_source), 0);
+		nd_conflict(id, mac_u64(eth->h_source), &target);
 		to_all_nodes(dst_mac, dst.s6_addr);
 	} else {
 		__builtin_memcpy(dst_mac, eth->h_source, 6);
@@ -206,7 +216,10 @@ static __always_inline enum xd_reason handle_nd(struct xdp_md *ctx, const struct
 	if (asks)
 		return nd_answer(ctx, cfg, id, eth, ip, nd);
 	claimant = said.target_mac ? said.target_mac : mac_u64(eth->h_source);
-	return is_conflict(id, claimant, 0) ? REASON_ND_CONFLICT : REASON_NOT_OURS;
+	if (!nd_conflict(id, claimant, &nd->target))
+		return REASON_NOT_OURS;
+	deny_claim(id, in6_half(&nd->target, 0), in6_half(&nd->target, 1));
+	return REASON_ND_CONFLICT;
 }
 
 #endif

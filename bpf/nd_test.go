@@ -57,7 +57,7 @@ func ndAnswered() []packet {
 		dad("a host that wants the address, padded", wants().but(func(f *nd) { f.padding = make([]byte, 99) })),
 	}
 	often := dad("a host that wants the address, told once in a while only", wants())
-	often.given, often.told = func(v *truth) { v.state.ConflictEventNs = now() + hour }, nil
+	often.given, often.told = func(v *truth) { v.state.ConflictToldNs[0] = now() + hour }, nil
 	own := dad("our own wish come back is no conflict", wants().but(func(f *nd) { f.from = filesMAC }))
 	own.told = nil
 	rows = append(rows, often, own)
@@ -180,7 +180,7 @@ func ndClaims() []packet {
 	onSpare := of("an advertisement on the NIC that does not carry it", claim)
 	onSpare.nic, onSpare.counted = spare, "spare nd-conflict"
 	often := of("told once in a while only", claim)
-	often.given, often.told = func(v *truth) { v.state.ConflictEventNs = now() + hour }, nil
+	often.given, often.told = func(v *truth) { v.state.ConflictToldNs[0] = now() + hour }, nil
 	ownOnSpare := peace("our own advertisement on the other NIC", tellsAll())
 	ownOnSpare.nic, ownOnSpare.counted = spare, "spare not-ours"
 	rows := []packet{
@@ -229,10 +229,10 @@ func TestAnAddressConflictNamesTheOffender(t *testing.T) {
 		var raw ringbuf.Record
 		n.events.SetDeadline(time.Now().Add(patience))
 		n.must(n.events.ReadInto(&raw))
-		if e := event(raw); e.Kind != eventConflict || e.Identity != 0 || e.A != mac64(c.mac) || e.B != 0 {
+		if e := event(raw); e.Kind != eventConflict || e.Identity != 0 || e.A != mac64(c.mac) || addressOf(e.First, e.Second) != filesIP6 {
 			t.Errorf("%s: told %+v, want %v", name, e, c.mac)
 		}
-		if stamp := n.state().ConflictEventNs; now()-stamp < uint64(100*time.Millisecond) { // else a busy machine took its time
+		if stamp := n.state().ConflictToldNs[0]; now()-stamp < uint64(100*time.Millisecond) { // else a busy machine took its time
 			if more := n.told(); len(more) != 0 {
 				t.Errorf("%s: told %d times more", name, len(more))
 			}

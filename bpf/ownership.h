@@ -17,11 +17,6 @@
 
 #include "gate.h"
 
-static __always_inline int swap_word(__u64 *word, __u64 old, __u64 new)
-{
-	return __sync_val_compare_and_swap(word, old, new) == old;
-}
-
 // The least generation of this node's own above that one and above all that it may have owned.
 static __always_inline __u64 next_own(const struct xd_config *cfg, __u32 i, __u64 gen)
 {

@@ -53,11 +53,13 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	struct probe_head p = {};
 	struct iphdr ip = {};
 	struct hb_head *h = (void *)body;
+	__u64 keys = keys_in_force(ctl);
+	const struct xd_key *key = the_key(KEYS_SIGNING(keys));
 	__u32 n = cfg->n_identities, bytes;
 	__u64 signed_bytes;
 	struct sip s;
 
-	if (n > MAX_IDENTITIES)
+	if (n > MAX_IDENTITIES || !key)
 		return -1;
 	bytes = HB_BYTES(n);
 	signed_bytes = 8 * HB_WORDS(n);
@@ -90,9 +92,9 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	h->echo = echo_for_peer(st, link, seq);
 	h->seq = seq;
 	h->grant_ns = *(volatile __u64 *)&st->peer_sent_ns;
-	hb_say(h, cfg, st, ctl, now);
+	hb_say(h, cfg, st, ctl, keys, now);
 
-	s = sip_start(&cfg->keys[0]);
+	s = sip_start(key);
 #pragma unroll
 	for (__u32 i = 0; i < HB_WORDS(0); i++)
 		SIP_ABSORB(s, body[i]);
@@ -180,12 +182,12 @@ static __always_inline void send_reach(struct __sk_buff *skb, const struct xd_co
 	}
 }
 
-static __always_inline int send_announcement(struct __sk_buff *skb, const struct xd_identity_config *id,
+static __always_inline int send_announcement(struct __sk_buff *skb, const struct xd_identity_config *id, __u32 ip_be,
 					     __u16 operation)
 {
 	struct arp_frame f = {};
 
-	gratuitous_arp(&f, id, operation);
+	gratuitous_arp(&f, id->mac, ip_be, operation);
 	if (bpf_skb_change_tail(skb, ETH_ZLEN, 0) || bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
 		return -1;
 	return bpf_clone_redirect(skb, id->carrier, 0);
@@ -197,13 +199,14 @@ static __always_inline int has_ip6(const struct xd_identity_config *id)
 }
 
 // An unsolicited neighbour advertisement to all nodes (RFC 4861, 7.2.6).
-static __always_inline int send_unsolicited_na(struct __sk_buff *skb, const struct xd_identity_config *id)
+static __always_inline int send_unsolicited_na(struct __sk_buff *skb, const struct xd_identity_config *id,
+					       const __u8 *target)
 {
 	__u8 all_mac[6], all[16];
 	struct na_frame f;
 
 	to_all_nodes(all_mac, all);
-	na_build(&f, id->mac, all_mac, id->announced6, all, ND_OVERRIDE);
+	na_build(&f, id->mac, all_mac, target, all, ND_OVERRIDE);
 	if (bpf_skb_change_tail(skb, sizeof(f), 0) || bpf_skb_store_bytes(skb, 0, &f, sizeof(f), 0))
 		return -1;
 	return bpf_clone_redirect(skb, id->carrier, 0);
@@ -230,14 +233,41 @@ static __always_inline void send_announcements(struct __sk_buff *skb, const stru
 			continue;
 		}
 		if (pending & first) {
-			if (id->announced_be ? send_announcement(skb, id, 1) : send_unsolicited_na(skb, id))
+			if (id->announced_be ? send_announcement(skb, id, id->announced_be, 1) :
+					       send_unsolicited_na(skb, id, id->announced6))
 				__sync_fetch_and_or(&st->to_announce, first);
 			else
 				note_announced(st, i);
 			continue;
 		}
-		if ((id->announced_be && send_announcement(skb, id, 2)) || (has_ip6(id) && send_unsolicited_na(skb, id)))
+		if ((id->announced_be && send_announcement(skb, id, id->announced_be, 2)) ||
+		    (has_ip6(id) && send_unsolicited_na(skb, id, id->announced6)))
 			__sync_fetch_and_or(&st->to_announce, rest); // an announcement too many does no harm
+	}
+}
+
+// The address that somebody else has claimed is announced anew, in both forms of ARP. A claim of
+// what is not served here any more is its new owner's to deny.
+static __always_inline void send_denials(struct __sk_buff *skb, const struct xd_config *cfg, struct xd_state *st,
+					 __u64 now)
+{
+	for (int i = 0; i < DENIALS_A_TICK; i++) {
+		const struct xd_identity_config *id;
+		struct xd_claim claim;
+		__u32 number;
+
+		if (!claim_to_deny(st, now, &claim))
+			return;
+		number = (claim.identity - 1) & (MAX_IDENTITIES - 1);
+		id = identity_config(cfg, number);
+		if (!gate_open(cfg, number))
+			continue;
+		if (claim.first == IP4_FIRST && (__u32)claim.second == (__u32)ip4_second(0)) {
+			send_announcement(skb, id, claim.second >> 32, 1);
+			send_announcement(skb, id, claim.second >> 32, 2);
+		} else {
+			send_unsolicited_na(skb, id, (__u8 *)&claim.first);
+		}
 	}
 }
 
@@ -314,6 +344,7 @@ static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const s
 
 	skb->priority = 7; // TC_PRIO_CONTROL
 	send_announcements(skb, cfg, st);
+	send_denials(skb, cfg, st, now);
 	if (due != REASON_TICK_SENT)
 		return due;
 	*(volatile __u64 *)&st->hurry = 0;

@@ -120,7 +120,7 @@ func sentThen(t *testing.T, b []byte, at uint64) []byte {
 	t.Helper()
 	b = slices.Clone(b)
 	binary.LittleEndian.PutUint64(b[offsetSent:], at)
-	if err := wire.Seal(b, signing); err != nil {
+	if err := wire.Seal(b, map[byte]wire.Key{signing.ID: signing, retiring.ID: retiring}[b[wire.OffsetKeyID]]); err != nil {
 		t.Fatal(err)
 	}
 	return b
@@ -164,6 +164,9 @@ func heartbeats(t *testing.T) []packet {
 	many := with(probeOn(lan), func(f *wire.Frame) { f.Words = make([]uint64, wire.MaxIdentities) })
 	long := selfSays()
 	long.Words = append(long.Words, make([]uint64, wire.MaxIdentities-identities)...)
+	p, one, turned := probeOn(lan), selfSays(), selfSays()
+	one.Flags &^= twoKeys
+	turned.KeyID = retiring.ID
 	old := with(probeOn(lan), func(f *wire.Frame) { f.KeyID = retiring.ID })
 	return append(rows,
 		packet{name: "a probe to all is answered from the NIC's MAC", nic: lan, frame: signed(t, toAll, signing),
@@ -172,7 +175,18 @@ func heartbeats(t *testing.T) []packet {
 			given:   func(v *truth) { v.control.RenewedNs = 0 },
 			verdict: xdpTX, reply: answer(probeOn(lan), never), counted: "lan hb-probe-answered"},
 		packet{name: "a probe of the retiring key is answered with the new one", nic: lan, frame: signed(t, old, retiring),
-			verdict: xdpTX, reply: answer(old, selfSays()), counted: "lan hb-probe-answered"},
+			verdict: xdpTX, reply: answer(old, selfSays()), counted: "lan hb-probe-answered",
+			then: func(t *testing.T, s bpf.XdphaXdState) {
+				if s.PeerKey != uint64(retiring.ID) {
+					t.Errorf("the peer is said to sign with key %d", s.PeerKey)
+				}
+			}},
+		packet{name: "with one key only a reply says so", nic: lan, frame: signed(t, p, signing),
+			given:   func(v *truth) { v.control.Keys = inForce(signing, signing) },
+			verdict: xdpTX, reply: answer(p, one), counted: "lan hb-probe-answered"},
+		packet{name: "keys that change places sign the next answer", nic: lan, frame: signed(t, p, signing),
+			given:   func(v *truth) { v.control.Keys = inForce(retiring, signing) },
+			verdict: xdpTX, reply: signed(t, p.Answer(turned), retiring), counted: "lan hb-probe-answered"},
 		packet{name: "a probe without words is life", nic: lan, frame: signed(t, none, signing),
 			verdict: xdpTX, reply: answer(none, short), counted: "lan hb-probe-answered"},
 		packet{name: "a probe of more words than ours is life", nic: lan, frame: signed(t, many, signing),
@@ -205,7 +219,11 @@ func refusals(t *testing.T) []packet {
 		{name: "ourselves as sender", frame: spoil(wire.OffsetSender, 0), counted: "lan hb-bad-sender"},
 		{name: "a third sender", frame: spoil(wire.OffsetSender, 2), counted: "lan hb-bad-sender"},
 		{name: "an unknown key", frame: spoil(wire.OffsetKeyID, 9), counted: "lan hb-unknown-key"},
-		{name: "a key that was taken out", frame: signed(t, p, retiring), given: func(v *truth) { v.config.N_keys = 1 },
+		{name: "a key that was taken out", frame: signed(t, p, retiring), given: func(v *truth) { v.control.Keys = inForce(signing, signing) },
+			counted: "lan hb-unknown-key"},
+		{name: "any key before one is in force", frame: signed(t, p, signing), given: func(v *truth) { v.control.Keys = 0 },
+			counted: "lan hb-unknown-key"},
+		{name: "a key of zeros before one is in force", frame: signed(t, p, wire.Key{}), given: func(v *truth) { v.control.Keys = 0 },
 			counted: "lan hb-unknown-key"},
 		{name: "a wrong key under a right number", frame: signed(t, p, other), counted: "lan hb-bad-tag"},
 		{name: "our own probe come back", frame: signed(t, with(p, func(f *wire.Frame) { f.Sender = 0 }), signing), counted: "lan hb-bad-sender"},
@@ -414,7 +432,8 @@ func arpRows() []packet {
 	askedByMail := whoHas(filesIP, mailIP, mailMAC)
 	rows := []packet{
 		{name: "ARP probe of a newcomer is answered", frame: probe, verdict: xdpTX,
-			reply: isAt(filesIP, filesMAC, client, addr("0.0.0.0")), counted: "lan arp-answered"},
+			reply: isAt(filesIP, filesMAC, client, addr("0.0.0.0")), counted: "lan arp-answered",
+			told: []bpf.XdphaXdEventKind{eventConflict}, then: claimed(0)},
 		{name: "ARP padded to Ethernet's least frame is answered", frame: append(slices.Clone(asked), make([]byte, 18)...), verdict: xdpTX,
 			reply: append(slices.Clone(answered), make([]byte, 18)...), counted: "lan arp-answered"},
 		{name: "ARP on the spare for what the lan carries", nic: spare, frame: asked, verdict: xdpDrop, counted: "spare arp-wrong-nic"},
@@ -434,11 +453,11 @@ func arpRows() []packet {
 		{name: "ARP from the other node's identity is answered", frame: askedByMail, verdict: xdpTX,
 			reply: isAt(filesIP, filesMAC, mailMAC, mailIP), counted: "lan arp-answered"},
 		{name: "conflict: an announcement", frame: announcement(filesIP, stranger, 1), verdict: xdpDrop, counted: "lan arp-conflict",
-			told: []bpf.XdphaXdEventKind{eventConflict}},
+			told: []bpf.XdphaXdEventKind{eventConflict}, then: claimed(1)},
 		{name: "conflict: an answer", nic: spare, frame: isAt(filesIP, stranger, client, clientIP), verdict: xdpDrop, counted: "spare arp-conflict",
-			told: []bpf.XdphaXdEventKind{eventConflict}},
+			told: []bpf.XdphaXdEventKind{eventConflict}, then: claimed(1)},
 		{name: "conflict: told once in a while only", frame: announcement(filesIP, stranger, 2), verdict: xdpDrop, counted: "lan arp-conflict",
-			given: func(v *truth) { v.state.ConflictEventNs = now() + hour }},
+			given: func(v *truth) { v.state.ConflictToldNs[0] = now() + hour }, then: claimed(1)},
 		{name: "no conflict: our own announcement on the other NIC", nic: spare, frame: announcement(filesIP, filesMAC, 1), verdict: xdpPass, counted: "spare not-ours"},
 		{name: "no conflict: the other node's announcement", frame: announcement(mailIP, mailMAC, 2), verdict: xdpPass, counted: "lan not-ours"},
 		{name: "no conflict: an answer to us", frame: isAt(hosts[0], client, filesMAC, filesIP), verdict: xdpPass, counted: "lan in-open"},

@@ -85,6 +85,14 @@ static __always_inline __u32 ip4_be(const __u8 *b)
 	return v;
 }
 
+// The halves of ::ffff:a.b.c.d, as it stands in the map addresses.
+#define IP4_FIRST 0ULL
+
+static __always_inline __u64 ip4_second(__u32 ip_be)
+{
+	return (__u64)ip_be << 32 | 0xffff0000;
+}
+
 static __always_inline __u64 mac_u64(const __u8 *m)
 {
 	return (__u64)m[0] | (__u64)m[1] << 8 | (__u64)m[2] << 16 | (__u64)m[3] << 24 | (__u64)m[4] << 32 |

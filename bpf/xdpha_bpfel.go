@@ -26,12 +26,19 @@ type XdphaDetector struct {
 type XdphaXdAbi uint32
 
 const (
-	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 7
+	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 8
 )
 
 type XdphaXdAddress struct {
 	_     structs.HostLayout
 	Bytes [16]uint8
+}
+
+type XdphaXdClaim struct {
+	_        structs.HostLayout
+	Identity uint64
+	First    uint64
+	Second   uint64
 }
 
 type XdphaXdConfig struct {
@@ -41,8 +48,8 @@ type XdphaXdConfig struct {
 	Digest        uint32
 	Self          uint8
 	N_identities  uint8
-	N_keys        uint8
 	N_reach       uint8
+	Pad1          uint8
 	Verdict       XdphaXdVerdict
 	SoloKeep      uint8
 	Pad0          [3]uint8
@@ -53,14 +60,7 @@ type XdphaXdConfig struct {
 	DeadNs        uint64
 	HoldNs        uint64
 	ServeNs       uint64
-	Keys          [2]struct {
-		_   structs.HostLayout
-		K0  uint64
-		K1  uint64
-		Id  uint8
-		Pad [7]uint8
-	}
-	Links [3]struct {
+	Links         [3]struct {
 		_        structs.HostLayout
 		Ifindex  uint32
 		LocalBe  uint32
@@ -87,6 +87,7 @@ type XdphaXdControl struct {
 	Flags        uint64
 	Pace         XdphaXdPace
 	RingIfindex  uint32
+	Keys         uint64
 	LapNs        uint64
 	Floor        [16]uint64
 	FencedNs     uint64
@@ -101,6 +102,8 @@ type XdphaXdEvent struct {
 	Identity uint32
 	A        uint64
 	B        uint64
+	First    uint64
+	Second   uint64
 }
 
 type XdphaXdEventKind uint32
@@ -123,6 +126,12 @@ const (
 	XdphaXdEventKindEVENT_ANNOUNCED        XdphaXdEventKind = 15
 	XdphaXdEventKindEVENT_STOOD_DOWN       XdphaXdEventKind = 16
 )
+
+type XdphaXdKey struct {
+	_  structs.HostLayout
+	K0 uint64
+	K1 uint64
+}
 
 type XdphaXdPace uint32
 
@@ -193,6 +202,7 @@ type XdphaXdState struct {
 	PeerAgeAtNs     uint64
 	PeerFlags       uint64
 	PeerDigest      uint64
+	PeerKey         uint64
 	PeerWords       [16]uint64
 	StartedNs       uint64
 	Seq             uint64
@@ -221,7 +231,13 @@ type XdphaXdState struct {
 	Refuted         uint64
 	SelfStalls      uint64
 	Reverted        uint64
-	ConflictEventNs uint64
+	Conflicts       [16]uint64
+	ConflictToldNs  [16]uint64
+	Claimed         uint64
+	Denied          uint64
+	DenialsSinceNs  uint64
+	Denials         uint64
+	Claims          [64]XdphaXdClaim
 	ToAnnounce      uint64
 	SuspectNs       uint64
 	DeadNs          uint64
@@ -279,6 +295,7 @@ const (
 	XdphaMapCounters    = "counters"
 	XdphaMapDetectors   = "detectors"
 	XdphaMapEvents      = "events"
+	XdphaMapKeys        = "keys"
 	XdphaMapMacs        = "macs"
 	XdphaMapState       = "state"
 	XdphaMapTimelines   = "timelines"
@@ -347,6 +364,7 @@ type XdphaMapSpecs struct {
 	Counters  *ebpf.MapSpec `ebpf:"counters"`
 	Detectors *ebpf.MapSpec `ebpf:"detectors"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
+	Keys      *ebpf.MapSpec `ebpf:"keys"`
 	Macs      *ebpf.MapSpec `ebpf:"macs"`
 	State     *ebpf.MapSpec `ebpf:"state"`
 	Timelines *ebpf.MapSpec `ebpf:"timelines"`
@@ -385,6 +403,7 @@ type XdphaMaps struct {
 	Counters  *ebpf.Map `ebpf:"counters"`
 	Detectors *ebpf.Map `ebpf:"detectors"`
 	Events    *ebpf.Map `ebpf:"events"`
+	Keys      *ebpf.Map `ebpf:"keys"`
 	Macs      *ebpf.Map `ebpf:"macs"`
 	State     *ebpf.Map `ebpf:"state"`
 	Timelines *ebpf.Map `ebpf:"timelines"`
@@ -399,6 +418,7 @@ func (m *XdphaMaps) Close() error {
 		m.Counters,
 		m.Detectors,
 		m.Events,
+		m.Keys,
 		m.Macs,
 		m.State,
 		m.Timelines,

@@ -112,6 +112,27 @@ can no longer serve: freeze both to keep all where it is. It is remembered acros
 	}
 }
 
+func reloadCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name: "reload", Usage: "have the daemon follow its changed secret file and hooks",
+		Description: `Secrets (secret_file) and hooks are followed while it runs, and no heartbeat is missed. If anything
+else has changed, or a value is wrong, or the nodes would not hear each other any more, all of it is
+refused with the reason, and nothing has changed. SIGHUP does the same, and tells of it in xdpha events.
+
+Everything else is followed at a start. Restart the daemon of one node, then that of the other: each
+hands over before it ends. Nothing is taken over while the two have different configurations.
+
+How to put a new secret in the place of the old one: xdpha keygen --help`,
+		Flags: []cli.Flag{waitFlag()},
+		Action: func(c *cli.Context) error {
+			if err := needArgs(c, 0, 0); err != nil {
+				return err
+			}
+			return order(env, c, "the configuration is followed", func(ctx context.Context, cl *control.Client) error { return cl.Reload(ctx) })
+		},
+	}
+}
+
 func onOff(env Env, onText, offText string, f func(*control.Client, context.Context, bool) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if err := needArgs(c, 1, 1); err != nil {

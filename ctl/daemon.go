@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
 
+	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/node"
 	"github.com/xdpha/xdpha/pkg/privilege"
 )
@@ -27,7 +28,9 @@ func runCommand(env Env) *cli.Command {
 SIGTERM or Ctrl-C: hands everything over to the other node, removes what it made, and leaves. A
 second one ends it at once. kill -9, a crash or a restart within supervisor_lease costs clients
 nothing: the kernel goes on without the daemon, and the next start takes over what it finds.
-A changed configuration takes effect at the next start.`,
+
+SIGHUP: follows a changed secret file and hooks, as xdpha reload does. Everything else that has
+changed takes effect at the next start.`,
 		Flags: []cli.Flag{
 			&cli.BoolFlag{DisableDefaultText: true, Name: "keep", Usage: "leave addresses, devices, rules and pins in place when leaving"},
 			&cli.StringFlag{Name: "log", Value: "text", Usage: "log as `text` or json"},
@@ -52,9 +55,11 @@ A changed configuration takes effect at the next start.`,
 			if err := privilege.KeepForSelf(); err != nil {
 				return err
 			}
-			defer noteHangup(log)()
+			hangup := make(chan os.Signal, 1)
+			signal.Notify(hangup, unix.SIGHUP)
+			defer signal.Stop(hangup)
 			return node.Run(c.Context, node.Options{
-				Config: cfg, RunDir: c.String("run-dir"), StateDir: c.String("state-dir"), PinDir: c.String("pin-dir"),
+				Config: cfg, Load: func() (*config.Config, error) { return loadConfig(c) }, Hangup: hangup, RunDir: c.String("run-dir"), StateDir: c.String("state-dir"), PinDir: c.String("pin-dir"),
 				Keep: c.Bool("keep"), Log: log, Version: env.Version,
 			})
 		},
@@ -74,26 +79,4 @@ func newLog(w io.Writer, format, level string) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(w, opt)), nil
 	}
 	return nil, usagef("run: --log %q is neither text nor json", format)
-}
-
-// noteHangup keeps SIGHUP, with which administrators ask for a reload, from
-// ending the daemon without a hand-over.
-func noteHangup(log *slog.Logger) (stop func()) {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, unix.SIGHUP)
-	done := make(chan struct{})
-	go func() {
-		for {
-			select {
-			case <-hup:
-				log.Warn("SIGHUP: the configuration is read at the start only; restart the daemon, which costs clients nothing within supervisor_lease")
-			case <-done:
-				return
-			}
-		}
-	}()
-	return func() {
-		signal.Stop(hup)
-		close(done)
-	}
 }

@@ -20,8 +20,16 @@ func keygenCommand(env Env) *cli.Command {
 in hex. Both nodes need the same file, mode 0600.
 
    xdpha keygen --out /etc/xdpha/secret        a new file; one that exists is never overwritten
-   xdpha keygen >> /etc/xdpha/secret           a second line, to rotate: the first line signs,
-                                               both are accepted`,
+
+To put a new secret in the place of the old one, while everything runs: the first line of the file
+signs, both lines are accepted. Each step on both nodes, before the next one:
+   1. xdpha keygen >> /etc/xdpha/secret        on one node; copy the file to the other one
+      xdpha reload                             on both: both accept the new secret
+   2. put the second line first                in both files
+      xdpha reload                             on both: both sign with the new secret
+   3. delete the second line                   in both files
+      xdpha reload                             on both: the old secret is good for nothing
+A step that comes too early is refused, with the reason.`,
 		Flags: []cli.Flag{&cli.StringFlag{Name: "out", Usage: "write a new `FILE` with mode 0600 instead of printing"}},
 		Action: func(c *cli.Context) error {
 			if err := needArgs(c, 0, 0); err != nil {

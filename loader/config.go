@@ -61,12 +61,6 @@ const (
 	VerdictFence  = Verdict(bpf.XdphaXdVerdictVERDICT_FENCE)  // a fence agent's: see SetFenced
 )
 
-// Key is a SipHash key and the byte that names it in frames.
-type Key struct {
-	K0, K1 uint64
-	ID     uint8
-}
-
 // LinkConfig is one NIC towards the peer; Index 0: there is none.
 type LinkConfig struct {
 	Index         int
@@ -98,23 +92,21 @@ func b2u(b bool) uint8 {
 }
 
 func (c *Config) abi() (v bpf.XdphaXdConfig, err error) {
+	if err := checkKeys(c.Keys); err != nil {
+		return v, err
+	}
 	switch {
-	case len(c.Keys) < 1 || len(c.Keys) > len(v.Keys):
-		return v, fmt.Errorf("configure datapath: %d keys, it takes 1 or 2", len(c.Keys))
 	case len(c.Identities) > MaxIdentities:
 		return v, fmt.Errorf("configure datapath: %d identities, it takes %d", len(c.Identities), MaxIdentities)
 	case len(c.Reach) > MaxReach:
 		return v, fmt.Errorf("configure datapath: %d hosts to reach, it takes %d", len(c.Reach), MaxReach)
 	}
 	v.Abi, v.ClusterId, v.Digest = ABI, c.ClusterID, c.Digest
-	v.Self, v.N_identities, v.N_keys = uint8(c.Self), uint8(len(c.Identities)), uint8(len(c.Keys))
+	v.Self, v.N_identities = uint8(c.Self), uint8(len(c.Identities))
 	v.N_reach, v.Verdict, v.SoloKeep = uint8(len(c.Reach)), bpf.XdphaXdVerdict(c.Verdict), b2u(c.SoloKeep)
 	v.ConfirmProbes, v.OwnBe = uint32(c.ConfirmProbes), be(c.OwnAddress)
 	v.ProbeNs, v.SuspectNs = uint64(c.Probe), uint64(c.SuspectAfter)
 	v.DeadNs, v.HoldNs, v.ServeNs = uint64(c.DeadAfter), uint64(c.BootHold), uint64(c.ServeFor)
-	for i, k := range c.Keys {
-		v.Keys[i].K0, v.Keys[i].K1, v.Keys[i].Id = k.K0, k.K1, k.ID
-	}
 	for i, l := range c.Links {
 		v.Links[i].Ifindex, v.Links[i].Mac = uint32(l.Index), l.MAC
 		v.Links[i].LocalBe, v.Links[i].RemoteBe = be(l.Local), be(l.Remote)

@@ -3,8 +3,8 @@
 package loader
 
 import (
+	"bytes"
 	"crypto/rand"
-	"crypto/subtle"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -79,7 +79,7 @@ func Open(cfg Config, opts Options) (_ *Datapath, err error) {
 	if err := unpin(d.dir); err != nil { // of a process killed before it published
 		return nil, fmt.Errorf("remove unfinished pins: %w", err)
 	}
-	replace, err := d.adopt(want)
+	replace, err := d.adopt(want, cfg.Keys)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +103,9 @@ func Open(cfg Config, opts Options) (_ *Datapath, err error) {
 			return nil, err
 		}
 	}
+	if err := d.SetKeys(cfg.Keys); err != nil {
+		return nil, err
+	}
 	return d, nil
 }
 
@@ -111,7 +114,7 @@ func (d *Datapath) Adopted() bool { return d.adopted }
 
 const otherVersionHint = "stop that version's daemon without --keep, or remove the directory if no daemon runs"
 
-func (d *Datapath) adopt(want bpf.XdphaXdConfig) (_ map[string]*ebpf.Map, err error) {
+func (d *Datapath) adopt(want bpf.XdphaXdConfig, keys []Key) (_ map[string]*ebpf.Map, err error) {
 	path := filepath.Join(d.opts.PinDir, "config")
 	pinned, err := ebpf.LoadPinnedMap(path, nil)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -129,7 +132,7 @@ func (d *Datapath) adopt(want bpf.XdphaXdConfig) (_ map[string]*ebpf.Map, err er
 	if len(have) < 4 || len(have) != len(wantBytes) || binary.NativeEndian.Uint32(have) != uint32(ABI) {
 		return nil, fmt.Errorf("take over %s: %w: %s", d.opts.PinDir, ErrOtherVersion, otherVersionHint)
 	}
-	if subtle.ConstantTimeCompare(have, wantBytes) != 1 { // the keys are in them
+	if !bytes.Equal(have, wantBytes) {
 		d.opts.Log.Warn("the configuration or a NIC changed since the last run: starting anew", "pins", d.opts.PinDir)
 		return nil, d.anew()
 	}
@@ -154,6 +157,16 @@ func (d *Datapath) adopt(want bpf.XdphaXdConfig) (_ map[string]*ebpf.Map, err er
 		if err != nil {
 			return nil, fmt.Errorf("take over map %s in %s: %w: %w: %s", name, d.opts.PinDir, ErrOtherVersion, err, otherVersionHint)
 		}
+	}
+	switch ok, err := succeed(replace["keys"], replace["control"], keys); {
+	case err != nil:
+		return nil, err
+	case !ok:
+		d.opts.Log.Warn("no key of the secret file was in force before: the peer would not be heard any more: starting anew", "pins", d.opts.PinDir)
+		for _, m := range replace {
+			m.Close()
+		}
+		return nil, d.anew()
 	}
 	if err := d.renewAdopted(replace["control"]); err != nil {
 		return nil, err
@@ -191,7 +204,7 @@ func (d *Datapath) maps() map[string]*ebpf.Map {
 	o := &d.objs
 	return map[string]*ebpf.Map{
 		"config": o.Config, "control": o.Control, "state": o.State, "words": o.Words, "addresses": o.Addresses,
-		"macs": o.Macs, "counters": o.Counters, "events": o.Events, "detectors": o.Detectors, "timelines": o.Timelines,
+		"macs": o.Macs, "counters": o.Counters, "events": o.Events, "detectors": o.Detectors, "timelines": o.Timelines, "keys": o.Keys,
 	}
 }
 

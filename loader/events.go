@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -56,6 +57,7 @@ type Event struct {
 	Kind     EventKind
 	Identity int // -1: none
 	A, B     uint64
+	Address  netip.Addr // of AddressConflict
 }
 
 // Events reads the kernel's hints.
@@ -86,12 +88,12 @@ func (e *Events) Next() (Event, error) {
 func (e *Events) Close() error { return e.r.Close() }
 
 func parseEvent(b []byte) (Event, error) {
-	if len(b) != 32 {
-		return Event{}, fmt.Errorf("parse event: %d bytes, want 32", len(b))
+	if len(b) != 48 {
+		return Event{}, fmt.Errorf("parse event: %d bytes, want 48", len(b))
 	}
 	le := binary.LittleEndian
 	return Event{
 		AtNS: int64(le.Uint64(b)), Kind: EventKind(le.Uint32(b[8:])), Identity: int(int32(le.Uint32(b[12:]))),
-		A: le.Uint64(b[16:]), B: le.Uint64(b[24:]),
+		A: le.Uint64(b[16:]), B: le.Uint64(b[24:]), Address: netip.AddrFrom16([16]byte(b[32:])).Unmap(),
 	}, nil
 }

@@ -77,17 +77,18 @@ func TestTheFirstIPv4AddressIsTheOneAnnounced(t *testing.T) {
 }
 
 func TestEventsAreReadAsTheKernelWroteThem(t *testing.T) {
-	b := make([]byte, 32)
+	b := make([]byte, 48)
 	binary.LittleEndian.PutUint64(b, 42)
 	binary.LittleEndian.PutUint32(b[8:], uint32(TakenOver))
 	binary.LittleEndian.PutUint32(b[12:], 0xffffffff)
 	binary.LittleEndian.PutUint64(b[16:], 7)
 	binary.LittleEndian.PutUint64(b[24:], 9)
+	copy(b[32:], netip.MustParseAddr("::ffff:192.0.2.21").AsSlice())
 	e, err := parseEvent(b)
-	if want := (Event{42, TakenOver, -1, 7, 9}); err != nil || e != want {
+	if want := (Event{42, TakenOver, -1, 7, 9, netip.MustParseAddr("192.0.2.21")}); err != nil || e != want {
 		t.Errorf("%+v, %v; want %+v", e, err, want)
 	}
-	if _, err := parseEvent(b[:31]); err == nil {
+	if _, err := parseEvent(b[:47]); err == nil {
 		t.Error("a short record is taken")
 	}
 	if s := Announced.String(); s != "kernel-announced" {

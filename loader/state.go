@@ -68,6 +68,7 @@ type Flags struct {
 	Standby, Frozen bool
 	Solo            bool       // serves by the arbiter's leave; the kernel's to say
 	Part            bool       // Services is the digest of a part of the configuration, for a peer that has another one
+	TwoKeys         bool       // accepts a second key; the kernel's to say
 	Reach           [Links]int // listed hosts that answer, by NIC; crossover unused
 	Carrier         [Links]bool
 	Services        uint16 // a bit for each identity whose services are up there
@@ -79,6 +80,7 @@ const (
 	flagFrozen
 	flagSolo
 	flagPart
+	flagTwoKeys    = 1 << 14
 	reachLanAt     = 4
 	reachSpareAt   = 8
 	carrierLanAt   = 12
@@ -96,7 +98,7 @@ func (f Flags) word() uint64 {
 
 func parseFlags(v uint64) (f Flags) {
 	f.Standby, f.Frozen, f.Solo = v&flagStandby != 0, v&flagFrozen != 0, v&flagSolo != 0
-	f.Part = v&flagPart != 0
+	f.Part, f.TwoKeys = v&flagPart != 0, v&flagTwoKeys != 0
 	f.Reach[Lan], f.Reach[Spare] = int(v>>reachLanAt&0xf), int(v>>reachSpareAt&0xf)
 	f.Carrier[Lan], f.Carrier[Spare] = v>>carrierLanAt&1 != 0, v>>carrierSpareAt&1 != 0
 	f.Services = uint16(v >> servicesAt)
@@ -118,6 +120,7 @@ type State struct {
 	PeerAgeAtNS    int64         // when it said so
 	PeerFlags      Flags
 	PeerDigest     uint32
+	PeerKey        uint8 // the number of the key that it signs with
 	PeerWords      []core.Word
 	Words          []core.Word
 	Seq            uint64
@@ -130,8 +133,9 @@ type State struct {
 	FencedNS       int64   // see SetFenced; 0: never
 	LeaveNS        []int64 // see SetLeave, by identity
 	Isolated       bool
-	StrangerNS     int64 // last frame on the crossover of another version or secret
-	StrangerSays   uint8 // its version
+	StrangerNS     int64                 // last frame on the crossover of another version or secret
+	StrangerSays   uint8                 // its version
+	Conflicts      [MaxIdentities]uint64 // claims of others
 	Suspects       uint64
 	Refuted        uint64
 	SelfStalls     uint64
@@ -242,7 +246,7 @@ func (d *Datapath) State(n int) State {
 	s := State{
 		AtNS: Now(), Peer: core.PeerState(u(&p.PeerState)), PeerSinceNS: l(&p.PeerSinceNs), BootID: u(&p.BootId), PeerBoot: u(&p.PeerBoot),
 		PeerAge: time.Duration(u(&p.PeerAgeUs)) * time.Microsecond, PeerAgeAtNS: l(&p.PeerAgeAtNs),
-		PeerFlags: parseFlags(u(&p.PeerFlags)), PeerDigest: uint32(u(&p.PeerDigest)),
+		PeerFlags: parseFlags(u(&p.PeerFlags)), PeerDigest: uint32(u(&p.PeerDigest)), PeerKey: uint8(u(&p.PeerKey)),
 		Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs), Isolated: u(&p.IsolatedSinceNs) != 0,
 		TokenNS: l(&p.TokenNs), ServeUntilNS: l(&p.ServeUntilNs), ServeNeeded: d.serves, StrangerNS: l(&p.StrangerNs), StrangerSays: uint8(u(&p.StrangerVersion)),
 		HeardNS: l(&p.HeardNs), FencedNS: l(&d.control.FencedNs),
@@ -254,6 +258,9 @@ func (d *Datapath) State(n int) State {
 		s.PeerWords = append(s.PeerWords, core.Word(u(&p.PeerWords[i])))
 		s.Words = append(s.Words, d.Word(i))
 		s.LeaveNS = append(s.LeaveNS, l(&d.control.LeaveNs[i]))
+	}
+	for i := range s.Conflicts {
+		s.Conflicts[i] = u(&p.Conflicts[i])
 	}
 	for b := range p.GapHist {
 		s.Silence.Buckets[b] = u(&p.GapHist[b])

@@ -112,9 +112,17 @@ func checkFlips(t *testing.T, run bench.Result) {
 func checkStretches(t *testing.T, run bench.Result) {
 	t.Helper()
 	exits := map[string]string{
-		"heartbeats with a wrong tag": "heartbeat dropped bad_tag",
-		"ARP requests for an address": "arp answered ok",
-		"ARP claims of an address":    "arp dropped conflict",
+		"crossover heartbeats with a wrong tag": "heartbeat dropped bad_tag",
+		"lan heartbeats with a wrong tag":       "heartbeat dropped bad_tag",
+		"spare heartbeats with a wrong tag":     "heartbeat dropped bad_tag",
+		"crossover heartbeats of another key":   "heartbeat dropped unknown_key",
+		"lan heartbeats of another key":         "heartbeat dropped unknown_key",
+		"spare heartbeats of another key":       "heartbeat dropped unknown_key",
+		"lan ARP requests for an address":       "arp answered ok",
+		"spare ARP requests for an address":     "arp dropped wrong_nic",
+		"lan ARP claims of an address":          "arp dropped conflict",
+		"lan noise to a virtual MAC":            "in pass gate_open",
+		"crossover noise to a virtual MAC":      "in dropped wrong_nic",
 	}
 	if len(run.Stretches) != len(exits)+2 {
 		t.Errorf("%d stretches, want %d", len(run.Stretches), len(exits)+2)
@@ -123,10 +131,10 @@ func checkStretches(t *testing.T, run bench.Result) {
 		if x.Takeovers != 0 {
 			t.Errorf("%d takeovers: %+v", x.Takeovers, x)
 		}
-		if x.Probes == 0 || x.Crossover.GapNS == 0 || x.Lan.GapNS == 0 {
+		if x.Probes == 0 || x.Crossover.GapNS == 0 || x.Lan.GapNS == 0 || x.Spare.GapNS == 0 {
 			t.Errorf("no heartbeats: %+v", x)
 		}
-		if exit := exits[x.Flood]; exit != "" && (x.Sent == 0 || len(x.Counted) == 0 || x.Counted[0].Exit != exit) {
+		if exit := exits[x.Link+" "+x.Flood]; exit != "" && (x.Sent == 0 || len(x.Counted) == 0 || x.Counted[0].Exit != exit) {
 			t.Errorf("not a flood that ends as %s: %+v", exit, x)
 		}
 	}

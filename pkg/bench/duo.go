@@ -19,12 +19,12 @@ import (
 	"github.com/xdpha/xdpha/pkg/wire"
 )
 
-// duo is two nodes' datapaths on the ends of two cables, with the kernel's own pacers: a pair
+// duo is two nodes' datapaths on the ends of three cables, with the kernel's own pacers: a pair
 // at work, but for the daemons. Each owns one identity, and is armed for the other's.
 type duo struct {
 	*ground
 	nodes  [2]*half
-	attack *socket // sends to the first node's lan NIC
+	attack [loader.Links]*socket // each sends to a NIC of the first node
 	stop   context.CancelFunc
 	seeds  sync.WaitGroup
 }
@@ -46,9 +46,13 @@ var (
 	peerMAC = wire.MAC{0x02, 0xbe, 0, 0, 0, 0x04}
 	vips    = [2]netip.Addr{vip, otherIP}
 	ends    = [2]struct {
-		mac          wire.MAC
-		cross, onLAN netip.Addr
-	}{{nodeMAC, nodeIP, ownIP}, {peerMAC, peerIP, peerOwnIP}}
+		mac wire.MAC
+		on  [loader.Links]netip.Addr
+	}{
+		{nodeMAC, [...]netip.Addr{loader.Crossover: nodeIP, loader.Lan: ownIP, loader.Spare: netip.MustParseAddr("169.254.1.0")}},
+		{peerMAC, [...]netip.Addr{loader.Crossover: peerIP, loader.Lan: peerOwnIP, loader.Spare: netip.MustParseAddr("169.254.1.1")}},
+	}
+	cables = [loader.Links]string{loader.Crossover: "hb", loader.Lan: "lan", loader.Spare: "spare"}
 )
 
 func newDuo(ctx context.Context) (_ *duo, err error) {
@@ -64,7 +68,7 @@ func newDuo(ctx context.Context) (_ *duo, err error) {
 	if err := d.enter(0); err != nil {
 		return nil, err
 	}
-	for _, cable := range []string{"hb", "lan"} {
+	for _, cable := range cables {
 		if err := d.join(cable, [2][6]byte{nodeMAC, peerMAC}); err != nil {
 			return nil, err
 		}
@@ -78,12 +82,14 @@ func newDuo(ctx context.Context) (_ *duo, err error) {
 			return nil, err
 		}
 	}
-	lan, err := setUp("lan") // the second node's: what comes in at the first one
-	if err != nil {
-		return nil, err
-	}
-	if d.attack, err = openSocket(lan, 0); err != nil {
-		return nil, err
+	for role, cable := range cables {
+		far, err := setUp(cable) // the second node's: what comes in at the first one
+		if err != nil {
+			return nil, err
+		}
+		if d.attack[role], err = openSocket(far, 0); err != nil {
+			return nil, err
+		}
 	}
 	ctx, d.stop = context.WithCancel(ctx)
 	for _, n := range d.nodes {
@@ -96,17 +102,16 @@ func (h *half) build(self int, pins string) (err error) {
 	cfg := loader.Config{
 		ClusterID: clusterID, Digest: digest, Self: self, Probe: duoProbe,
 		SuspectAfter: duoSuspect, DeadAfter: duoDead, BootHold: time.Hour, ConfirmProbes: 3,
-		Keys: []loader.Key{{K0: key.K0, K1: key.K1, ID: key.ID}}, OwnAddress: ends[self].onLAN,
+		Keys: []loader.Key{{K0: key.K0, K1: key.K1, ID: key.ID}}, OwnAddress: ends[self].on[loader.Lan],
 	}
 	var index [loader.Links]int
-	for role, name := range map[int]string{loader.Crossover: "hb", loader.Lan: "lan"} {
+	mine, theirs := ends[self], ends[1-self]
+	for role, name := range cables {
 		if index[role], err = setUp(name); err != nil {
 			return err
 		}
+		cfg.Links[role] = loader.LinkConfig{Index: index[role], MAC: mine.mac, Local: mine.on[role], Remote: theirs.on[role]}
 	}
-	mine, theirs := ends[self], ends[1-self]
-	cfg.Links[loader.Crossover] = loader.LinkConfig{Index: index[loader.Crossover], MAC: mine.mac, Local: mine.cross, Remote: theirs.cross}
-	cfg.Links[loader.Lan] = loader.LinkConfig{Index: index[loader.Lan], MAC: mine.mac, Local: mine.onLAN, Remote: theirs.onLAN}
 	for i, a := range vips {
 		mac := vipMAC
 		mac[5] += byte(i)
@@ -172,7 +177,7 @@ func (h *half) keepPacing(ctx context.Context) {
 	}
 }
 
-// meet returns when both nodes have seen each other up and heard on both cables.
+// meet returns when both nodes have seen each other up and heard on every cable.
 func (d *duo) meet(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -180,7 +185,10 @@ func (d *duo) meet(ctx context.Context) error {
 		up := true
 		for _, n := range d.nodes {
 			s := n.dp.State(len(vips))
-			up = up && s.Peer == core.PeerUp && s.Links[loader.Crossover].RTTNS != 0 && s.Links[loader.Lan].RTTNS != 0
+			up = up && s.Peer == core.PeerUp
+			for _, l := range s.Links {
+				up = up && l.RTTNS != 0
+			}
 		}
 		if up {
 			return nil
@@ -196,7 +204,9 @@ func (d *duo) meet(ctx context.Context) error {
 func (d *duo) close() {
 	d.stop()
 	d.seeds.Wait()
-	d.attack.close()
+	for _, s := range d.attack {
+		s.close()
+	}
 	for _, n := range d.nodes {
 		if n == nil {
 			continue

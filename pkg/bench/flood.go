@@ -14,10 +14,11 @@ import (
 	"github.com/xdpha/xdpha/pkg/wire"
 )
 
-// Stretch is how a pair of nodes fared while one of them was flooded on its lan NIC, as fast as
+// Stretch is how a pair of nodes fared while one of them was flooded on one of its NICs, as fast as
 // one thread can send, and the other one's kernel went on sending heartbeats.
 type Stretch struct {
 	Flood      string    `json:"flood"` // of what; empty: a quiet stretch
+	Link       string    `json:"link"`  // the flooded one; empty: the same
 	Seconds    float64   `json:"seconds"`
 	Sent       uint64    `json:"sent"`
 	PerSecond  float64   `json:"per_second"`
@@ -26,6 +27,7 @@ type Stretch struct {
 	Probes     uint64    `json:"probes"`  // of the flooded node, on each link
 	Crossover  Line      `json:"crossover"`
 	Lan        Line      `json:"lan"`
+	Spare      Line      `json:"spare"`
 	SilenceNS  uint64    `json:"silence_ns"` // the longest on all links at once, of both nodes
 	Suspects   uint64    `json:"suspects"`   // of both nodes
 	Refuted    uint64    `json:"refuted"`
@@ -33,7 +35,7 @@ type Stretch struct {
 	Takeovers  int       `json:"takeovers"` // identities that changed their owner: none should
 }
 
-// Counted is how often the flooded node's programs took an exit on its lan NIC.
+// Counted is how often the flooded node's programs took an exit on that NIC.
 type Counted struct {
 	Exit  string `json:"exit"`
 	Count uint64 `json:"count"`
@@ -65,21 +67,15 @@ func flooded(ctx context.Context, s size, res *Result) error {
 		return err
 	}
 	defer d.close()
-	forged, err := forgedHeartbeat()
+	floods, err := forgeries()
 	if err != nil {
 		return err
 	}
-	for _, f := range []struct {
-		name  string
-		frame []byte
-	}{
-		{"", nil}, {"heartbeats with a wrong tag", forged}, {"ARP requests for an address", arpRequest(askIP, vip)},
-		{"ARP claims of an address", arpClaim(foreignMAC, vip)}, {"", nil},
-	} {
+	for _, f := range floods {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		x, err := d.stretch(s.flood, f.name, f.frame)
+		x, err := d.stretch(s.flood, f)
 		if err != nil {
 			return err
 		}
@@ -88,9 +84,37 @@ func flooded(ctx context.Context, s size, res *Result) error {
 	return nil
 }
 
-func forgedHeartbeat() ([]byte, error) {
+// forgery is a frame that a link is flooded with; without one it is quiet.
+type forgery struct {
+	name  string
+	link  int
+	frame []byte
+}
+
+// forgeries are what anybody can send, each on the links where it does something of its own.
+func forgeries() ([]forgery, error) {
+	list := []forgery{{}}
+	for link := range loader.Links {
+		b, err := forgedHeartbeat(link)
+		if err != nil {
+			return nil, err
+		}
+		other := slices.Clone(b)
+		other[wire.OffsetKeyID]++
+		list = append(list, forgery{"heartbeats with a wrong tag", link, b}, forgery{"heartbeats of another key", link, other})
+	}
+	noise := slices.Concat(vipMAC[:], foreignMAC[:], make([]byte, 60))
+	return append(list,
+		forgery{"ARP requests for an address", loader.Lan, arpRequest(askIP, vip)},
+		forgery{"ARP claims of an address", loader.Lan, arpClaim(foreignMAC, vip)},
+		forgery{"ARP requests for an address", loader.Spare, arpRequest(askIP, vip)},
+		forgery{"noise to a virtual MAC", loader.Lan, noise}, forgery{"noise to a virtual MAC", loader.Crossover, noise}, forgery{},
+	), nil
+}
+
+func forgedHeartbeat(link int) ([]byte, error) {
 	f := wire.Frame{
-		SrcMAC: peerMAC, DstMAC: nodeMAC, SrcIP: peerOwnIP, DstIP: ownIP, Sender: 1, Link: loader.Lan,
+		SrcMAC: peerMAC, DstMAC: nodeMAC, SrcIP: ends[1].on[link], DstIP: ends[0].on[link], Sender: 1, Link: uint8(link),
 		ClusterID: clusterID, BootID: peerBoot, Nonce: peerNonce, Digest: digest, Words: []uint64{firstGeneration, firstGeneration},
 	}
 	b, err := f.Marshal(key)
@@ -113,11 +137,11 @@ func arpClaim(mac wire.MAC, ip netip.Addr) []byte {
 // reading is what is read before and after a stretch.
 type reading struct {
 	state    [2]loader.State
-	counters map[string]uint64 // of the flooded node's lan NIC
+	counters map[string]uint64 // of the flooded node's NIC
 	replies  map[string]uint64 // accepted by it, by link
 }
 
-func (d *duo) read() (r reading, err error) {
+func (d *duo) read(link int) (r reading, err error) {
 	for i, n := range d.nodes {
 		r.state[i] = n.dp.State(len(vips))
 	}
@@ -127,7 +151,7 @@ func (d *duo) read() (r reading, err error) {
 		switch {
 		case c.Kind == "reply":
 			r.replies[c.Link] = c.Count
-		case c.Link == loader.LinkNames[loader.Lan] && c.Kind != "probe" && c.Kind != "other": // its own probes, going out
+		case c.Link == loader.LinkNames[link] && c.Kind != "probe" && c.Kind != "other": // its own probes, going out
 			r.counters[c.Kind+" "+c.Verdict+" "+c.Name] = c.Count
 		}
 	}
@@ -135,25 +159,25 @@ func (d *duo) read() (r reading, err error) {
 }
 
 // stretch floods, or is quiet for as long.
-func (d *duo) stretch(limit flood, name string, frame []byte) (x Stretch, err error) {
+func (d *duo) stretch(limit flood, f forgery) (x Stretch, err error) {
 	for _, n := range d.nodes {
 		n.dp.ForgetGaps()
 	}
-	before, err := d.read()
+	before, err := d.read(f.link)
 	if err != nil {
 		return x, err
 	}
-	x.Flood = name
 	start := time.Now()
-	if frame == nil {
+	if f.frame == nil {
 		time.Sleep(limit.time)
 	} else {
-		x.Sent, x.Refused = d.attack.flood(frame, limit)
+		x.Flood, x.Link = f.name, loader.LinkNames[f.link]
+		x.Sent, x.Refused = d.attack[f.link].flood(f.frame, limit)
 	}
 	x.Seconds = time.Since(start).Seconds()
 	x.PerSecond = float64(x.Sent) / x.Seconds
 	time.Sleep(10 * duoProbe) // what is under way arrives
-	after, err := d.read()
+	after, err := d.read(f.link)
 	if err != nil {
 		return x, err
 	}
@@ -175,7 +199,7 @@ func (x *Stretch) compare(before, after reading) {
 		missing := int64(x.Probes) - int64(after.replies[name]-before.replies[name])
 		return Line{max(missing, 0), now.Links[link].GapMaxNS} // the answer to a probe of before may come within
 	}
-	x.Crossover, x.Lan = line(loader.Crossover), line(loader.Lan)
+	x.Crossover, x.Lan, x.Spare = line(loader.Crossover), line(loader.Lan), line(loader.Spare)
 	for i := range after.state {
 		now, then := &after.state[i], &before.state[i]
 		x.SilenceNS = max(x.SilenceNS, now.Silence.MaxNS)
@@ -192,25 +216,26 @@ func (x *Stretch) compare(before, after reading) {
 }
 
 func printStretches(w io.Writer, r Result) {
-	fmt.Fprintf(w, "\nflood of\tsent a second\tworst gap: crossover, lan, both\tprobes unanswered: crossover, lan\tsuspects\ttakeovers\n")
+	fmt.Fprintf(w, "\nflood of\tsent a second\tworst gap: crossover, lan, spare, all\tprobes unanswered: crossover, lan, spare\tsuspects\ttakeovers\n")
 	for _, x := range r.Stretches {
-		name := x.Flood
-		if name == "" {
+		name := x.Flood + " (" + x.Link + ")"
+		if x.Flood == "" {
 			name = "nothing"
 		}
 		verdict := ""
 		if x.Takeovers > 0 {
 			verdict = "  WRONG"
 		}
-		fmt.Fprintf(w, "%s, %.1f s\t%.0f\t%.1f, %.1f, %.1f ms\t%d, %d of %d\t%d\t%d%s\n", name, x.Seconds, x.PerSecond,
-			ms(x.Crossover.GapNS), ms(x.Lan.GapNS), ms(x.SilenceNS), x.Crossover.Unanswered, x.Lan.Unanswered, x.Probes, x.Suspects, x.Takeovers, verdict)
+		fmt.Fprintf(w, "%s, %.1f s\t%.0f\t%.1f, %.1f, %.1f, %.1f ms\t%d, %d, %d of %d\t%d\t%d%s\n", name, x.Seconds, x.PerSecond,
+			ms(x.Crossover.GapNS), ms(x.Lan.GapNS), ms(x.Spare.GapNS), ms(x.SilenceNS),
+			x.Crossover.Unanswered, x.Lan.Unanswered, x.Spare.Unanswered, x.Probes, x.Suspects, x.Takeovers, verdict)
 	}
 	fmt.Fprintf(w, "\nwhat became of it\tframes\n")
 	for _, x := range r.Stretches {
 		if x.Flood == "" {
 			continue
 		}
-		fmt.Fprintf(w, "%s: sent\t%d\n  refused by the sender's NIC\t%d\n", x.Flood, x.Sent, x.Refused)
+		fmt.Fprintf(w, "%s (%s): sent\t%d\n  refused by the sender's NIC\t%d\n", x.Flood, x.Link, x.Sent, x.Refused)
 		for _, c := range x.Counted {
 			fmt.Fprintf(w, "  %s\t%d\n", c.Exit, c.Count)
 		}

@@ -220,8 +220,11 @@ func openDatapath(cfg loader.Config, pins string) (*loader.Datapath, error) {
 }
 
 func attach(d *loader.Datapath, cfg loader.Config) error {
-	for _, role := range []int{loader.Crossover, loader.Lan} {
-		if err := d.AttachNIC(role, cfg.Links[role].Index); err != nil {
+	for role, l := range cfg.Links {
+		if l.Index == 0 {
+			continue
+		}
+		if err := d.AttachNIC(role, l.Index); err != nil {
 			return err
 		}
 	}

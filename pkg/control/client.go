@@ -100,6 +100,11 @@ func (c *Client) Freeze(ctx context.Context, on bool) error {
 	return c.call(ctx, http.MethodPost, "/v1/freeze", map[string]any{"on": on}, nil)
 }
 
+// Reload has the daemon follow its configuration as it is in its files now.
+func (c *Client) Reload(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/reload", map[string]any{}, nil)
+}
+
 // Events calls fn with each event after number since, in order; with follow
 // also with those to come, until ctx ends, fn fails or the daemon leaves. An
 // event of KindMissed says that some were lost.

@@ -15,6 +15,7 @@
 //	POST /v1/giveback {"identity"}             identity may be left out: all
 //	POST /v1/standby  {"on"}
 //	POST /v1/freeze   {"on"}
+//	POST /v1/reload   {}
 //
 // A refusal is {"error": "..."} with a status code that says whose fault it is:
 // 400 the request's, 404 no such identity or node, 409 not in this state, 503

@@ -21,13 +21,14 @@ var wants = map[string]map[string]any{
 	"/v1/giveback": {"identity": ""},
 	"/v1/standby":  {"on": false},
 	"/v1/freeze":   {"on": false},
+	"/v1/reload":   {},
 }
 
 // Whatever comes over the socket, a command is given only by a well-formed request for it, and
 // everything else is told in one short answer what was wrong.
 func FuzzRequest(f *testing.F) {
 	for _, line := range []string{"GET /v1/status", "GET /v1/history", "GET /v1/ping?for=1s", "GET /v1/events?since=1&follow=0", "GET http://x/v1/events", "PUT /v1/freeze",
-		"POST /v1/move", "POST /v1/giveback", "POST /v1/standby", "POST /v1/freeze", "POST /v1/move?x=1", "POST /v1/freeze/", "POST /v2"} {
+		"POST /v1/move", "POST /v1/giveback", "POST /v1/standby", "POST /v1/freeze", "POST /v1/reload", "POST /v1/move?x=1", "POST /v1/freeze/", "POST /v2"} {
 		for _, body := range []string{"", "{}", "null", "[1]", "\x00", `{"identity":"files","to":"serv2","force":true}`, `{"identity":"files"}`, `{"identity":null}`, `{"Identity":"files"}`,
 			`{"on":true}`, `{"on":1}`, `{"ON":true}`, `{"on":true,"on":false}`, `{"on":true}{}`, `{"identity":"files","identity":"mail"}`, "{\"o\u017f\":true}"} {
 			f.Add([]byte(line+" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n\r\n"), []byte(body))

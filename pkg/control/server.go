@@ -79,6 +79,7 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 		"/v1/giveback": {http.MethodPost, s.giveback},
 		"/v1/standby":  {http.MethodPost, s.toggle(Standby)},
 		"/v1/freeze":   {http.MethodPost, s.toggle(Freeze)},
+		"/v1/reload":   {http.MethodPost, s.reload},
 	}
 	return s
 }
@@ -219,6 +220,14 @@ func (s *Server) toggle(verb string) func(http.ResponseWriter, *http.Request) er
 		}
 		return s.do(w, r, Command{Verb: verb, On: *body.On})
 	}
+}
+
+func (s *Server) reload(w http.ResponseWriter, r *http.Request) error {
+	var body struct{}
+	if err := decode(w, r, &body); err != nil {
+		return err
+	}
+	return s.do(w, r, Command{Verb: Reload})
 }
 
 func (s *Server) do(w http.ResponseWriter, r *http.Request, c Command) error {

@@ -289,11 +289,12 @@ const (
 	Giveback = "giveback"
 	Standby  = "standby"
 	Freeze   = "freeze"
+	Reload   = "reload"
 )
 
 // Command is something that the node is asked to do.
 type Command struct {
-	Verb     string // Move, Giveback, Standby, Freeze
+	Verb     string // Move, Giveback, Standby, Freeze, Reload
 	Identity string // Move, Giveback (empty: all)
 	To       string // Move: a node's name (empty: the other one)
 	Force    bool   // Move

@@ -29,6 +29,8 @@ func (b backend) Do(ctx context.Context, c control.Command) error {
 	n := b.n
 	var ev func(op uint64) core.Event
 	switch c.Verb {
+	case control.Reload:
+		return n.reload(ctx)
 	case control.Move:
 		i := slices.IndexFunc(n.Config.Identities, func(id config.Identity) bool { return id.Name == c.Identity })
 		if i < 0 {
@@ -248,7 +250,7 @@ func (src source) Snapshot() metrics.Snapshot {
 	for i, id := range v.snapshot.Identities {
 		open, _ := s.GateOpen(i)
 		m.Identities = append(m.Identities, metrics.Identity{
-			Name: id.Name, Owner: s.Words[i].Has(core.Owner), GateOpen: open, Generation: s.Words[i].Gen(), Conflicts: v.conflicts[i], Repairs: v.repairs[i],
+			Name: id.Name, Owner: s.Words[i].Has(core.Owner), GateOpen: open, Generation: s.Words[i].Gen(), Conflicts: s.Conflicts[i], Repairs: v.repairs[i],
 		})
 	}
 	for _, svc := range n.services.States() {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"log/slog"
 	"os/exec"
+	"sync/atomic"
 	"time"
 
 	"github.com/xdpha/xdpha/pkg/control"
@@ -20,23 +21,28 @@ const (
 
 // hooks tells a program of events, one at a time; a slow one misses some, which is logged.
 type hooks struct {
-	path  string
+	path  atomic.Pointer[string]
 	queue chan control.Event
 	log   *slog.Logger
 }
 
 func newHooks(path string, log *slog.Logger) *hooks {
-	return &hooks{path: path, queue: make(chan control.Event, hookQueue), log: log}
+	h := &hooks{queue: make(chan control.Event, hookQueue), log: log}
+	h.use(path)
+	return h
 }
 
+// use names the program that is told from now on; empty: none.
+func (h *hooks) use(path string) { h.path.Store(&path) }
+
 func (h *hooks) tell(e control.Event) {
-	if h.path == "" {
+	if *h.path.Load() == "" {
 		return
 	}
 	select {
 	case h.queue <- e:
 	default:
-		h.log.Warn("hook is too slow, event not told", "hook", h.path, "kind", e.Kind)
+		h.log.Warn("hook is too slow, event not told", "hook", *h.path.Load(), "kind", e.Kind)
 	}
 }
 
@@ -52,6 +58,10 @@ func (h *hooks) run(ctx context.Context) error {
 }
 
 func (h *hooks) call(ctx context.Context, e control.Event) {
+	path := *h.path.Load()
+	if path == "" {
+		return
+	}
 	b, err := json.Marshal(e)
 	if err != nil {
 		h.log.Error("encode event for hook", "err", err)
@@ -59,10 +69,10 @@ func (h *hooks) call(ctx context.Context, e control.Event) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, hookTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, h.path)
+	cmd := exec.CommandContext(ctx, path)
 	cmd.Stdin = bytes.NewReader(b)
 	cmd.WaitDelay = time.Second
 	if out, err := cmd.CombinedOutput(); err != nil {
-		h.log.Warn("hook failed", "hook", h.path, "kind", e.Kind, "err", err, "output", string(out[:min(len(out), 512)]))
+		h.log.Warn("hook failed", "hook", path, "kind", e.Kind, "err", err, "output", string(out[:min(len(out), 512)]))
 	}
 }

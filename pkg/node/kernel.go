@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"time"
 
@@ -40,13 +39,8 @@ func (n *node) kernelEvent(e loader.Event) {
 	if e.Identity >= len(n.Config.Identities) {
 		return
 	}
-	switch e.Kind {
-	case loader.PeerWord:
+	if e.Kind == loader.PeerWord {
 		return // too many to tell
-	case loader.AddressConflict:
-		n.mu.Lock()
-		n.shared.conflicts[e.Identity]++
-		n.mu.Unlock()
 	}
 	n.tell(e.AtNS, e.Kind.String(), e.Identity, describe(e), nil)
 }
@@ -65,8 +59,7 @@ func describe(e loader.Event) string {
 		return fmt.Sprintf("the detector ran %v late", time.Duration(e.A))
 	case loader.AddressConflict:
 		mac := net.HardwareAddr{byte(e.A), byte(e.A >> 8), byte(e.A >> 16), byte(e.A >> 24), byte(e.A >> 32), byte(e.A >> 40)}
-		ip := netip.AddrFrom4([4]byte{byte(e.B), byte(e.B >> 8), byte(e.B >> 16), byte(e.B >> 24)})
-		return fmt.Sprintf("%v claims %v", mac, ip)
+		return fmt.Sprintf("%v claims %v", mac, e.Address)
 	}
 	return ""
 }

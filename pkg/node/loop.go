@@ -27,6 +27,7 @@ const lookEvery = 100 * time.Millisecond
 // loopState belongs to the loop alone.
 type loopState struct {
 	machine    *core.Machine
+	config     *config.Config // as it was reloaded last; all parts but the secrets and hooks are those of Options
 	lease      time.Duration
 	last       core.Observed // the last reading, without its time
 	flags      loader.Flags
@@ -45,7 +46,7 @@ type loopState struct {
 
 func newLoopState(policy core.Config, cfg *config.Config, saved core.Saved) loopState {
 	return loopState{
-		machine: core.New(policy, saved), lease: cfg.Timing.SupervisorLease,
+		machine: core.New(policy, saved), config: cfg, lease: cfg.Timing.SupervisorLease,
 		replies: map[uint64]chan string{}, owned: make([]bool, len(cfg.Identities)),
 	}
 }
@@ -258,7 +259,6 @@ type shared struct {
 	linkHeard [loader.Links]bool
 	linkKnown [loader.Links]bool
 	leaseMin  int64
-	conflicts map[int]uint64
 	fence     fenceShown
 	repairs   []map[string]uint64 // by identity, by what
 	troubles  map[troubleKey]string
@@ -275,7 +275,7 @@ func (n *node) publish() {
 }
 
 func newShared(identities int) shared {
-	s := shared{leaseMin: math.MaxInt64, conflicts: map[int]uint64{}, troubles: map[troubleKey]string{}, fence: fenceShown{count: map[string]uint64{}}}
+	s := shared{leaseMin: math.MaxInt64, troubles: map[troubleKey]string{}, fence: fenceShown{count: map[string]uint64{}}}
 	for range identities {
 		s.repairs = append(s.repairs, map[string]uint64{repairAddresses: 0, repairPaths: 0})
 	}
@@ -286,7 +286,7 @@ func (n *node) view() shared {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.shared
-	s.conflicts, s.troubles, s.fence.count = maps.Clone(s.conflicts), maps.Clone(s.troubles), maps.Clone(s.fence.count)
+	s.troubles, s.fence.count = maps.Clone(s.troubles), maps.Clone(s.fence.count)
 	s.repairs = slices.Clone(s.repairs)
 	for i := range s.repairs {
 		s.repairs[i] = maps.Clone(s.repairs[i])

@@ -36,10 +36,12 @@ import (
 // Options are what Run needs.
 type Options struct {
 	Config   *config.Config
-	RunDir   string // control socket, lock
-	StateDir string // generations, journal
-	PinDir   string // on a bpffs
-	Keep     bool   // leave addresses, services and the datapath as they are when told to end
+	Load     func() (*config.Config, error) // the configuration as it is in its files
+	Hangup   <-chan os.Signal               // a value asks for a reload
+	RunDir   string                         // control socket, lock
+	StateDir string                         // generations, journal
+	PinDir   string                         // on a bpffs
+	Keep     bool                           // leave addresses, services and the datapath as they are when told to end
 	Log      *slog.Logger
 	Version  string
 }
@@ -302,6 +304,7 @@ func (n *node) serve(ctx context.Context) error {
 	if n.keeper != nil {
 		part("etcd", func(ctx context.Context) error { n.keeper.Run(ctx); return nil })
 	}
+	part("reload", n.watchHangup)
 	loopDone := make(chan struct{})
 	part("loop", func(ctx context.Context) error {
 		defer close(loopDone)

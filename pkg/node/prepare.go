@@ -112,7 +112,7 @@ func (n *node) datapathConfig() (loader.Config, error) {
 		ClusterID: cfg.ClusterID, Digest: cfg.Digest, Self: cfg.Self,
 		Probe: t.Probe, SuspectAfter: t.SuspectAfter, DeadAfter: t.DeadAfter, BootHold: t.BootHold,
 		ServeFor: t.ServeFor, ConfirmProbes: t.ConfirmProbes, SoloKeep: t.SoloKeep, OwnAddress: cfg.Nodes[cfg.Self].LanAddr.Addr(),
-		Reach: cfg.Arbiter.Reach,
+		Reach: cfg.Arbiter.Reach, Keys: datapathKeys(cfg),
 	}
 	if !cfg.Arbiter.AsksForRight() {
 		lc.ServeFor = 0 // it keeps always
@@ -122,9 +122,6 @@ func (n *node) datapathConfig() (loader.Config, error) {
 	}
 	if cfg.Arbiter.Etcd != nil {
 		lc.Verdict = loader.VerdictEtcd
-	}
-	for _, k := range cfg.Keys {
-		lc.Keys = append(lc.Keys, loader.Key{K0: k.K0, K1: k.K1, ID: k.ID})
 	}
 	for role := range loader.Links {
 		name := nic(cfg.Nodes[cfg.Self], role)
