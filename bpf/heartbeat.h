@@ -234,12 +234,13 @@ static __always_inline void hb_gap(struct xd_state *st, struct xd_link_state *l,
 // the frame left it. The detector on another CPU may be about to declare death on older
 // evidence. It declares, then looks at the stamps again; here it is stamped, then looked
 // whether death is declared. One of the two sees the other: either the death is taken back,
-// or nothing is promised. The exchange is a full barrier.
+// or nothing is promised. The exchange is a full barrier, whatever it finds. A stamp never goes
+// back: a processor that was held up must not take another's newer evidence away.
 static __always_inline int hb_promise(struct xd_state *st, struct xd_link_state *l, struct hb_head *h, __u64 now)
 {
-	st->heard_ns = now;
-	__sync_lock_test_and_set(&l->heard_ns, now);
-	if (*(volatile __u64 *)&st->peer_state == PEER_DEAD)
+	raise_time(&st->heard_ns, now);
+	raise_time(&l->heard_ns, now);
+	if (__sync_val_compare_and_swap(&st->peer_state, PEER_DEAD, PEER_DEAD) == PEER_DEAD)
 		return 0;
 	raise_time(&st->peer_sent_ns, h->sent_ns);
 	return 1;

@@ -105,7 +105,8 @@ static __always_inline int fenced(const struct xd_state *st)
 	if (!ctl)
 		return 0;
 	at = *(volatile __u64 *)&ctl->fenced_ns;
-	return at && (__s64)(at - st->peer_since_ns) > 0 && (__s64)(at - *(volatile __u64 *)&st->heard_ns) > 0;
+	return at && (__s64)(at - st->peer_since_ns) > 0 && (__s64)(at - *(volatile __u64 *)&st->heard_ns) > 0 &&
+	       (__s64)(at - *(volatile __u64 *)&st->knocked_ns) > 0; // nor has it booted since
 }
 
 // What a peer of another configuration owned may have another name here: nothing is taken until

@@ -130,6 +130,7 @@ type State struct {
 	ServeUntilNS   int64   // the right to serve
 	ServeNeeded    bool    // false: what is owned is kept, whatever the network does
 	HeardNS        int64   // last accepted frame on any link
+	KnockedNS      int64 // last frame of somebody with the key who is not proven yet
 	FencedNS       int64   // see SetFenced; 0: never
 	LeaveNS        []int64 // see SetLeave, by identity
 	Isolated       bool
@@ -249,7 +250,7 @@ func (d *Datapath) State(n int) State {
 		PeerFlags: parseFlags(u(&p.PeerFlags)), PeerDigest: uint32(u(&p.PeerDigest)), PeerKey: uint8(u(&p.PeerKey)),
 		Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs), Isolated: u(&p.IsolatedSinceNs) != 0,
 		TokenNS: l(&p.TokenNs), ServeUntilNS: l(&p.ServeUntilNs), ServeNeeded: d.serves, StrangerNS: l(&p.StrangerNs), StrangerSays: uint8(u(&p.StrangerVersion)),
-		HeardNS: l(&p.HeardNs), FencedNS: l(&d.control.FencedNs),
+		HeardNS: l(&p.HeardNs), FencedNS: l(&d.control.FencedNs), KnockedNS: l(&p.KnockedNs),
 		Suspects: u(&p.Suspects), Refuted: u(&p.Refuted), SelfStalls: u(&p.SelfStalls), Reverted: u(&p.Reverted),
 		Silence:      Histogram{MaxNS: u(&p.GapMaxNs)},
 		LeaseUntilNS: d.LeaseUntil(), SupervisorAtNS: l(&d.control.RenewedNs),
@@ -285,7 +286,7 @@ func (d *Datapath) State(n int) State {
 
 // Fenced reports whether the peer is known to be off, by the rule of bpf/ownership.h.
 func (s *State) Fenced() bool {
-	return s.Peer == core.PeerDead && s.FencedNS > s.PeerSinceNS && s.FencedNS > s.HeardNS
+	return s.Peer == core.PeerDead && s.FencedNS > s.PeerSinceNS && s.FencedNS > s.HeardNS && s.FencedNS > s.KnockedNS
 }
 
 // GateOpen reports whether an identity's gate is open, by the rule of bpf/gate.h as far as

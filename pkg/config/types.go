@@ -12,7 +12,7 @@ import (
 type Config struct {
 	Path    string
 	Cluster string
-	// Hold (hold: manual): a node that comes back is in standby if the other one has owned something since.
+	// Hold (hold: manual): a node that comes back is in standby if the other one serves.
 	Hold bool
 	// ClusterID is the cluster's name as carried by every frame.
 	ClusterID uint32

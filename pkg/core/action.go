@@ -147,7 +147,7 @@ const (
 	KindLanBack        = "lan-back"
 	KindIsolated       = "isolated"
 	KindIsolatedEnd    = "isolated-end"
-	KindHeld           = "held" // in standby, for its peer has owned something since
+	KindHeld           = "held" // in standby, for its peer has served meanwhile
 	KindStandby        = "standby"
 	KindFreeze         = "freeze"
 	KindUncovered      = "uncovered" // nobody serves it and this node may not

@@ -226,7 +226,7 @@ func (m *Machine) flagsNotSaved(err string) {
 		if c.saving {
 			c.saving = false
 			c.errs = append(c.errs, "save state: "+err)
-			m.want.Standby, m.want.Frozen = m.durable.Standby, m.durable.Frozen
+			m.want.Standby, m.want.Frozen = m.durable.Standby || m.held, m.durable.Frozen
 		}
 	}
 }

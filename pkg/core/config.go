@@ -10,7 +10,8 @@ type Config struct {
 	Concurrent []string // services that run on both nodes
 	// DemandIfLost: what a peer owns whose supervisor is lost is demanded of its kernel.
 	DemandIfLost bool
-	// Hold keeps a node that has booted in standby if its peer has owned something since it did.
+	// Hold keeps this node, whose kernel's words are new, in standby if its peer serves when it is
+	// heard for the first time.
 	Hold       bool
 	Etcd       bool  // while the peer is silent, what is owned or taken needs its key in etcd
 	Fence      bool  // a dead peer is switched off before anything of it is taken

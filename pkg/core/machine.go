@@ -37,14 +37,14 @@ type Machine struct {
 	concurrent actuator
 	failed     map[string]bool // concurrent services
 
-	returning bool // has booted, and does not know yet whether the peer has owned anything since
-	held      bool // and it has: in standby until that is ended
+	returning bool // has booted, and has not heard the peer yet
+	held      bool // and the peer has served meanwhile: in standby until that is ended
 }
 
 // New returns a machine that waits for Started.
 func New(cfg Config, saved Saved) *Machine {
 	cfg.Limits = cfg.Limits.withDefaults()
-	m := &Machine{cfg: cfg, durable: saved.clone(), want: saved.clone(), failed: map[string]bool{}}
+	m := &Machine{cfg: cfg, durable: saved.clone(), want: saved.clone(), failed: map[string]bool{}, returning: cfg.Hold}
 	for i, c := range cfg.Identities {
 		m.ids = append(m.ids, &identity{index: i, cfg: c, failed: map[string]bool{}})
 	}
@@ -138,7 +138,6 @@ func (m *Machine) observed(o Observed) {
 	m.obs = o
 	if !m.seen {
 		m.peerSupOK = true
-		m.returning = m.cfg.Hold && m.hasBooted(o)
 	}
 	m.peerChanged(before)
 	m.lanChanged()

@@ -24,7 +24,9 @@ func NewTranscript(cfg Config) *Transcript {
 // ResumeTranscript begins the transcript of a machine that goes on from a state.
 func ResumeTranscript(cfg Config, s State) *Transcript {
 	x := NewTranscript(cfg)
-	x.seen = s.Observed.clone()
+	if s.Seen {
+		x.seen = s.Observed.clone()
+	}
 	turning := func(a ActuatorState, on, off, what string) {
 		x.pending[a.Op] = pick(actState(a.State) == actTurningOn, on, off) + " " + what
 	}

@@ -227,7 +227,7 @@ func (n *node) prepare() (err error) {
 		return err
 	}
 	up := n.loop.linkUp
-	c := coreConfig(cfg, n.dp.Floor, n.fence)
+	c := coreConfig(cfg, !n.dp.Adopted(), n.dp.Floor, n.fence)
 	n.loop = newLoopState(c, cfg, n.store.saved)
 	n.journal.Begin(journal.Start{
 		Version: n.Version, Boot: bootID(), AtNS: loader.Now(), Wall: time.Now(), Config: c, Saved: n.store.saved,

@@ -22,7 +22,8 @@ type daemon struct {
 
 func newDaemon(n *node) *daemon { return &daemon{n: n, replied: map[uint64]bool{}} }
 
-func (d *daemon) start() {
+// start is of a node that has just booted, or of a daemon whose predecessor has ended.
+func (d *daemon) start(booted bool) {
 	n := d.n
 	d.running = true
 	saved := core.Saved{Generations: maps.Clone(n.disk.Generations), Standby: n.disk.Standby, Frozen: n.disk.Frozen}
@@ -31,7 +32,7 @@ func (d *daemon) start() {
 		ids[i].Floor = n.k.floor[i]
 	}
 	d.m = n.w.newCore(core.Config{
-		Self: n.self, Nodes: [2]string{"serv1", "serv2"}, Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0, Hold: n.w.o.Seed%3 == 0,
+		Self: n.self, Nodes: [2]string{"serv1", "serv2"}, Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0, Hold: n.w.o.Seed%3 == 0 && booted,
 		Fence: n.w.p.Fence, FenceDelay: n.w.p.FenceDelay[1-n.self],
 		Limits: core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms, Fence: 5 * s},
 	}, saved)
@@ -216,7 +217,7 @@ func (n *node) restart(after int64) {
 	n.later(after, func() {
 		if !n.d.running {
 			n.d = newDaemon(n)
-			n.d.start()
+			n.d.start(false)
 		}
 	})
 }

@@ -29,6 +29,13 @@ type state[S any] interface {
 	failure() string
 }
 
+// failed is a state in which something is wrong, by its predecessor and the last move.
+type failed struct {
+	text string
+	from uint64
+	by   move
+}
+
 // Limits end an exploration, by the depth or at the first depth with more states.
 type Limits struct{ Depth, States int }
 
@@ -72,7 +79,7 @@ func explore[S state[S]](first S, l Limits) Found {
 		var wg sync.WaitGroup
 		var mu sync.Mutex
 		var next []reached
-		var wrong *reached
+		var wrong *failed
 		parts := runtime.NumCPU()
 		for part := range parts {
 			wg.Go(func() {
@@ -87,15 +94,14 @@ func explore[S state[S]](first S, l Limits) Found {
 						s.do(m)
 						buf = s.encode(buf)
 						h := maphash.Bytes(seed, buf)
-						if !learn(h, step{at.h, m}) {
-							continue
-						}
-						mine = append(mine, reached{s, h})
-						if s.failure() != "" {
+						if s.failure() != "" { // whether or not such a state is known without it
 							mu.Lock()
-							wrong = &mine[len(mine)-1]
+							wrong = &failed{s.failure(), at.h, m}
 							mu.Unlock()
 							return
+						}
+						if learn(h, step{at.h, m}) {
+							mine = append(mine, reached{s, h})
 						}
 					}
 				}
@@ -108,9 +114,9 @@ func explore[S state[S]](first S, l Limits) Found {
 		found.Depth++
 		found.States += len(next)
 		if wrong != nil {
-			found.Wrong = wrong.s.failure()
-			var way []move
-			for h := wrong.h; h != root; {
+			found.Wrong = wrong.text
+			way := []move{wrong.by}
+			for h := wrong.from; h != root; {
 				s := known[h%64].known[h]
 				way, h = append(way, s.m), s.from
 			}

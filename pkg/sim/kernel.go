@@ -109,7 +109,7 @@ func (k *kernel) fencedOff() bool {
 	if k.p.mutate("once off is off for ever") {
 		return k.fenced > 0
 	}
-	return k.fenced > k.since && k.fenced > k.heardAny
+	return k.fenced > k.since && k.fenced > k.heardAny && k.fenced > k.knocked
 }
 
 func (k *kernel) takeOver() {
@@ -279,7 +279,10 @@ var arrivalSteps = []struct {
 		}
 	}},
 	{"hb_granted", func(k *kernel, a *arrival) { k.hbGranted(a.f.grant, a.now) }},
-	{"hb_promise: stamp", func(k *kernel, a *arrival) { k.heardAny, k.heard[a.f.link] = a.now, a.now }},
+	{"hb_promise: stamp", func(k *kernel, a *arrival) {
+		raise(&k.heardAny, a.now)
+		raise(&k.heard[a.f.link], a.now)
+	}},
 	{"hb_promise: look", func(k *kernel, a *arrival) {
 		if a.promised = k.state != core.PeerDead || k.p.mutate("promise though dead"); a.promised {
 			raise(&k.peerSent, a.f.sent)

@@ -75,7 +75,7 @@ func (n *node) power() {
 	w.check.booted(n)
 	w.logf("serv%d boots, on its disk %v", n.self+1, n.disk)
 	n.d = newDaemon(n)
-	n.d.start()
+	n.d.start(true)
 	n.pace()
 	n.detect()
 }

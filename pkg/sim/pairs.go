@@ -418,6 +418,11 @@ func (r *pairs) encode(b []byte) []byte {
 		}
 		e.b = append(e.b, n.known...)
 	}
+	for _, gen := range slices.Sorted(maps.Keys(r.owned)) {
+		e.number(gen)
+		e.number(uint64(r.owned[gen]))
+	}
+	e.number(0)
 	e.number(uint64(r.moved))
 	e.number(uint64(r.cuts))
 	e.number(uint64(r.now)) // the cores' times are absolute
