@@ -245,14 +245,14 @@ func (p *pairRound) story(told []control.Event) string {
 	}
 	for _, s := range p.out.Strikes {
 		text := string(s.Kind) + " at " + s.Node
-		all = append(all, moment{t0 + s.BegunNs, "fault", text + " begins" + s.Void})
+		all = append(all, moment{t0 + s.BegunNs, "fault", text + " begins " + s.Void})
 		if s.HealedNs != 0 {
 			all = append(all, moment{t0 + s.HealedNs, "fault", text + " is healed"})
 		}
 	}
 	for _, s := range p.silent {
 		if s.ToNs-s.FromNs > int64(p.timing.DeadAfter)/2 && (s.From == lab.Serv1 || s.From == lab.Serv2) {
-			all = append(all, moment{s.FromNs, "switch", fmt.Sprintf("nothing of %s to %s for %.3f ms from here", s.From, s.To, float64(s.ToNs-s.FromNs)/1e6)})
+			all = append(all, moment{s.FromNs, "switch", fmt.Sprintf("nothing of %s to %s for %.3f ms from here, until a frame on its %s", s.From, s.To, float64(s.ToNs-s.FromNs)/1e6, s.EndedBy)})
 		}
 	}
 	for _, w := range p.out.Owners {
