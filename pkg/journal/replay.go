@@ -140,19 +140,14 @@ type player struct {
 
 // play plays a file. Of the last one the end may be missing: it is being written, or the daemon was killed.
 func (p *player) play(name string, r io.Reader, last bool) error {
-	in := bufio.NewReaderSize(r, maxLine)
+	in := bufio.NewReader(r)
 	for n := 1; ; n++ {
-		line, err := in.ReadSlice('\n')
+		line, long, err := readLine(in)
 		at := Played{File: name, Line: n}
-		whole := err == nil
-		if errors.Is(err, bufio.ErrBufferFull) {
-			whole, err = true, skipLine(in)
-			line = nil // longer than any that was written
-		}
 		switch {
 		case err != nil && !errors.Is(err, io.EOF):
 			return fmt.Errorf("read journal: %w", err)
-		case err == nil || whole:
+		case err == nil || long:
 			if err := p.entry(at, bytes.TrimSuffix(line, []byte{'\n'})); err != nil {
 				return err
 			}
@@ -168,10 +163,17 @@ func (p *player) play(name string, r io.Reader, last bool) error {
 	}
 }
 
-func skipLine(r *bufio.Reader) error {
+// readLine reads a line; of one that is longer than any that was written it returns nothing.
+func readLine(r *bufio.Reader) (line []byte, long bool, err error) {
 	for {
-		if _, err := r.ReadSlice('\n'); !errors.Is(err, bufio.ErrBufferFull) {
-			return err
+		part, err := r.ReadSlice('\n')
+		if long = long || len(line)+len(part) > maxLine; long {
+			line = nil
+		} else {
+			line = append(line, part...)
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return line, long, err
 		}
 	}
 }
