@@ -130,7 +130,7 @@ type State struct {
 	ServeUntilNS   int64   // the right to serve
 	ServeNeeded    bool    // false: what is owned is kept, whatever the network does
 	HeardNS        int64   // last accepted frame on any link
-	KnockedNS      int64 // last frame of somebody with the key who is not proven yet
+	KnockedNS      int64   // last frame of somebody with the key who is not proven yet
 	FencedNS       int64   // see SetFenced; 0: never
 	LeaveNS        []int64 // see SetLeave, by identity
 	Isolated       bool

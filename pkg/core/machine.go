@@ -135,7 +135,7 @@ func (m *Machine) dead() bool { return m.obs.Peer == PeerDead }
 // observed takes the maps' contents. It reports every change once.
 func (m *Machine) observed(o Observed) {
 	before := m.obs.Peer
-	m.obs = o
+	m.obs = o.clone()
 	if !m.seen {
 		m.peerSupOK = true
 	}
@@ -161,6 +161,9 @@ func (m *Machine) swapped(e Swapped) {
 		return
 	}
 	id := m.ids[e.Identity]
+	if e.OK && e.Identity < len(m.obs.Local) {
+		m.obs.Local[e.Identity] = e.Current // as seen, though not read
+	}
 	if id.swap.op == 0 || id.swap.op != e.Op {
 		return
 	}
