@@ -101,11 +101,11 @@ func (c *cluster) noTrouble(node string) error {
 func fullDisk(t *testing.T, c *cluster, disk string) {
 	fill, err := os.Create(filepath.Join(disk, "fill"))
 	must(t, err)
-	defer fill.Close()
 	for block := make([]byte, 4096); err == nil; {
 		_, err = fill.Write(block)
 	}
 	t.Cleanup(func() { _ = os.Remove(fill.Name()) }) // gone already, unless the test failed
+	must(t, fill.Close()) // what is open keeps its space though it is removed
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("the disk did not become full: %v", err)
 	}
