@@ -34,17 +34,10 @@ func TestTypesOfKernelAndUserSpaceAreOfOneSize(t *testing.T) {
 		size uintptr
 	}{
 		{"xd_address", reflect.TypeFor[bpf.XdphaXdAddress](), 16},
-<<<<<<< HEAD
 		{"xd_config", reflect.TypeFor[bpf.XdphaXdConfig](), 464 + 16*16 + 8 - 2*24},
 		{"xd_control", reflect.TypeFor[bpf.XdphaXdControl](), 184 + 2*8*16},
 		{"xd_event", reflect.TypeFor[bpf.XdphaXdEvent](), 48},
 		{"xd_state", reflect.TypeFor[bpf.XdphaXdState](), 8 * (15 + 16 + 2 + 8 + 13 + 8 + 24 + 14 + 2*16 + 4 + 3*64 + 32 + 64*6 + 3*(7+2*32))},
-=======
-		{"xd_config", reflect.TypeFor[bpf.XdphaXdConfig](), 464 + 16*16 + 8},
-		{"xd_control", reflect.TypeFor[bpf.XdphaXdControl](), 176 + 2*8*16},
-		{"xd_event", reflect.TypeFor[bpf.XdphaXdEvent](), 32},
-		{"xd_state", reflect.TypeFor[bpf.XdphaXdState](), 8 * (14 + 16 + 2 + 8 + 13 + 8 + 24 + 15 + 32 + 64*6 + 3*(7+2*32))},
->>>>>>> baddays
 		{"xd_timeline", reflect.TypeFor[bpf.XdphaXdTimeline](), 72},
 		{"detector", reflect.TypeFor[bpf.XdphaDetector](), 32},
 	} {

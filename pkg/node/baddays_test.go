@@ -105,7 +105,7 @@ func fullDisk(t *testing.T, c *cluster, disk string) {
 		_, err = fill.Write(block)
 	}
 	t.Cleanup(func() { _ = os.Remove(fill.Name()) }) // gone already, unless the test failed
-	must(t, fill.Close()) // what is open keeps its space though it is removed
+	must(t, fill.Close())                            // what is open keeps its space though it is removed
 	if !errors.Is(err, unix.ENOSPC) {
 		t.Fatalf("the disk did not become full: %v", err)
 	}
