@@ -16,6 +16,7 @@ type setting[T any] struct {
 var fileSettings = []setting[Config]{
 	{"cluster", func(c *Config) any { return c.Cluster }},
 	{"node", func(c *Config) any { return c.Nodes[c.Self].Name }},
+	{"hold", func(c *Config) any { return c.Hold }},
 	{"timing.profile", func(c *Config) any { return c.Timing.Profile }},
 	{"timing.probe", func(c *Config) any { return c.Timing.Probe }},
 	{"timing.dead_after", func(c *Config) any { return c.Timing.DeadAfter }},

@@ -111,6 +111,8 @@ func another(t *testing.T, path string, v reflect.Value) reflect.Value {
 		}
 	case reflect.Uint8, reflect.Uint32, reflect.Uint64:
 		w.SetUint(v.Uint() ^ 1)
+	case reflect.Pointer: // to nothing, in the example
+		w.Set(reflect.New(v.Type().Elem()))
 	case reflect.Slice:
 		w.Set(reflect.MakeSlice(v.Type(), 1, 1))
 	default:
