@@ -31,7 +31,7 @@ func replyOn(link int) wire.Frame {
 // selfSays is what node 0 says of itself in the quiet hour.
 func selfSays() wire.Frame {
 	return wire.Frame{
-		KeyID: signing.ID, BootID: selfBoot, Nonce: selfNonce, Flags: 0x53 | twoKeys, Digest: digest, Words: []uint64{owner | 5, 5},
+		KeyID: signing.ID, BootID: selfBoot, Nonce: selfNonce, Flags: 0x5b | twoKeys, Digest: digest, Words: []uint64{owner | 5, 5},
 	}
 }
 

@@ -53,7 +53,7 @@ const (
 	peerBoot   = 0xb1
 	peerNonce  = 0xa1
 	identities = 2
-	twoKeys    = 8 // of the flags
+	twoKeys    = 1 << 14 // of the flags
 )
 
 var (
@@ -209,7 +209,7 @@ func (n *node) atWork() *truth {
 	v := &truth{config: n.config(), words: [identities]uint64{owner | 5, 5}}
 	v.control.LeaseUntilNs, v.control.Keys = now()+hour, inForce(signing, retiring)
 	v.control.RenewedNs = now() + hour // in the future: its age is 0 whenever it is asked for
-	v.control.Flags = 0x53
+	v.control.Flags = 0x5b
 	s := &v.state
 	s.BootId, s.Nonce, s.PeerBoot, s.PeerNonce, s.Seq = selfBoot, selfNonce, peerBoot, peerNonce, 100
 	s.PeerState, s.StartedNs, s.PeerDigest = 1, 1, digest

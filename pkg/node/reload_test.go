@@ -317,7 +317,7 @@ func (c *cluster) accepts(t *testing.T) int {
 		all, _ := capture.Frames()
 		for _, raw := range all {
 			if f, err := wire.Parse(raw.Raw, keys...); err == nil && f.Sender == 0 {
-				n = 1 + int(f.Flags>>3&1)
+				n = 1 + int(f.Flags>>14&1)
 				return nil
 			}
 		}
