@@ -161,7 +161,7 @@ func TestNothingButOffIsOff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path, _ := script(t, "[ $action = off ] && exit 0\n"+status.body+"\n")
 			a := agentOf(path)
-			if a.timeout = 20 * time.Second; status.want == "time limit of 1s" {
+			if a.timeout = 5 * time.Second; status.want == "time limit of 1s" {
 				a.timeout = time.Second
 			}
 			if at, err := a.Off(t.Context()); err == nil || !strings.Contains(err.Error(), status.want) {

@@ -583,7 +583,7 @@ func TestAHandOverIsAskedOfTheHome(t *testing.T) {
 	if fmt.Sprint(asked) != "[serv2 mail serv1 mail]" {
 		t.Errorf("asked %v", asked)
 	}
-	if _, err := ParseFault("flood"); err == nil {
+	if _, err := ParseFault("earthquake"); err == nil {
 		t.Error("an unknown fault was accepted")
 	}
 }
