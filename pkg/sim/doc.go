@@ -18,6 +18,11 @@
 // with its addresses and services, and a peer that is armed; and with one node in standby the
 // other owns everything.
 //
-// Times are nanoseconds. The model leaves out authentication but for boot ids and nonces, and
-// the steps of two processors inside one kernel, which the race's own check is for.
+// Beside the seeds, all orders of what may happen in smaller worlds are looked at, to a depth: [Races]
+// are two kernels, whose processors may be held up between two steps, and [Pairs] are two kernels with
+// their cores. Bugs that are put into the model on purpose ([Mutations]) must be found by one of them.
+//
+// Times are nanoseconds. The model leaves out authentication but for boot ids and nonces; the seeds
+// leave out the steps of two processors inside one kernel, and no world has etcd, nor two processors
+// with frames of one node.
 package sim
