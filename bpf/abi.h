@@ -97,7 +97,7 @@ struct xd_control {
 #define FLAG_STANDBY (1U << 0)
 #define FLAG_FROZEN (1U << 1)
 #define FLAG_SOLO (1U << 2) // set by the kernel: the sender serves by the arbiter's leave, for up to SOLO_NS
-#define FLAG_PART (1U << 3) // to a peer of another configuration: bits 16-31 are the digest of a part of the sender's
+#define FLAG_PART (1U << 3) // to a peer of another configuration: bits 16-31 digest a part of the sender's
 #define FLAG_TWO_KEYS (1U << 14) // set by the kernel: the sender accepts a second key
 // Bits 4-7 and 8-11: hosts reached by the lan and by the spare NIC; 12, 13: their carrier;
 // 16-31: a bit for each identity whose services are up on the sender.

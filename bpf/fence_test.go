@@ -11,7 +11,10 @@ import (
 	"github.com/xdpha/xdpha/bpf"
 )
 
-const offsetHeard = unsafe.Offsetof(bpf.XdphaXdState{}.HeardNs)
+const (
+	offsetHeard   = unsafe.Offsetof(bpf.XdphaXdState{}.HeardNs)
+	offsetKnocked = unsafe.Offsetof(bpf.XdphaXdState{}.KnockedNs)
+)
 
 // fencing is a node that takes nothing before an agent has said that the peer is off, and whose
 // peer has just fallen silent.
@@ -79,6 +82,20 @@ func TestAFrameVoidsTheWordThatThePeerIsOff(t *testing.T) {
 	n.expect(eventSuspect, eventDead)
 	n.quiet()
 	n.wantWords(owner|5, ready|5)
+}
+
+// Somebody who has the key and has booted since is there again, whatever an agent said before.
+func TestAKnockVoidsTheWordThatThePeerIsOff(t *testing.T) {
+	n := watched(t, func(v *truth) { fencing(v); v.words[1] = 5 })
+	n.probed(8, now())
+	n.expect(eventSuspect, eventDead)
+	n.fenced(now())
+	n.poke(offsetKnocked, now()+1)
+	n.must(n.objs.Words.Put(uint32(1), ready|5))
+	n.quiet()
+	n.wantWords(owner|5, ready|5)
+	n.fenced(now())
+	n.expect(eventTakeover)
 }
 
 func TestAPeerNeverHeardMustBeOffToo(t *testing.T) {

@@ -235,12 +235,14 @@ static __always_inline void hb_gap(struct xd_state *st, struct xd_link_state *l,
 // evidence. It declares, then looks at the stamps again; here it is stamped, then looked
 // whether death is declared. One of the two sees the other: either the death is taken back,
 // or nothing is promised. The exchange is a full barrier, whatever it finds. A stamp never goes
-// back: a processor that was held up must not take another's newer evidence away.
+// back: a processor that was held up must not take another's newer evidence away; and what could
+// not be stamped is not promised.
 static __always_inline int hb_promise(struct xd_state *st, struct xd_link_state *l, struct hb_head *h, __u64 now)
 {
 	raise_time(&st->heard_ns, now);
 	raise_time(&l->heard_ns, now);
-	if (__sync_val_compare_and_swap(&st->peer_state, PEER_DEAD, PEER_DEAD) == PEER_DEAD)
+	if (__sync_val_compare_and_swap(&st->peer_state, PEER_DEAD, PEER_DEAD) == PEER_DEAD ||
+	    (__s64)(*(volatile __u64 *)&l->heard_ns - now) < 0)
 		return 0;
 	raise_time(&st->peer_sent_ns, h->sent_ns);
 	return 1;

@@ -28,8 +28,8 @@ static __always_inline __u64 next_own(const struct xd_config *cfg, __u32 i, __u6
 	return gen + 1 + ((gen + 1 + cfg->self) & 1);
 }
 
-static __always_inline int take(const struct xd_config *cfg, struct xd_state *st, __u64 *word, __u64 old, enum xd_event_kind kind, __u32 i,
-				__u64 since)
+static __always_inline int take(const struct xd_config *cfg, struct xd_state *st, __u64 *word, __u64 old,
+				enum xd_event_kind kind, __u32 i, __u64 since)
 {
 	struct xd_timeline *timeline = the_timeline(i);
 	__u64 new = WORD_OWNER | next_own(cfg, i, old & WORD_GEN), now;
@@ -96,7 +96,7 @@ __noinline int lapse_one(__u32 i, __u64 now)
 }
 
 // With a fence agent the peer must be known to be off: it was asked after this death was declared,
-// and no frame has come since. A peer that has power again meanwhile owns nothing: it has booted.
+// and neither has a frame come since, nor has somebody with the key knocked, who has booted.
 static __always_inline int fenced(const struct xd_state *st)
 {
 	struct xd_control *ctl = the_control();
@@ -106,7 +106,7 @@ static __always_inline int fenced(const struct xd_state *st)
 		return 0;
 	at = *(volatile __u64 *)&ctl->fenced_ns;
 	return at && (__s64)(at - st->peer_since_ns) > 0 && (__s64)(at - *(volatile __u64 *)&st->heard_ns) > 0 &&
-	       (__s64)(at - *(volatile __u64 *)&st->knocked_ns) > 0; // nor has it booted since
+	       (__s64)(at - *(volatile __u64 *)&st->knocked_ns) > 0;
 }
 
 // What a peer of another configuration owned may have another name here: nothing is taken until

@@ -153,6 +153,17 @@ func heartbeats(t *testing.T) []packet {
 			},
 		})
 	}
+	later := now() + hour // by another processor, which was not held up
+	rows = append(rows, packet{
+		name: "a stamp that is newer stays", nic: lan, frame: signed(t, probeOn(lan), signing),
+		given:   func(v *truth) { v.state.HeardNs, v.state.Links[lan].HeardNs = later, later },
+		verdict: xdpTX, reply: answer(probeOn(lan), selfSays()), counted: "lan hb-probe-answered",
+		then: func(t *testing.T, s bpf.XdphaXdState) {
+			if s.HeardNs != later || s.Links[lan].HeardNs != later {
+				t.Errorf("stamped %d and %d, not %d", s.HeardNs, s.Links[lan].HeardNs, later)
+			}
+		},
+	})
 	toAll := with(probeOn(lan), func(f *wire.Frame) { f.DstMAC = wire.Broadcast })
 	self := selfSays()
 	self.SrcMAC = nodeMAC[0][lan]

@@ -225,7 +225,7 @@ func (m *Machine) flagsNotSaved(err string) {
 	for _, c := range m.commands {
 		if c.saving {
 			c.saving = false
-			c.errs = append(c.errs, "save state: "+err)
+			c.errs = append(c.errs, err)
 			m.want.Standby, m.want.Frozen = m.durable.Standby || m.held, m.durable.Frozen
 		}
 	}

@@ -220,7 +220,7 @@ func (m *Machine) finished(op uint64, err string) {
 func (m *Machine) expire() {
 	const late = "no result in time"
 	if m.persist.op != 0 && m.now >= m.persist.deadline {
-		m.persisted(late)
+		m.persisted("save state: " + late)
 	}
 	if m.fence.op != 0 && m.now >= m.fence.deadline {
 		m.emit(CancelFence{Op: m.fence.op})

@@ -42,7 +42,7 @@ func (m *Machine) persisted(err string) {
 	p.retryAt = m.now + persistRetry
 	if !p.reported {
 		p.reported = true
-		m.notify(KindPersistFailed, nil, "save state: %s; nothing new is armed until it works", err)
+		m.notify(KindPersistFailed, nil, "%s; nothing new is armed until it works", err)
 	}
 	m.flagsNotSaved(err)
 }
