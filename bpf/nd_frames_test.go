@@ -100,6 +100,11 @@ func checksum6(src, dst netip.Addr, length int, message []byte) uint16 {
 	if len(b)%2 == 1 {
 		b = append(b, 0)
 	}
+	return internetSum(b)
+}
+
+// internetSum is the checksum of RFC 1071 over an even number of bytes.
+func internetSum(b []byte) uint16 {
 	sum := 0
 	for i := 0; i < len(b); i += 2 {
 		sum += int(b[i])<<8 | int(b[i+1])

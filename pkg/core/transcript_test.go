@@ -32,53 +32,49 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	tick, cmd move files serv2, link crossover down, service files samba failed: exit status 1
 //	@12.5 tick                     at a time, instead of after the line above
 func TestTranscripts(t *testing.T) {
+	eachTranscript(t, func(t *testing.T, file, in string) {
+		out := newTranscript(t).run(in)
+		if *update {
+			if err := os.WriteFile(file, []byte(out), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if out != in {
+			t.Errorf("%s differs; got:\n%s", file, out)
+		}
+	})
+}
+
+func eachTranscript(t *testing.T, f func(t *testing.T, file, in string)) {
 	files, err := filepath.Glob("../../testdata/transcripts/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("find transcripts: %v, %d found", err, len(files))
 	}
-	for _, f := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
-			in, err := os.ReadFile(f)
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			in, err := os.ReadFile(file)
 			if err != nil {
 				t.Fatal(err)
 			}
-			out := newTranscript(t).run(string(in))
-			if *update {
-				if err := os.WriteFile(f, []byte(out), 0o644); err != nil {
-					t.Fatal(err)
-				}
-				return
-			}
-			if out != string(in) {
-				t.Errorf("%s differs; got:\n%s", f, out)
-			}
+			f(t, file, string(in))
 		})
 	}
 }
 
 // What a replay prints can be kept as a test: it runs, and comes out as it went in.
 func TestAWrittenTranscriptRunsAgain(t *testing.T) {
-	files, err := filepath.Glob("../../testdata/transcripts/*.txt")
-	if err != nil || len(files) == 0 {
-		t.Fatalf("find transcripts: %v, %d found", err, len(files))
-	}
-	for _, f := range files {
-		t.Run(strings.TrimSuffix(filepath.Base(f), ".txt"), func(t *testing.T) {
-			in, err := os.ReadFile(f)
-			if err != nil {
-				t.Fatal(err)
-			}
-			x := newTranscript(t)
-			x.run(string(in))
-			written := x.again.String()
-			if out := newTranscript(t).run(written); out != written {
-				t.Errorf("written:\n%s\nrun again:\n%s", written, out)
-			}
-			if got, want := actions(written), actions(string(in)); got != want {
-				t.Errorf("written:\n%s\nbut these are the actions:\n%s", written, want)
-			}
-		})
-	}
+	eachTranscript(t, func(t *testing.T, _, in string) {
+		x := newTranscript(t)
+		x.run(in)
+		written := x.again.String()
+		if out := newTranscript(t).run(written); out != written {
+			t.Errorf("written:\n%s\nrun again:\n%s", written, out)
+		}
+		if got, want := actions(written), actions(in); got != want {
+			t.Errorf("written:\n%s\nbut these are the actions:\n%s", written, want)
+		}
+	})
 }
 
 // actions are the indented lines.

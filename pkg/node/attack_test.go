@@ -27,19 +27,13 @@ import (
 // how many left, and how many of those the NIC then lost because its ring was full.
 func (c *cluster) flood(t *testing.T, p lab.Port, frame []byte, d time.Duration) (sent, lost uint64) {
 	t.Helper()
-	must(t, c.Do(p.Switch, func() error {
+	must(t, c.onWire(p.Name(), p.Switch, func(send func([]byte) error) error {
 		nic, err := netlink.LinkByName(p.Name())
 		if err != nil {
 			return err
 		}
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return err
-		}
-		defer unix.Close(fd)
-		to := unix.SockaddrLinklayer{Ifindex: nic.Attrs().Index}
 		for end := time.Now().Add(d); time.Now().Before(end); {
-			switch err := unix.Sendto(fd, frame, 0, &to); {
+			switch err := send(frame); {
 			case err == nil:
 				sent++
 			case !errors.Is(err, unix.ENOBUFS):

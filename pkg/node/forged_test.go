@@ -20,8 +20,8 @@ import (
 	"github.com/xdpha/xdpha/pkg/wire"
 )
 
-// inject sends frames out of a NIC of a namespace, as they are.
-func (c *cluster) inject(nic, namespace string, all ...[]byte) error {
+// onWire lets f, in a namespace, send frames out of a NIC there, as they are.
+func (c *cluster) onWire(nic, namespace string, f func(send func(frame []byte) error) error) error {
 	return c.Do(namespace, func() error {
 		i, err := net.InterfaceByName(nic)
 		if err != nil {
@@ -32,8 +32,15 @@ func (c *cluster) inject(nic, namespace string, all ...[]byte) error {
 			return err
 		}
 		defer unix.Close(fd)
+		to := unix.SockaddrLinklayer{Ifindex: i.Index}
+		return f(func(frame []byte) error { return unix.Sendto(fd, frame, 0, &to) })
+	})
+}
+
+func (c *cluster) inject(nic, namespace string, all ...[]byte) error {
+	return c.onWire(nic, namespace, func(send func([]byte) error) error {
 		for _, f := range all {
-			if err := unix.Sendto(fd, f, 0, &unix.SockaddrLinklayer{Ifindex: i.Index}); err != nil {
+			if err := send(f); err != nil {
 				return fmt.Errorf("send %d bytes: %w", len(f), err)
 			}
 		}

@@ -69,7 +69,10 @@ func explore[S state[S]](first S, l Limits) Found {
 	}
 	root := maphash.Bytes(seed, first.encode(nil))
 	learn(root, step{})
-	found := Found{States: 1}
+	found := Found{States: 1, Wrong: first.failure()} // of what came before, if of anything
+	if found.Wrong != "" {
+		return found
+	}
 	type reached struct {
 		s S
 		h uint64
@@ -132,19 +135,4 @@ func explore[S state[S]](first S, l Limits) Found {
 	}
 	found.Whole = len(level) == 0
 	return found
-}
-
-// Races explores a world of races, in which processors are held up so often at the most. A
-// mutation is a bug that is put into the model; "": none.
-func Races(kind RaceKind, heldUp int, mutation string, l Limits) Found {
-	p := raceTimings()
-	p.mutation = mutation
-	return explore(newRaces(&kind, &p, heldUp), l)
-}
-
-// Pairs explores a world of pairs.
-func Pairs(kind PairKind, mutation string, l Limits) Found {
-	p := raceTimings()
-	p.mutation = mutation
-	return explore(newPairs(&kind, &p), l)
 }

@@ -57,56 +57,32 @@ type pairNode struct {
 
 // pairs is a state of that world.
 type pairs struct {
+	witness
 	kind   *PairKind
 	p      *Params
 	now    int64
 	n      [2]pairNode
-	sent   []flight
+	sent   flights
 	nonces uint64
 	moved  int
 	cuts   int
-	owned  map[uint64]int
-	wrong  string
-	around [2]pairAround
+	sees   [2]pairAround
 }
 
+// pairAround is what a kernel of this world sees.
 type pairAround struct {
-	r    *pairs
-	self int
+	onlooker
+	r *pairs
 }
 
-func (a pairAround) changes(_ int, old, word core.Word, why string) {
-	if word.Gen() < old.Gen() {
-		a.r.fail("serv%d: the generation falls from %d to %d (%s)", a.self+1, old.Gen(), word.Gen(), why)
-	}
-	if !word.Has(core.Owner) || old.Has(core.Owner) && old.Gen() == word.Gen() {
-		return
-	}
-	if before, owned := a.r.owned[word.Gen()]; owned {
-		a.r.fail("serv%d owns generation %d, which serv%d has owned (%s)", a.self+1, word.Gen(), before+1, why)
-	}
-	a.r.owned = maps.Clone(a.r.owned)
-	a.r.owned[word.Gen()] = a.self
-}
-func (a pairAround) passed(*frame)       {}
-func (a pairAround) news()               { a.r.n[a.self].dirty = true }
-func (a pairAround) fresh() uint64       { a.r.nonces++; return a.r.nonces }
-func (a pairAround) trueTime() int64     { return a.r.now }
-func (a pairAround) logf(string, ...any) {}
-
-func (r *pairs) fail(format string, args ...any) {
-	if r.wrong == "" {
-		r.wrong = fmt.Sprintf(format, args...)
-	}
-}
-
-func (r *pairs) failure() string { return r.wrong }
+func (a pairAround) news()         { a.r.n[a.self].dirty = true }
+func (a pairAround) fresh() uint64 { a.r.nonces++; return a.r.nonces }
 
 // identityName is the one identity's, whose home is the first node.
 const identityName = "files"
 
 func newPairs(kind *PairKind, p *Params) *pairs {
-	r := &pairs{kind: kind, p: p, now: forEver / 2, nonces: 100, owned: map[uint64]int{}, moved: kind.Moves, cuts: kind.Cuts}
+	r := &pairs{kind: kind, p: p, now: forEver / 2, nonces: 100, moved: kind.Moves, cuts: kind.Cuts}
 	r.surround()
 	for i := range r.n {
 		r.n[i].disk = core.Saved{Generations: map[string]uint64{identityName: kind.Disks[i]}}
@@ -120,8 +96,8 @@ func newPairs(kind *PairKind, p *Params) *pairs {
 
 func (r *pairs) surround() {
 	for i := range r.n {
-		r.around[i] = pairAround{r, i}
-		r.n[i].k.around = &r.around[i]
+		r.sees[i] = pairAround{onlooker{&r.witness, &r.now, i}, r}
+		r.n[i].k.around = &r.sees[i]
 	}
 }
 
@@ -132,8 +108,7 @@ func (r *pairs) clone() *pairs {
 		n := &c.n[i]
 		n.swaps = slices.Clone(n.swaps)
 		if n.powered {
-			words := [2]core.Word{n.k.words[0], n.k.peerWords[0]}
-			n.k.words, n.k.peerWords = words[0:1:1], words[1:2:2]
+			n.k.ownWords()
 		}
 	}
 	c.surround()
@@ -155,7 +130,7 @@ func (r *pairs) boot(i int) {
 	*n = pairNode{disk: disk, powered: true, dirty: true, read: r.now}
 	n.k = kernel{
 		p: r.p, self: i, boot: r.nonces + 1, nonce: r.nonces + 2, started: r.now, words: make([]core.Word, 1), peerWords: make([]core.Word, 1),
-		floor: []uint64{disk.Generations[identityName]}, renewed: r.now, leaseUntil: 2 * forEver, around: &r.around[i],
+		floor: []uint64{disk.Generations[identityName]}, renewed: r.now, leaseUntil: 2 * forEver, around: &r.sees[i],
 	}
 	r.nonces += 2
 	n.m = core.New(r.config(i), core.Saved{Generations: maps.Clone(disk.Generations)})
@@ -296,19 +271,19 @@ func (r *pairs) do(m move) {
 		r.now += quantum
 		r.n[0].ticked, r.n[1].ticked = false, false
 	case pairLost:
-		r.takeOut(m.arg)
+		r.sent.takeOut(m.arg)
 	case pairArrives:
-		f := r.takeOut(m.arg)
+		f := r.sent.takeOut(m.arg)
 		if !n.powered {
 			break
 		}
 		if a := n.k.receive(f, r.now); a != nil && len(r.sent) < mostSent {
-			r.sent = append(r.sent, flight{*a, 1 - i, r.now})
+			r.sent = append(r.sent, flight{*a, 1 - i})
 		}
 	case pairTicks:
 		probes, ask := n.k.tick(r.now)
 		n.ticked, n.asked = true, n.asked || ask
-		r.sent = append(r.sent, flight{probes[0], 1 - i, r.now})
+		r.sent = append(r.sent, flight{probes[0], 1 - i})
 	case pairLooks:
 		for d := (detection{now: r.now}); d.step(&n.k); {
 		}
@@ -333,17 +308,13 @@ func (r *pairs) do(m move) {
 	case pairCut:
 		r.cuts--
 		*n = pairNode{disk: n.disk}
-		n.k.around = &r.around[i]
+		n.k.around = &r.sees[i]
 	case pairBoots:
 		r.boot(i)
 	}
-	r.look()
-}
-
-func (r *pairs) takeOut(i uint8) frame {
-	f := r.sent[i].f
-	r.sent = append(r.sent[:i:i], r.sent[i+1:]...)
-	return f
+	if r.n[0].powered && r.n[1].powered {
+		r.look(&r.n[0].k, &r.n[1].k, r.now)
+	}
 }
 
 func (r *pairs) swap(i int) {
@@ -361,12 +332,6 @@ func (r *pairs) swap(i int) {
 		n.k.set(0, s.New, "swap")
 	}
 	r.step(i, core.Swapped{Op: s.Op, Identity: 0, OK: ok, Current: n.k.words[0]})
-}
-
-func (r *pairs) look() {
-	if r.n[0].powered && r.n[1].powered && r.n[0].k.gateOpen(0, r.now) && r.n[1].k.gateOpen(0, r.now) {
-		r.fail("both gates are open: %v and %v", r.n[0].k.words[0], r.n[1].k.words[0])
-	}
 }
 
 // settle lets everything happen in one order, until the first node owns it and the second is armed.
@@ -418,20 +383,16 @@ func (r *pairs) encode(b []byte) []byte {
 		}
 		e.b = append(e.b, n.known...)
 	}
-	for _, gen := range slices.Sorted(maps.Keys(r.owned)) {
-		e.number(gen)
-		e.number(uint64(r.owned[gen]))
-	}
-	e.number(0)
+	e.witness(&r.witness)
 	e.number(uint64(r.moved))
 	e.number(uint64(r.cuts))
 	e.number(uint64(r.now)) // the cores' times are absolute
-	for i := range r.sent {
-		e.frame(&r.sent[i].f)
-		e.number(r.sent[i].f.echo)
-		e.number(r.sent[i].f.boot)
-		e.number(r.sent[i].f.nonce)
-		e.number(uint64(r.sent[i].to))
-	}
+	e.flights(r.sent)
 	return e.b
+}
+
+// Pairs explores a world of pairs.
+func Pairs(kind PairKind, mutation string, l Limits) Found {
+	p := smallTimings(mutation)
+	return explore(newPairs(&kind, &p), l)
 }

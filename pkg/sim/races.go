@@ -3,7 +3,6 @@
 package sim
 
 import (
-	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -12,231 +11,43 @@ import (
 
 // The races: two kernels on a link, one identity, and every order of what may happen. On each node
 // one processor has a frame, one the detector's timer and one a listed host's answer. Each may be
-// held up between any two of its steps, so often in one story as is stated, so
-// that the others go on meanwhile, time passes, frames are lost, and user space changes a word or
-// falls silent.
-//
-// Time goes by whole quanta of four units. The timings are as small as their relations allow, and
-// both clocks go alike: what their rates and a frame's last way cost is left to the derived
-// timings, which the seeds of the larger world try.
-const (
-	quantum  = 4
-	firstGen = 2 // the first node owns it, to begin with
-	forEver  = 1 << 40
-	mostSent = 2 // frames on their way
-	mostSaid = 2 // words changed by user space, supervisors lost or back, in one story
-)
+// held up between any two of its steps, as often in one story as is stated: the others go on
+// meanwhile, time passes, frames are lost, and user space changes a word or falls silent.
 
-// raceTimings are of the smallest world.
-func raceTimings() Params {
-	return Params{
-		Probe: quantum, Suspect: quantum, Dead: 3 * quantum, Serve: 3 * quantum, Solo: 8 * quantum, SoloOver: 8 * quantum,
-		Late: 3 * quantum, Hold: 20 * quantum, Lease: forEver, ReachEvery: quantum, Confirm: 1, Reach: true,
-	}
-}
+// mostSaid is how often in one story user space changes a word, or falls silent, or is back.
+const mostSaid = 2
 
-// RaceKind is a world of races: what its network does, and how it begins.
-type RaceKind struct {
-	Name    string
-	Arrives [2]bool                       // what is sent to that node arrives within a quantum; else it may be late, or lost
-	Reaches func(r *races, node int) bool // the listed hosts may answer that node now
-	User    bool                          // user space changes words, and falls silent
-	before  func(r *races)                // what happened before
-}
-
-func reaches(nodes ...int) func(*races, int) bool {
-	return func(_ *races, node int) bool { return slices.Contains(nodes, node) }
-}
-
-// moved: the first node reaches the listed hosts, then neither, and then the second, but not before
-// a verdict is so late. Until then the first node's last leave has been heard of, or is over.
-func moved(late bool) func(*races, int) bool {
-	return func(r *races, node int) bool {
-		k := &r.k[1]
-		silence, limit := r.now-k.lastEvidence(), k.p.Dead
-		if node == 0 {
-			return silence <= limit
-		}
-		if late {
-			limit += k.p.Late
-		}
-		return silence >= limit
-	}
-}
-
-// RaceKinds are the worlds in which no two gates are open at any time. Where frames get lost both
-// ways only one node reaches the listed hosts: what arbiter reach documents is the other case.
-var RaceKinds = []RaceKind{
-	{Name: "all is well, and then frames get lost; the owner reaches the hosts", Reaches: reaches(0)},
-	{Name: "all is well, and then frames get lost; the other node reaches the hosts", Reaches: reaches(1)},
-	{Name: "frames get lost, and the other node is about to declare death", Reaches: reaches(1), before: suspected},
-	{Name: "frames get lost, the other node has taken over, and hears the old owner again", Reaches: reaches(1), before: taken},
-	{Name: "frames get lost, the owner serves by the hosts' leave", Reaches: reaches(0), before: alone},
-	{Name: "the same, and then, too late, the other node reaches the hosts", Reaches: moved(true), before: longAlone},
-	{Name: "the same, not too late, but it has heard of the leave", Reaches: moved(false), before: toldAlone},
-	{Name: "the owner hears the other node again, which hears nothing", Arrives: [2]bool{true, false}, Reaches: reaches(0, 1), before: heardAgain},
-	{Name: "after a silence the owner hears the other node, which may hear nothing", Arrives: [2]bool{true, false}, Reaches: reaches(0, 1), before: deaf},
-	{Name: "all frames arrive, both reach the hosts, user space acts", Arrives: [2]bool{true, true}, Reaches: reaches(0, 1), User: true},
-}
-
-// story makes moves, each of which must be possible.
-func (r *races) story(list ...move) {
-	for _, m := range list {
-		if !slices.Contains(r.moves(nil), m) {
-			panic(fmt.Sprintf("sim: %s: what came before cannot be: %+v", r.kind.Name, m))
-		}
-		r.do(m)
-	}
-}
-
-var (
-	aQuantum = move{what: timePasses}
-)
-
-func ticks1(n uint8) move   { return move{what: nodeTicks, node: n} }
-func looks(n uint8) move    { return move{what: detectorRuns, node: n} }
-func answered(n uint8) move { return move{what: hostsAnswer, node: n} }
-
-// suspected: the second node has heard nothing for two quanta, and has the hosts' leave.
-func suspected(r *races) {
-	r.story(aQuantum, looks(1), ticks1(1), aQuantum)
-	r.sent = nil
-	r.story(ticks1(1), answered(1))
-	r.sent = nil
-}
-
-// taken: it has declared death, and hears the old owner, which has not heard it.
-func taken(r *races) {
-	suspected(r)
-	r.story(aQuantum, looks(1), aQuantum, ticks1(0), move{what: frameArrives, node: 1}, looks(1))
-	r.sent = nil
-	if r.k[1].state != core.PeerUp || !r.k[1].words[0].Has(core.Owner) {
-		panic("sim: it has not taken over")
-	}
-}
-
-// alone: the owner has declared the second node dead.
-func alone(r *races) {
-	r.story(aQuantum, looks(0), ticks1(0), aQuantum)
-	r.sent = nil
-	r.story(ticks1(0), answered(0), aQuantum, looks(0))
-	r.sent = nil
-	if r.k[0].state != core.PeerDead {
-		panic("sim: it has not declared death")
-	}
-}
-
-// longAlone: the second node has heard nothing for so long that its verdict is about to be late.
-func longAlone(r *races) {
-	alone(r)
-	r.waitFor(r.k[1].p.Dead + r.k[1].p.Late - quantum)
-}
-
-// toldAlone: and a frame has told it before that the first one serves by the hosts' leave.
-func toldAlone(r *races) {
-	alone(r)
-	r.story(ticks1(0), answered(0), move{what: frameArrives, node: 1})
-	r.sent = nil
-	if r.k[1].peerSolo == 0 {
-		panic("sim: it has not heard of the leave")
-	}
-	r.waitFor(r.k[1].p.Dead - quantum)
-}
-
-// waitFor lets the second node hear nothing for so long.
-func (r *races) waitFor(silence int64) {
-	for {
-		if worthALook(&r.k[1], r.now) {
-			r.story(looks(1))
-		}
-		if r.now-r.k[1].lastEvidence() >= silence {
-			return
-		}
-		r.story(aQuantum)
-	}
-}
-
-// heardAgain: neither has heard anything for a quantum; and then the owner may.
-func heardAgain(r *races) {
-	r.story(aQuantum, looks(0), looks(1), ticks1(1))
-	r.sent = nil
-	r.now += quantum
-	r.ticked = [2]bool{}
-}
-
-// deaf: the owner has heard nothing for two quanta, and has the hosts' leave.
-func deaf(r *races) {
-	arrives := r.kind.Arrives
-	kind := *r.kind
-	kind.Arrives = [2]bool{}
-	r.kind = &kind
-	r.story(aQuantum, looks(0), ticks1(0), aQuantum)
-	r.sent = nil
-	r.story(ticks1(0), answered(0))
-	r.sent = nil
-	kind.Arrives = arrives
-}
-
-// flight is a frame on its way.
-type flight struct {
-	f    frame
-	to   int
-	born int64
-}
-
-// races is a state of the small world.
+// races is a state of that world.
 type races struct {
+	witness
 	kind       *RaceKind
 	now        int64
 	k          [2]kernel
-	sent       []flight
+	sent       flights
 	in         [2]*arrival
 	det        [2]*detection
 	ask        [2]*question
-	ticked     [2]bool   // in this quantum
-	asked      [2]bool   // a round is not answered yet
-	owned      [2]uint64 // a bit for each generation that the node has owned
-	said       int       // by user space
-	heldUp     int       // processors, between two steps
+	ticked     [2]bool // in this quantum
+	asked      [2]bool // a round is not answered yet
+	said       int     // by user space
+	heldUp     int     // processors, between two steps
 	mostHeldUp int
-	wrong      *string       // what must not be, as it is found
-	mine       [2]raceAround // what the kernels see
+	sees       [2]raceAround
 }
 
+// raceAround is what a kernel of this world sees.
 type raceAround struct {
-	r    *races
-	self int
+	onlooker
 }
 
-func (a raceAround) changes(_ int, old, word core.Word, why string) {
-	if word.Gen() < old.Gen() {
-		a.r.fail("serv%d: the generation falls from %d to %d (%s)", a.self+1, old.Gen(), word.Gen(), why)
-	}
-	if !word.Has(core.Owner) || old.Has(core.Owner) && old.Gen() == word.Gen() {
-		return
-	}
-	bit := uint64(1) << (word.Gen() & 63)
-	if (a.r.owned[0]|a.r.owned[1])&bit != 0 {
-		a.r.fail("serv%d owns generation %d, which was owned before (%s)", a.self+1, word.Gen(), why)
-	}
-	a.r.owned[a.self] |= bit
-}
-func (a raceAround) passed(*frame)       {}
-func (a raceAround) news()               {}
-func (a raceAround) fresh() uint64       { panic("sim: nobody boots in the world of races") }
-func (a raceAround) trueTime() int64     { return a.r.now }
-func (a raceAround) logf(string, ...any) {}
-
-func (r *races) fail(format string, args ...any) {
-	if r.wrong == nil {
-		text := fmt.Sprintf(format, args...)
-		r.wrong = &text
-	}
-}
+func (raceAround) news()         {}
+func (raceAround) fresh() uint64 { panic("sim: nobody boots in the world of races") }
 
 // newRaces is a pair in which all is well: each has just heard the other.
 func newRaces(kind *RaceKind, p *Params, heldUp int) *races {
-	r := &races{kind: kind, now: forEver / 2, mostHeldUp: heldUp}
+	lossy := *kind // what came before did so in a network that might lose anything
+	lossy.Arrives = [2]bool{}
+	r := &races{kind: &lossy, now: forEver / 2, mostHeldUp: heldUp}
 	for i := range r.k {
 		k := &r.k[i]
 		*k = kernel{
@@ -256,35 +67,26 @@ func newRaces(kind *RaceKind, p *Params, heldUp int) *races {
 	if kind.before != nil {
 		kind.before(r)
 	}
+	r.kind = kind
 	return r
 }
 
 func (r *races) surround() {
 	for i := range r.k {
-		r.mine[i] = raceAround{r, i}
-		r.k[i].around = &r.mine[i]
+		r.sees[i] = raceAround{onlooker{&r.witness, &r.now, i}}
+		r.k[i].around = &r.sees[i]
 	}
 }
 
 func (r *races) clone() *races {
 	c := *r
-	c.sent = append([]flight(nil), r.sent...)
+	c.sent = slices.Clone(r.sent)
 	for i := range c.k {
 		k := &c.k[i]
-		words := [2]core.Word{k.words[0], k.peerWords[0]}
-		k.words, k.peerWords = words[0:1:1], words[1:2:2]
-		if c.in[i] != nil {
-			in := *c.in[i]
-			c.in[i] = &in
-		}
-		if c.det[i] != nil {
-			det := *c.det[i]
-			c.det[i] = &det
-		}
-		if c.ask[i] != nil {
-			ask := *c.ask[i]
-			c.ask[i] = &ask
-		}
+		k.ownWords()
+		c.in[i] = copied(c.in[i])
+		c.det[i] = copied(c.det[i])
+		c.ask[i] = copied(c.ask[i])
 	}
 	c.surround()
 	return &c
@@ -354,20 +156,6 @@ func (r *races) moves(list []move) []move {
 	return list
 }
 
-// worthALook leaves out runs of the detector that would change nothing.
-func worthALook(k *kernel, now int64) bool {
-	silence := now - k.lastEvidence()
-	switch k.state {
-	case core.PeerUnknown:
-		return k.lastEvidence() != 0 || now-k.started >= k.p.Hold
-	case core.PeerUp:
-		return silence >= k.p.Suspect || !k.leaseValid(now) && k.words[0].Has(core.Owner)
-	case core.PeerSuspect:
-		return silence < k.p.Suspect || silence >= k.p.Dead
-	}
-	return true
-}
-
 func (r *races) userMoves(n uint8, list []move) []move {
 	k := &r.k[n]
 	w, theirs := k.words[0], k.peerWords[0]
@@ -409,11 +197,11 @@ func (r *races) do(m move) {
 	case nodeTicks:
 		probes, ask := k.tick(r.now)
 		r.ticked[n], r.asked[n] = true, r.asked[n] || ask
-		r.sent = append(r.sent, flight{probes[0], 1 - n, r.now})
+		r.sent = append(r.sent, flight{probes[0], 1 - n})
 	case isLost:
-		r.takeOut(m.arg)
+		r.sent.takeOut(m.arg)
 	case frameArrives:
-		f := r.takeOut(m.arg)
+		f := r.sent.takeOut(m.arg)
 		if !k.hbFresh(&f, r.now) {
 			break
 		}
@@ -440,7 +228,7 @@ func (r *races) do(m move) {
 	default:
 		r.userDoes(m)
 	}
-	r.look()
+	r.look(&r.k[0], &r.k[1], r.now)
 }
 
 // run lets a processor do so many steps, or all; it reports whether it has done all. The checker
@@ -450,7 +238,7 @@ func (r *races) run(steps uint8, step func() bool) bool {
 		if !step() {
 			return true
 		}
-		r.look()
+		r.look(&r.k[0], &r.k[1], r.now)
 		if done == steps {
 			return false
 		}
@@ -463,7 +251,7 @@ func (r *races) arrival(n int, steps uint8) {
 		return
 	}
 	if r.in[n] = nil; a.answer != nil && len(r.sent) < mostSent {
-		r.sent = append(r.sent, flight{*a.answer, 1 - n, r.now})
+		r.sent = append(r.sent, flight{*a.answer, 1 - n})
 	}
 }
 
@@ -476,10 +264,11 @@ func (r *races) question(n int, steps uint8) {
 func (r *races) userDoes(m move) {
 	k := &r.k[m.node]
 	w := k.words[0]
-	r.said++
+	if m.what != userArms { // which it always does, sooner or later
+		r.said++
+	}
 	switch m.what {
 	case userArms:
-		r.said-- // it always does, sooner or later
 		k.set(0, core.MakeWord(core.Ready, w.Gen()), "armed")
 	case userReleases:
 		k.set(0, core.MakeWord(core.Yield, w.Gen()), "released")
@@ -489,19 +278,6 @@ func (r *races) userDoes(m move) {
 		if k.leaseUntil = 1; m.arg == 1 {
 			k.leaseUntil = 2 * forEver
 		}
-	}
-}
-
-func (r *races) takeOut(i uint8) frame {
-	f := r.sent[i].f
-	r.sent = append(r.sent[:i:i], r.sent[i+1:]...)
-	return f
-}
-
-// look is the checker.
-func (r *races) look() {
-	if r.k[0].gateOpen(0, r.now) && r.k[1].gateOpen(0, r.now) {
-		r.fail("both gates are open: %v and %v", r.k[0].words[0], r.k[1].words[0])
 	}
 }
 
@@ -548,21 +324,12 @@ func (r *races) name(m move) string {
 	return who + [...]string{"the supervisor is lost", "the supervisor is back"}[m.arg]
 }
 
-func (f flight) String() string {
-	kind := "probe"
-	if f.f.reply {
-		kind = "reply"
-	}
-	return fmt.Sprintf("%s %d of serv%d (%v, grants %v)", kind, f.f.seq, 2-f.to, f.f.words[0], f.f.grant != 0)
-}
-
 // encode is the state in bytes, by relative times: two states of one encoding have one future.
 func (r *races) encode(b []byte) []byte {
 	e := encoder{b[:0], r.now}
 	for i := range r.k {
 		e.kernel(&r.k[i])
 		e.bools(r.ticked[i], r.asked[i], r.in[i] != nil, r.det[i] != nil, r.ask[i] != nil)
-		e.number(r.owned[i])
 		if a := r.in[i]; a != nil {
 			e.frame(&a.f)
 			e.times(a.now, a.give.until, a.give.granted)
@@ -582,69 +349,14 @@ func (r *races) encode(b []byte) []byte {
 	}
 	e.number(uint64(r.said))
 	e.number(uint64(r.heldUp))
-	for i := range r.sent {
-		e.frame(&r.sent[i].f)
-		e.number(uint64(r.sent[i].to))
-	}
+	e.witness(&r.witness)
+	e.flights(r.sent)
 	return e.b
 }
 
-type encoder struct {
-	b   []byte
-	now int64
-}
-
-func (e *encoder) number(v uint64) { e.b = binary.AppendUvarint(e.b, v) }
-
-func (e *encoder) bools(list ...bool) {
-	for _, v := range list {
-		if v {
-			e.b = append(e.b, 1)
-		} else {
-			e.b = append(e.b, 0)
-		}
-	}
-}
-
-// times are encoded as how long ago they are; never is apart, and what lasts for ever too.
-func (e *encoder) times(list ...int64) {
-	for _, t := range list {
-		switch {
-		case t <= 1:
-			e.b = append(e.b, byte(t))
-		case t >= 2*forEver:
-			e.b = append(e.b, 2)
-		default:
-			e.b = binary.AppendVarint(append(e.b, 3), e.now-t)
-		}
-	}
-}
-
-// kernel leaves out what no step of this world reads: who the peer is, and what it says to the
-// daemon only; and what is the same all the time.
-func (e *encoder) kernel(k *kernel) {
-	e.number(uint64(k.state))
-	e.number(uint64(k.words[0]))
-	e.number(uint64(k.peerWords[0]))
-	e.times(k.since, k.suspectAt, k.heard[0], k.heardAny, k.serveUntil, k.granted, k.peerSent, k.peerSolo, k.peerSoloSent,
-		k.reachSent, k.reachOK, k.reach[0][0], k.reach[1][0], k.majoritySince, k.isolatedSince, k.notBefore, k.leaseUntil)
-	e.times(k.ticks[:]...)
-	e.number(k.seq % ticks)
-	e.number(k.seq - k.probeSeq[0])
-	e.number(k.seq - k.replySeq[0])
-	e.number(uint64(k.reachWait))
-}
-
-func (e *encoder) frame(f *frame) {
-	e.bools(f.reply, f.solo)
-	e.number(f.seq)
-	e.times(f.sent, f.grant)
-	e.number(uint64(f.words[0]))
-}
-
-func (r *races) failure() string {
-	if r.wrong == nil {
-		return ""
-	}
-	return *r.wrong
+// Races explores a world of races, in which processors are held up so often at the most. A
+// mutation is a bug that is put into the model; "": none.
+func Races(kind RaceKind, heldUp int, mutation string, l Limits) Found {
+	p := smallTimings(mutation)
+	return explore(newRaces(&kind, &p, heldUp), l)
 }

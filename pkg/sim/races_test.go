@@ -32,7 +32,7 @@ func TestEveryFieldThatAStepReadsIsPartOfTheState(t *testing.T) {
 		"hurry", "due", // the moves choose when
 		"words", "peerWords", // checked below
 	}
-	p := raceTimings()
+	p := smallTimings("")
 	encoded := func(change func(k *kernel)) string {
 		r := newRaces(&RaceKinds[0], &p, 1)
 		change(&r.k[0])
