@@ -95,11 +95,6 @@ func (w *watch) look() {
 			return
 		case <-tick.C:
 		}
-		for _, sw := range []string{lab.Sw1, lab.Sw2} {
-			if ports, err := w.c.FDB(sw, w.id.MAC); err == nil && len(ports) > 1 {
-				w.complain("%s has the MAC behind %v", sw, ports)
-			}
-		}
 		e, err := w.c.ARP(w.id.Addr)
 		switch {
 		case err != nil || e.MAC == nil:
