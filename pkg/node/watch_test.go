@@ -24,8 +24,7 @@ func carrier(node string, id lab.Identity) lab.Role {
 
 // watch is everything that is looked at while something happens: a client that
 // asks the identity without a pause, the nodes' own addresses, the judge, the
-// ports where the identity must not show up, what the switches learn, and the
-// client's ARP entry.
+// ports where the identity must not show up, and the client's ARP entry.
 type watch struct {
 	t     *testing.T
 	c     *cluster
