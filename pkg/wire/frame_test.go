@@ -207,6 +207,9 @@ func FuzzParse(f *testing.F) {
 	f.Add(marshal(f, probe(), signing))
 	f.Add(marshal(f, probe().Answer(probe()), retired))
 	f.Add([]byte{})
+	noPort := marshal(f, probe(), signing)
+	noPort[34], noPort[35] = 0, 0 // RFC 768: it need not be given
+	f.Add(noPort)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, sealed := range []bool{false, true} {
 			b := slices.Clone(b)
@@ -222,6 +225,9 @@ func FuzzParse(f *testing.F) {
 				key = retired
 			}
 			again, err := Parse(marshal(t, got, key), key)
+			if got.SrcPort == 0 {
+				got.SrcPort = Port // as 0 is written
+			}
 			if err != nil || fmt.Sprint(again) != fmt.Sprint(got) {
 				t.Errorf("%v\n%v\n%v", err, got, again)
 			}
