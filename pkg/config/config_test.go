@@ -261,10 +261,8 @@ func TestDeepAndLargeFilesAreRefusedInTime(t *testing.T) {
 		if _, err := Parse("deep.yaml", []byte(src), options()); err == nil {
 			t.Errorf("%d × %q taken", maxFile/len(unit), unit)
 		}
-		if d := time.Since(start); d > 10*time.Second {
+		if d := time.Since(start); d > time.Minute { // what is not linear takes hours
 			t.Errorf("%q took %s", unit, d)
-		} else if d > time.Second/2 {
-			t.Logf("%q took %s", unit, d)
 		}
 	}
 }

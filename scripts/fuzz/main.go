@@ -79,7 +79,8 @@ var executed = regexp.MustCompile(`execs: (\d+)`)
 
 func (t target) run(long time.Duration) (executions int, err error) {
 	var out bytes.Buffer
-	err = testTo(&out, "./"+t.dir, "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", long.String())
+	err = testTo(&out, "./"+t.dir, "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", long.String(),
+		"-fuzzminimizetime", "100x") // as a rule it makes an input smaller for a minute: of some that is all that would be done
 	if all := executed.FindAllSubmatch(out.Bytes(), -1); len(all) > 0 {
 		executions, _ = strconv.Atoi(string(all[len(all)-1][1])) // digits
 	}
