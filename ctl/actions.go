@@ -133,6 +133,28 @@ How to put a new secret in the place of the old one: xdpha keygen --help`,
 	}
 }
 
+func confirmOffCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name: "confirm-off", Usage: "say that a dead peer is off, when its fence agent cannot", ArgsUsage: "NODE",
+		Description: `With arbiter fence nothing of a dead node is taken before its agent has said that it is off. If the
+agent fails (its management controller has lost its power with the server), somebody must go and
+look. NODE is the dead one; see that it is off and stays off, then:
+
+   xdpha confirm-off serv1
+
+If it is not off, there are two owners until a frame of the new one reaches it. It is refused while
+the node is heard.`,
+		Flags: []cli.Flag{waitFlag()},
+		Action: func(c *cli.Context) error {
+			if err := needArgs(c, 1, 1); err != nil {
+				return err
+			}
+			node := c.Args().First()
+			return order(env, c, node+" counts as off", func(ctx context.Context, cl *control.Client) error { return cl.ConfirmOff(ctx, node) })
+		},
+	}
+}
+
 func onOff(env Env, onText, offText string, f func(*control.Client, context.Context, bool) error) cli.ActionFunc {
 	return func(c *cli.Context) error {
 		if err := needArgs(c, 1, 1); err != nil {

@@ -163,7 +163,7 @@ func newApp(env Env) *cli.App {
 	app.Commands = []*cli.Command{
 		runCommand(env), checkCommand(env), keygenCommand(env),
 		statusCommand(env), eventsCommand(env), pingCommand(env),
-		moveCommand(env), givebackCommand(env), standbyCommand(env), freezeCommand(env), reloadCommand(env),
+		moveCommand(env), givebackCommand(env), standbyCommand(env), freezeCommand(env), reloadCommand(env), confirmOffCommand(env),
 		replayCommand(env), demoCommand(env),
 	}
 	for _, c := range app.Commands {

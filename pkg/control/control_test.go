@@ -152,10 +152,10 @@ func TestVerbsArriveAsCommands(t *testing.T) {
 	f := &fake{}
 	c, _ := serve(t, f)
 	ctx := t.Context()
-	if err := errors.Join(c.Move(ctx, "files", "serv2", true), c.Giveback(ctx, ""), c.Standby(ctx, true), c.Freeze(ctx, false), c.Reload(ctx)); err != nil {
+	if err := errors.Join(c.Move(ctx, "files", "serv2", true), c.Giveback(ctx, ""), c.Standby(ctx, true), c.Freeze(ctx, false), c.Reload(ctx), c.ConfirmOff(ctx, "serv2")); err != nil {
 		t.Fatal(err)
 	}
-	want := []Command{{Verb: Move, Identity: "files", To: "serv2", Force: true}, {Verb: Giveback}, {Verb: Standby, On: true}, {Verb: Freeze}, {Verb: Reload}}
+	want := []Command{{Verb: Move, Identity: "files", To: "serv2", Force: true}, {Verb: Giveback}, {Verb: Standby, On: true}, {Verb: Freeze}, {Verb: Reload}, {Verb: ConfirmOff, Node: "serv2"}}
 	if d := cmp.Diff(want, f.done); d != "" {
 		t.Error(d)
 	}

@@ -290,15 +290,18 @@ const (
 	Standby  = "standby"
 	Freeze   = "freeze"
 	Reload   = "reload"
+	// ConfirmOff is a person's word that a dead peer is off, where no fence agent can say so.
+	ConfirmOff = "confirm-off"
 )
 
 // Command is something that the node is asked to do.
 type Command struct {
-	Verb     string // Move, Giveback, Standby, Freeze, Reload
+	Verb     string // one of the above
 	Identity string // Move, Giveback (empty: all)
 	To       string // Move: a node's name (empty: the other one)
 	Force    bool   // Move
 	On       bool   // Standby, Freeze
+	Node     string // ConfirmOff
 }
 
 // Ping is the round trips that the kernels measured while it lasted.

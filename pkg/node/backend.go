@@ -31,6 +31,8 @@ func (b backend) Do(ctx context.Context, c control.Command) error {
 	switch c.Verb {
 	case control.Reload:
 		return n.reload(ctx)
+	case control.ConfirmOff:
+		return n.confirmOff(ctx, c.Node)
 	case control.Move:
 		i := slices.IndexFunc(n.Config.Identities, func(id config.Identity) bool { return id.Name == c.Identity })
 		if i < 0 {
