@@ -142,6 +142,7 @@ func (m *Machine) observed(o Observed) {
 			id.stale = false
 			m.follow(id, o.Local[i])
 		}
+		m.meet(id)
 		m.watch(id)
 	}
 	m.seen = true
@@ -167,7 +168,7 @@ func (m *Machine) swapped(e Swapped) {
 		id.stale = true
 		return
 	}
-	if done.new == MakeWord(Yield, done.new.Gen()) || done.new.Has(Demand) {
+	if roleOf(done.new) == roleReleased || done.new.Has(Demand) {
 		m.emit(Pulse{}) // the peer's kernel waits for just this, and nobody serves until it comes
 	}
 	if id.word == done.old { // else a reading has shown it already, and perhaps more
