@@ -70,14 +70,18 @@ func pingBad(p control.Ping) bool {
 // barWidth is the longest bar of a histogram.
 const barWidth = 50
 
-// pingText draws one histogram per link.
+// pingText draws one histogram per link, to each peer if there are several.
 func pingText(p control.Ping) string {
 	var b strings.Builder
 	for i, l := range p.Links {
 		if i > 0 {
 			b.WriteByte('\n')
 		}
-		fmt.Fprintf(&b, "%s: %d sent, %d lost in %s", l.Name, l.Sent, l.Lost, time.Duration(p.ForNS).Round(time.Millisecond))
+		name := l.Name
+		if p.Links[0].Peer != p.Links[len(p.Links)-1].Peer {
+			name = l.Peer + " " + name
+		}
+		fmt.Fprintf(&b, "%s: %d sent, %d lost in %s", name, l.Sent, l.Lost, time.Duration(p.ForNS).Round(time.Millisecond))
 		if l.RTT.Count() == 0 {
 			b.WriteString("; no answer\n")
 			continue

@@ -346,6 +346,7 @@ type Ping struct {
 
 // PingLink is one link's part of a Ping.
 type PingLink struct {
+	Peer string    `json:"peer"`
 	Name string    `json:"name"`
 	Sent uint64    `json:"sent"`
 	Lost uint64    `json:"lost"`

@@ -74,15 +74,16 @@ func (n *node) confirmOff(ctx context.Context, name string) error {
 }
 
 func (n *node) mayConfirm(s *loader.State, name string) error {
+	if n.Config.Arbiter.Fence == nil {
+		return fmt.Errorf("arbiter %s asks nobody whether a node is off", n.Config.Arbiter.Kind())
+	}
 	peer := n.Config.Nodes[n.Config.Peer()].Name
 	switch {
-	case n.Config.Arbiter.Fence == nil:
-		return fmt.Errorf("arbiter %s asks nobody whether the peer is off", n.Config.Arbiter.Kind())
 	case name != peer:
 		return fmt.Errorf("the peer of %s is %s, not %s", n.self(), peer, name)
-	case s.Peer == core.PeerUnknown:
+	case n.peerOf(s).State == core.PeerUnknown:
 		return fmt.Errorf("%s may still be booting: wait until it counts as dead, boot_hold (%v) after this node's start", peer, n.Config.Timing.BootHold)
-	case s.Peer != core.PeerDead:
+	case n.peerOf(s).State != core.PeerDead:
 		return fmt.Errorf("%s is heard: it is not off", peer)
 	}
 	return nil

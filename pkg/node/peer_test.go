@@ -59,7 +59,7 @@ func TestAPeerHasThreeValues(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := heard()
 			tt.set(s)
-			p := bare().peerStatus(s)
+			p := bare().peerStatus(s, 0)
 			if p.Supervisor != tt.supervisor || p.Solo != tt.solo {
 				t.Errorf("supervisor %s, solo %v", p.Supervisor, p.Solo)
 			}
@@ -72,11 +72,11 @@ func TestAPeerHasThreeValues(t *testing.T) {
 
 func TestThePolicyIsTheConfigurations(t *testing.T) {
 	n := bare()
-	if p := n.peerStatus(heard()).Policy; p != (control.Policy{SupervisorLost: control.PolicyWait, AfterUS: 750_000}) {
+	if p := n.peerStatus(heard(), 0).Policy; p != (control.Policy{SupervisorLost: control.PolicyWait, AfterUS: 750_000}) {
 		t.Errorf("%+v", p)
 	}
 	n.Config.Timing.DemandIfLost = true
-	if p := n.peerStatus(heard()).Policy; p.SupervisorLost != control.PolicyTakeover {
+	if p := n.peerStatus(heard(), 0).Policy; p.SupervisorLost != control.PolicyTakeover {
 		t.Errorf("%+v", p)
 	}
 }
@@ -140,16 +140,44 @@ func TestAnIdentityServesWhenAllOfItIsUp(t *testing.T) {
 }
 
 func TestTheRightToServeRunsOutAndIsNotAlwaysAskedFor(t *testing.T) {
-	s := &loader.State{AtNS: 100, ServeUntilNS: 130, ServeNeeded: true}
-	if left := rightToServe(s); left == nil || *left != 30 {
+	n, s := bare(), &loader.State{AtNS: 100, ServeUntilNS: 130, ServeNeeded: true}
+	if left := n.rightToServe(s); left == nil || *left != 30 {
 		t.Errorf("left: %v", left)
 	}
 	s.AtNS = 200
-	if left := rightToServe(s); left == nil || *left != 0 {
+	if left := n.rightToServe(s); left == nil || *left != 0 {
 		t.Errorf("run out: %v", left)
 	}
 	s.ServeNeeded = false
-	if left := rightToServe(s); left != nil {
+	if left := n.rightToServe(s); left != nil {
 		t.Errorf("arbiter none: %v", *left)
+	}
+}
+
+func TestOfManyTheLeastRightOfWhatIsOwnedIsShown(t *testing.T) {
+	n := bare()
+	n.Config.Nodes = append(n.Config.Nodes, config.Node{Name: "serv3"})
+	s := &loader.State{
+		AtNS: 100, ServeNeeded: true, Words: []core.Word{core.MakeWord(core.Owner, 3), core.MakeWord(core.Owner, 6)},
+		GrantedUntilNS: []int64{130, 0}, LeaveNS: []int64{0, 120},
+	}
+	if left := n.rightToServe(s); left == nil || *left != 20 {
+		t.Errorf("left: %v", left)
+	}
+	s.Words = []core.Word{0, 0}
+	if left := n.rightToServe(s); left != nil {
+		t.Errorf("nothing is owned: %v", *left)
+	}
+}
+
+func TestOfManyEachIdentitysServicesAreItsOwners(t *testing.T) {
+	n, s := bare(), heard()
+	n.Config.Nodes = append(n.Config.Nodes, config.Node{Name: "serv3"})
+	third := s.Peers[0]
+	third.Words = []core.Word{0, core.MakeWord(core.Owner, 5)}
+	third.Flags.Services = 0
+	s.Peers, s.Words[1] = append(s.Peers, third), 0
+	if d := cmp.Diff(map[int]theirServices{0: {0, true}, 1: {2, false}}, peerServices(n.Config, s), cmp.AllowUnexported(theirServices{})); d != "" {
+		t.Error(d)
 	}
 }

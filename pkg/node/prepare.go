@@ -125,11 +125,15 @@ func (n *node) datapathConfig() (loader.Config, error) {
 	}
 	for role := range loader.Links {
 		name := nic(cfg.Nodes[cfg.Self], role)
-		if name == "" || nic(cfg.Nodes[cfg.Peer()], role) == "" && role != loader.Spare {
+		if name == "" {
 			continue
 		}
 		lc.Links[role] = loader.LinkConfig{Local: linkAddress(cfg, role, cfg.Self)}
-		lc.Remote[cfg.Peer()][role] = linkAddress(cfg, role, cfg.Peer())
+		for _, node := range cfg.Others() {
+			if nic(cfg.Nodes[node], role) != "" {
+				lc.Remote[node][role] = linkAddress(cfg, role, node)
+			}
+		}
 		if n.places[role].Load() == 0 {
 			continue // as DropNIC leaves it
 		}
@@ -141,7 +145,10 @@ func (n *node) datapathConfig() (loader.Config, error) {
 	}
 	for _, id := range cfg.Identities {
 		ic := loader.IdentityConfig{
-			MAC: id.MAC, Candidates: 1<<len(cfg.Nodes) - 1, Carrier: lc.Links[carrierRole(cfg, id, cfg.Self)].Index, Floor: n.store.saved.Generations[id.Name],
+			MAC: id.MAC, Carrier: lc.Links[carrierRole(cfg, id, cfg.Self)].Index, Floor: n.store.saved.Generations[id.Name],
+		}
+		for _, node := range id.Prefer {
+			ic.Candidates |= 1 << node
 		}
 		for _, r := range id.Addresses {
 			for a := range r.All() {
@@ -163,8 +170,11 @@ func linkAddress(cfg *config.Config, role, node int) netip.Addr {
 	case loader.Lan:
 		return cfg.Nodes[node].LanAddr.Addr()
 	}
-	a := [4]byte{169, 254, 0, 0}
-	binary.BigEndian.PutUint16(a[2:], 0x0100+uint16(cfg.ClusterID%0xfd00)&^1|uint16(node))
+	a, room := [4]byte{169, 254, 0, 0}, uint16(1)
+	if cfg.Many() {
+		room = config.MaxNodes - 1
+	}
+	binary.BigEndian.PutUint16(a[2:], 0x0100+uint16(cfg.ClusterID%0xfd00)&^room|uint16(node))
 	return netip.AddrFrom4(a)
 }
 
@@ -178,7 +188,7 @@ func coreConfig(cfg *config.Config, booted bool, floor func(identity int) uint64
 	}
 	for i, id := range cfg.Identities {
 		c.Identities = append(c.Identities, core.IdentityConfig{
-			Name: id.Name, Home: id.Home, Failback: id.Failback, FailbackAfter: int64(id.FailbackAfter),
+			Name: id.Name, Home: id.Home, Prefer: id.Prefer, Failback: id.Failback, FailbackAfter: int64(id.FailbackAfter),
 			StagingAhead: id.StagingAhead, Exclusive: id.Services, Floor: floor(i),
 		})
 	}
