@@ -18,9 +18,9 @@ func (m *Machine) wantKey(id *identity) uint64 {
 	switch {
 	case !m.cfg.Etcd || !id.known:
 		return 0
-	case w.Has(Owner) && (!m.up() && m.obs.Peer != PeerUnknown || m.key(id).Held != 0 && !m.obs.Granted):
+	case w.Has(Owner) && (!m.up(id) && m.view(id.peer).State != PeerUnknown || m.key(id).Held != 0 && !m.granted(id)):
 		return w.Gen()
-	case m.dead() && w.Has(Ready):
+	case m.dead(id) && w.Has(Ready):
 		return m.next(id, w.Gen())
 	}
 	return 0
@@ -50,7 +50,7 @@ func (m *Machine) driveKey(id *identity) {
 // by this node: what is owned here is out of date, and the next one must be above it.
 func (m *Machine) superseded(id *identity) bool {
 	stored := m.key(id).Stored
-	return m.dead() && stored > id.word.Gen() && stored != id.wanted
+	return m.dead(id) && stored > id.word.Gen() && stored != id.wanted
 }
 
 // supersede moves to the generation that etcd knows.

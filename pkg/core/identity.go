@@ -11,7 +11,7 @@ type identity struct {
 
 	known     bool // word has been observed
 	word      Word // this node's
-	peer      Word // the peer's, as of its last frame
+	peer      int  // the node that this one has to do with for it: see counterpart
 	role      role
 	cause     string // kind of the last change of owner
 	lastClaim Word   // the owner word that this node last asked for
@@ -33,7 +33,7 @@ type identity struct {
 	// peerBooted: the peer has booted, and its word has shown nothing of its daemon since: its
 	// kernel adopts this node's generation before its daemon has looked at what it promised.
 	peerBooted     bool
-	peerReadySince int64 // since when the peer could take it; 0: it could not
+	homeReadySince int64 // since when its home node could take it; 0: it could not
 	arrived        int64 // when it came here by hand-over
 	lastAuto       int64 // the last automatic move
 	hold           int64 // how long the next one must wait
@@ -135,9 +135,9 @@ func (m *Machine) causeOf(id *identity, old Word, first bool) string {
 		return KindReclaim
 	case id.lastClaim != 0 && id.word == id.lastClaim:
 		return KindClaim
-	case old.Has(Demand) && !m.dead():
+	case old.Has(Demand) && !m.dead(id):
 		return KindStandDown
-	case old.Has(Staged) && !m.dead():
+	case old.Has(Staged) && !m.dead(id):
 		return KindHandoverIn
 	}
 	return KindTakeover
@@ -165,9 +165,9 @@ func (m *Machine) becomeOwner(id *identity, cause string) {
 	why := ""
 	switch cause {
 	case KindStandDown:
-		why = fmt.Sprintf(": %s's kernel released it", m.peerName())
+		why = fmt.Sprintf(": %s's kernel released it", m.peerName(id))
 	case KindTakeover:
-		why = fmt.Sprintf(": %s is %v", m.peerName(), m.obs.Peer)
+		why = fmt.Sprintf(": %s is %v", m.peerName(id), m.view(id.peer).State)
 	}
 	m.notify(cause, id, "%s owns %s at generation %d%s", m.cfg.Nodes[m.cfg.Self], id.cfg.Name, id.word.Gen(), why)
 }
@@ -192,8 +192,8 @@ func (m *Machine) becomeReleased(id *identity) {
 		m.notify(KindLeaving, id, "%s is stopped: nobody could take it", id.cfg.Name)
 		return
 	}
-	id.ho = m.endHandover(id, "the kernel released it: this node's supervisor was late, or "+m.peerName()+" demanded it")
-	m.notify(KindLapsed, id, "the kernel released %s at generation %d: this node's supervisor was late, or %s demanded it", id.cfg.Name, id.word.Gen(), m.peerName())
+	id.ho = m.endHandover(id, "the kernel released it: this node's supervisor was late, or "+m.peerName(id)+" demanded it")
+	m.notify(KindLapsed, id, "the kernel released %s at generation %d: this node's supervisor was late, or %s demanded it", id.cfg.Name, id.word.Gen(), m.peerName(id))
 }
 
 func (m *Machine) becomeArmed(id *identity) {
@@ -214,35 +214,18 @@ func (m *Machine) becomeStandby(id *identity) {
 // peerOwns reports whether the peer is owner by what is known now. What a dead
 // peer said last does not count, nor a word that this node's will close.
 func (m *Machine) peerOwns(id *identity) bool {
-	return (m.up() || m.obs.Peer == PeerSuspect) && id.peer.Has(Owner) && id.peer.Gen() >= id.word.Gen()
-}
-
-// peerCannot says why the peer cannot take an identity in a hand-over, or "".
-func (m *Machine) peerCannot(id *identity) string {
-	switch {
-	case !m.up():
-		return fmt.Sprintf("%s is %v", m.peerName(), m.obs.Peer)
-	case !m.obs.PeerSupervisorOK:
-		return m.peerName() + "'s supervisor does not run"
-	case m.obs.PeerStandby:
-		return m.peerName() + " is in standby"
-	case m.obs.PeerFrozen:
-		return m.peerName() + " is frozen"
-	case id.peer.Gen() != id.word.Gen() || !id.peer.Has(Ready):
-		return m.peerName() + " is not armed for it"
-	}
-	return ""
+	return (m.up(id) || m.suspect(id)) && m.theirs(id).Has(Owner) && m.theirs(id).Gen() >= id.word.Gen()
 }
 
 // watch keeps the times that policy depends on.
 func (m *Machine) watch(id *identity) {
-	if m.obs.Peer == PeerSuspect {
+	if m.suspect(id) {
 		return // no news yet
 	}
-	if id.peer.Flags() != 0 {
+	if m.theirs(id).Flags() != 0 {
 		id.peerBooted = false
 	}
-	unowned := m.up() && !id.word.Has(Owner) && !m.peerOwns(id)
+	unowned := m.up(id) && !id.word.Has(Owner) && !m.peerOwns(id)
 	switch {
 	case !unowned:
 		id.unownedSince, id.uncovered = 0, false
@@ -250,17 +233,17 @@ func (m *Machine) watch(id *identity) {
 		id.unownedSince, id.unownedGen = m.now, id.word.Gen()
 	}
 	switch {
-	case !id.word.Has(Owner) || m.peerCannot(id) != "":
-		id.peerReadySince = 0
-	case id.peerReadySince == 0:
-		id.peerReadySince = m.now
+	case !id.word.Has(Owner) || m.cannot(id, id.cfg.Home) != "":
+		id.homeReadySince = 0
+	case id.homeReadySince == 0:
+		id.homeReadySince = m.now
 	}
 	if m.peerOwns(id) {
 		id.released = false
 	}
-	two := m.up() && id.word.Has(Owner) && id.peer.Has(Owner) && id.peer.Gen() <= id.word.Gen()
+	two := m.up(id) && id.word.Has(Owner) && m.theirs(id).Has(Owner) && m.theirs(id).Gen() <= id.word.Gen()
 	if two && !id.twoOwners {
-		m.notify(KindTwoOwners, id, "both nodes own %s: here generation %d, there %d", id.cfg.Name, id.word.Gen(), id.peer.Gen())
+		m.notify(KindTwoOwners, id, "both nodes own %s: here generation %d, there %d", id.cfg.Name, id.word.Gen(), m.theirs(id).Gen())
 	}
 	if !two && id.twoOwners && id.word.Has(Owner) {
 		id.announceAgain = true // the network may have learned the other place

@@ -162,11 +162,12 @@ func (n *node) look() {
 		s.Peer = core.PeerUnknown // its words speak of other identities: nothing may follow from them
 	}
 	o := core.Observed{
-		At: s.AtNS, Peer: s.Peer, PeerBoot: s.PeerBoot,
-		PeerSupervisorOK: s.Peer == core.PeerUp && s.PeerAge < n.Config.Timing.SupervisorLost,
-		PeerStandby:      s.PeerFlags.Standby, PeerFrozen: s.PeerFlags.Frozen,
-		Local: s.Words, PeerWords: s.PeerWords, MyLan: mine, PeerLan: n.peerView(s.PeerFlags), Isolated: s.Isolated,
+		At: s.AtNS, Local: s.Words, MyLan: mine, Peers: make([]core.PeerView, len(n.Config.Nodes)), Isolated: s.Isolated,
 		Fenced: s.Fenced(), Barred: n.barred(&s),
+	}
+	o.Peers[n.Config.Peer()] = core.PeerView{
+		State: s.Peer, Boot: s.PeerBoot, SupervisorOK: s.Peer == core.PeerUp && s.PeerAge < n.Config.Timing.SupervisorLost,
+		Standby: s.PeerFlags.Standby, Frozen: s.PeerFlags.Frozen, Lan: n.peerView(s.PeerFlags), Words: s.PeerWords,
 	}
 	n.seeEtcd(&o, &s)
 	n.setFlags(func(f *loader.Flags) {
@@ -247,7 +248,7 @@ func (n *node) watchLinks(s *loader.State) {
 		n.shared.linkHeard[role], n.shared.linkKnown[role] = heard, known || heard
 		n.mu.Unlock()
 		if known && heard != was {
-			n.step(core.LinkChanged{Link: loader.LinkNames[role], Up: heard})
+			n.step(core.LinkChanged{Peer: n.Config.Peer(), Link: loader.LinkNames[role], Up: heard})
 		}
 	}
 }

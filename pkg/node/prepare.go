@@ -168,7 +168,10 @@ func linkAddress(cfg *config.Config, role, node int) netip.Addr {
 }
 
 func coreConfig(cfg *config.Config, booted bool, floor func(identity int) uint64, agent *arbiter.Agent) core.Config {
-	c := core.Config{Self: cfg.Self, Hold: cfg.Hold && booted, DemandIfLost: cfg.Timing.DemandIfLost, Etcd: cfg.Arbiter.Etcd != nil, Nodes: [2]string{cfg.Nodes[0].Name, cfg.Nodes[1].Name}}
+	c := core.Config{Self: cfg.Self, Hold: cfg.Hold && booted, DemandIfLost: cfg.Timing.DemandIfLost, Etcd: cfg.Arbiter.Etcd != nil}
+	for _, node := range cfg.Nodes {
+		c.Nodes = append(c.Nodes, node.Name)
+	}
 	if f := cfg.Arbiter.Fence; f != nil {
 		c.Fence, c.FenceDelay, c.Limits.Fence = true, int64(f.Nodes[cfg.Peer()].Delay), int64(agent.Limit()+fenceGrace)
 	}

@@ -32,7 +32,7 @@ func (d *daemon) start(booted bool) {
 		ids[i].Floor = n.k.floor[i]
 	}
 	d.m = n.w.newCore(core.Config{
-		Self: n.self, Nodes: [2]string{"serv1", "serv2"}, Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0, Hold: n.w.o.Seed%3 == 0 && booted,
+		Self: n.self, Nodes: []string{"serv1", "serv2"}, Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0, Hold: n.w.o.Seed%3 == 0 && booted,
 		Fence: n.w.p.Fence, FenceDelay: n.w.p.FenceDelay[1-n.self],
 		Limits: core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms, Fence: 5 * s},
 	}, saved)

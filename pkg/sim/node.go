@@ -171,12 +171,13 @@ func (n *node) lanView() core.LanView {
 // observed is what the daemon reads in the maps.
 func (n *node) observed() core.Observed {
 	k, now := n.k, n.clock()
-	return core.Observed{
-		At: now, Peer: k.state, PeerBoot: k.peerBoot,
-		PeerSupervisorOK: k.state == core.PeerUp && k.peer.age+(now-k.peerAt) < n.w.p.Lease*3/4,
-		PeerStandby:      k.peer.standby, PeerFrozen: k.peer.frozen,
-		Local: slices.Clone(k.words), PeerWords: slices.Clone(k.peerWords),
-		MyLan: k.lan, PeerLan: k.peer.lan, Isolated: k.isolatedSince != 0,
+	o := core.Observed{
+		At: now, Local: slices.Clone(k.words), MyLan: k.lan, Peers: make([]core.PeerView, 2), Isolated: k.isolatedSince != 0,
 		Fenced: k.state == core.PeerDead && k.fencedOff(), Barred: k.state == core.PeerDead && !k.mayServe(now),
 	}
+	o.Peers[1-n.self] = core.PeerView{
+		State: k.state, Boot: k.peerBoot, SupervisorOK: k.state == core.PeerUp && k.peer.age+(now-k.peerAt) < n.w.p.Lease*3/4,
+		Standby: k.peer.standby, Frozen: k.peer.frozen, Lan: k.peer.lan, Words: slices.Clone(k.peerWords),
+	}
+	return o
 }

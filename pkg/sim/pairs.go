@@ -117,7 +117,7 @@ func (r *pairs) clone() *pairs {
 
 func (r *pairs) config(i int) core.Config {
 	return core.Config{
-		Self: i, Nodes: [2]string{"serv1", "serv2"},
+		Self: i, Nodes: []string{"serv1", "serv2"},
 		Identities: []core.IdentityConfig{{Name: identityName, Failback: "manual", Exclusive: []string{"samba"}, Floor: r.n[i].k.floor[0]}},
 		Limits:     core.Limits{Stage: 3 * quantum, Release: 2 * quantum, MoveEvery: 4 * quantum, Persist: forEver, Swap: forEver, Address: forEver, Service: forEver},
 	}
@@ -181,11 +181,10 @@ func (r *pairs) step(i int, first core.Event) {
 func (r *pairs) observed(i int) core.Observed {
 	k := &r.n[i].k
 	up := core.NIC{Present: true, Carrier: true}
-	return core.Observed{
-		At: r.now, Peer: k.state, PeerBoot: k.peerBoot, PeerSupervisorOK: k.state == core.PeerUp,
-		Local: slices.Clone(k.words), PeerWords: slices.Clone(k.peerWords),
-		MyLan: core.LanView{Lan: up, Spare: up}, PeerLan: core.LanView{Lan: up, Spare: up}, Isolated: k.isolatedSince != 0,
-	}
+	lan := core.LanView{Lan: up, Spare: up}
+	o := core.Observed{At: r.now, Local: slices.Clone(k.words), MyLan: lan, Peers: make([]core.PeerView, 2), Isolated: k.isolatedSince != 0}
+	o.Peers[1-i] = core.PeerView{State: k.state, Boot: k.peerBoot, SupervisorOK: k.state == core.PeerUp, Lan: lan, Words: slices.Clone(k.peerWords)}
+	return o
 }
 
 const (
