@@ -132,11 +132,15 @@ func (m *Machine) cmdMove(e CmdMove) {
 			e.To = m.only()
 		}
 	}
-	if e.To == -1 || !id.has(e.To) {
-		m.refuse(e.Op, "%s: say where to: %s", id.cfg.Name, strings.Join(m.names(id.cfg.Prefer), ", "))
-		return
+	may := strings.Join(m.names(id.cfg.Prefer), ", ")
+	switch {
+	case e.To == -1:
+		m.refuse(e.Op, "%s: name the node that it shall move to, one of %s", id.cfg.Name, may)
+	case !id.has(e.To):
+		m.refuse(e.Op, "%s: %s may not own it, only %s", id.cfg.Name, m.cfg.Nodes[e.To], may)
+	default:
+		m.move(e, id)
 	}
-	m.move(e, id)
 }
 
 // move carries out an order to move an identity to a node that may own it.
@@ -204,18 +208,22 @@ func (m *Machine) cmdStandby(e CmdStandby) {
 	m.flagsSaved() // it may be so already
 }
 
-// strands says which nodes are not up, if this one owns what no other could take, or "".
+// strands says who is not up, if this node owns what no other could take, or "".
 func (m *Machine) strands() string {
+	up := func(p int) bool { return m.view(p).State == PeerUp }
 	for _, id := range m.ids {
-		var away []string
-		for _, p := range m.candidates(id) {
-			if s := m.view(p).State; s != PeerUp {
-				away = append(away, fmt.Sprintf("%s is %v", m.cfg.Nodes[p], s))
-			}
+		others := m.candidates(id)
+		if !id.word.Has(Owner) || slices.ContainsFunc(others, up) {
+			continue
 		}
-		if id.word.Has(Owner) && len(away) == len(m.candidates(id)) {
-			return strings.Join(away, ", ")
+		var states []string
+		for _, p := range others {
+			states = append(states, fmt.Sprintf("%s is %v", m.cfg.Nodes[p], m.view(p).State))
 		}
+		if len(states) == 0 {
+			return "no other node may own " + id.cfg.Name
+		}
+		return strings.Join(states, ", ")
 	}
 	return ""
 }
@@ -298,7 +306,7 @@ func (m *Machine) driveCommands() {
 			if !c.asking[id.index] {
 				continue
 			}
-			intent := m.theirs(id).Has(Owner | Yield)
+			intent := m.theirs(id).Has(Owner|Yield) && m.meansMe(m.theirs(id))
 			c.begun[id.index] = c.begun[id.index] || intent
 			switch {
 			case id.word.Has(Owner):

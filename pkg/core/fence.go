@@ -46,7 +46,7 @@ func (m *Machine) mayFence() bool {
 // before it knows that. If both nodes live, the delay lets one of them be first.
 func (m *Machine) driveFence() {
 	f := &m.fence
-	if m.onlyDead() && m.obs.Fenced {
+	if !m.cfg.Fence || m.onlyDead() && m.obs.Fenced {
 		return
 	}
 	names := m.awaitsFence()

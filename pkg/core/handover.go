@@ -2,7 +2,10 @@
 
 package core
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // handover is a planned change of owner, seen from the owner:
 //
@@ -35,15 +38,15 @@ var hoNames = [...]string{"", "intent", "stopping", "releasing", "released"}
 
 func (p hoPhase) String() string { return hoNames[p] }
 
-// beginHandover starts one to a node, or with -1 to the one that comes next; or it joins the one
-// that runs. It says why not.
+// beginHandover starts one to a node, or with -1 to the one that comes next, and reaches the
+// clients if any does; or it joins the one that runs. It says why not.
 func (m *Machine) beginHandover(id *identity, to int, cause string, force bool, c *command) string {
 	if id.ho.phase == hoNone {
 		if !id.word.Has(Owner) {
 			return "this node does not own it"
 		}
 		if fits := m.fits(id); to == -1 && len(fits) > 0 {
-			to = fits[0]
+			to = append(m.healthy(id, fits), fits...)[0]
 		} else if to == -1 {
 			return m.noneFits(id)
 		}
@@ -132,6 +135,8 @@ func (m *Machine) handoverBroken(id *identity) string {
 
 func (m *Machine) awaitTaking(id *identity) {
 	switch {
+	case m.peerOwns(id) && m.theirs(id).Gen() > id.ho.gen && id.peer != id.ho.to:
+		id.ho = m.endHandover(id, fmt.Sprintf("%s took it, and not %s", m.peerName(id), m.cfg.Nodes[id.ho.to]))
 	case m.peerOwns(id) && m.theirs(id).Gen() > id.ho.gen:
 		id.ho = m.endHandover(id, "")
 	case m.dead(id):
@@ -189,18 +194,14 @@ func (m *Machine) mayMoveNow(id *identity) bool {
 }
 
 // reasonToMove says why the owner should hand over by itself, and to which of those that could take
-// it, or "".
+// it (-1: the one that comes next), or "".
 func (m *Machine) reasonToMove(id *identity, fits []int) (to int, cause string) {
-	healthy := slices.DeleteFunc(slices.Clone(fits), func(p int) bool {
-		return !carrier(m.view(p).Lan, id.cfg.Home == p).Healthy()
-	})
+	healthy := m.healthy(id, fits)
 	switch {
-	case len(fits) == 0:
-		return 0, ""
-	case m.standby():
-		return append(healthy, fits[0])[0], "this node is in standby"
+	case len(fits) > 0 && m.standby():
+		return -1, "this node is in standby"
 	case len(healthy) == 0:
-		return 0, ""
+		return -1, ""
 	case m.carrierWatch(id).bad:
 		return healthy[0], "this node's NIC for it has lost the clients' network"
 	case len(id.failed) > 0:
@@ -208,7 +209,17 @@ func (m *Machine) reasonToMove(id *identity, fits []int) (to int, cause string) 
 	case m.failbackAt(id) != 0 && m.now >= m.failbackAt(id) && slices.Contains(healthy, id.cfg.Home):
 		return id.cfg.Home, "it goes home"
 	}
-	return 0, ""
+	return -1, ""
+}
+
+// healthy are those of some nodes that reach the clients' network.
+func (m *Machine) healthy(id *identity, nodes []int) (healthy []int) {
+	for _, p := range nodes {
+		if carrier(m.view(p).Lan, id.cfg.Home == p).Healthy() {
+			healthy = append(healthy, p)
+		}
+	}
+	return healthy
 }
 
 // failbackAt is when an automatic give-back is due, 0 if none is.

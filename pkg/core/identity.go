@@ -139,6 +139,8 @@ func (m *Machine) causeOf(id *identity, old Word, first bool) string {
 		return KindStandDown
 	case old.Has(Staged) && !m.dead(id):
 		return KindHandoverIn
+	case m.cfg.many() && !m.ownedBefore(id):
+		return KindClaim
 	}
 	return KindTakeover
 }
@@ -167,6 +169,10 @@ func (m *Machine) becomeOwner(id *identity, cause string) {
 	case KindStandDown:
 		why = fmt.Sprintf(": %s's kernel released it", m.peerName(id))
 	case KindTakeover:
+		if m.cfg.many() && m.up(id) {
+			why = fmt.Sprintf(": %s released it", m.peerName(id))
+			break
+		}
 		why = fmt.Sprintf(": %s is %v", m.peerName(id), m.view(id.peer).State)
 	}
 	m.notify(cause, id, "%s owns %s at generation %d%s", m.cfg.Nodes[m.cfg.Self], id.cfg.Name, id.word.Gen(), why)
@@ -192,8 +198,13 @@ func (m *Machine) becomeReleased(id *identity) {
 		m.notify(KindLeaving, id, "%s is stopped: nobody could take it", id.cfg.Name)
 		return
 	}
-	id.ho = m.endHandover(id, "the kernel released it: this node's supervisor was late, or "+m.peerName(id)+" demanded it")
-	m.notify(KindLapsed, id, "the kernel released %s at generation %d: this node's supervisor was late, or %s demanded it", id.cfg.Name, id.word.Gen(), m.peerName(id))
+	demander := m.peerName(id)
+	if m.cfg.many() {
+		demander = "another node"
+	}
+	why := "this node's supervisor was late, or " + demander + " demanded it"
+	id.ho = m.endHandover(id, "the kernel released it: "+why)
+	m.notify(KindLapsed, id, "the kernel released %s at generation %d: %s", id.cfg.Name, id.word.Gen(), why)
 }
 
 func (m *Machine) becomeArmed(id *identity) {
@@ -225,7 +236,11 @@ func (m *Machine) watch(id *identity) {
 	if m.theirs(id).Flags() != 0 {
 		id.peerBooted = false
 	}
-	unowned := m.up(id) && !id.word.Has(Owner) && !m.peerOwns(id)
+	known := m.up(id)
+	if m.cfg.many() {
+		known = !m.unheard(id)
+	}
+	unowned := known && !id.word.Has(Owner) && !m.peerOwns(id)
 	switch {
 	case !unowned:
 		id.unownedSince, id.uncovered = 0, false
@@ -241,12 +256,28 @@ func (m *Machine) watch(id *identity) {
 	if m.peerOwns(id) {
 		id.released = false
 	}
-	two := m.up(id) && id.word.Has(Owner) && m.theirs(id).Has(Owner) && m.theirs(id).Gen() <= id.word.Gen()
+	rival := m.rival(id)
+	two := rival >= 0
 	if two && !id.twoOwners {
-		m.notify(KindTwoOwners, id, "both nodes own %s: here generation %d, there %d", id.cfg.Name, id.word.Gen(), m.theirs(id).Gen())
+		who := "both nodes own " + id.cfg.Name
+		if m.cfg.many() {
+			who = m.cfg.Nodes[rival] + " owns " + id.cfg.Name + " too"
+		}
+		m.notify(KindTwoOwners, id, "%s: here generation %d, there %d", who, id.word.Gen(), m.view(rival).word(id.index).Gen())
 	}
 	if !two && id.twoOwners && id.word.Has(Owner) {
 		id.announceAgain = true // the network may have learned the other place
 	}
 	id.twoOwners = two
+}
+
+// rival is another node that owns what this one owns, and has not heard of it yet; -1: there is none.
+func (m *Machine) rival(id *identity) int {
+	for _, p := range m.candidates(id) {
+		w := m.view(p).word(id.index)
+		if id.word.Has(Owner) && m.view(p).State == PeerUp && w.Has(Owner) && w.Gen() <= id.word.Gen() {
+			return p
+		}
+	}
+	return -1
 }

@@ -138,9 +138,11 @@ func (m *Machine) observed(o Observed) {
 		if i >= len(o.Local) {
 			continue
 		}
+		m.meet(id)
 		if o.At == 0 || o.At > id.swappedAt {
 			id.stale = false
 			m.follow(id, o.Local[i])
+			m.meet(id)
 		}
 		m.watch(id)
 	}
@@ -167,12 +169,13 @@ func (m *Machine) swapped(e Swapped) {
 		id.stale = true
 		return
 	}
-	if done.new == MakeWord(Yield, done.new.Gen()) || done.new.Has(Demand) {
+	if roleOf(done.new) == roleReleased || done.new.Has(Demand) {
 		m.emit(Pulse{}) // the peer's kernel waits for just this, and nobody serves until it comes
 	}
 	if id.word == done.old { // else a reading has shown it already, and perhaps more
 		m.follow(id, done.new)
 	}
+	m.meet(id)
 	m.watch(id)
 }
 

@@ -57,7 +57,7 @@ func (c IdentityConfig) firstOther(than int) int {
 	return than // it has no other
 }
 
-// The peer of an identity is its counterpart.
+// The peer of an identity is its counterpart, see meet.
 
 func (m *Machine) peerName(id *identity) string { return m.cfg.Nodes[id.peer] }
 func (m *Machine) theirs(id *identity) Word     { return m.view(id.peer).word(id.index) }
@@ -65,7 +65,7 @@ func (m *Machine) up(id *identity) bool         { return m.view(id.peer).State =
 func (m *Machine) suspect(id *identity) bool    { return m.view(id.peer).State == PeerSuspect }
 func (m *Machine) dead(id *identity) bool       { return m.view(id.peer).State == PeerDead }
 
-// fits are the other nodes that could take an identity in a hand-over, the heir first.
+// fits are the other nodes that could take an identity in a hand-over, in order of preference.
 func (m *Machine) fits(id *identity) (nodes []int) {
 	for _, p := range m.candidates(id) {
 		if m.cannot(id, p) == "" {
@@ -77,6 +77,9 @@ func (m *Machine) fits(id *identity) (nodes []int) {
 
 // noneFits says why nobody could.
 func (m *Machine) noneFits(id *identity) string {
+	if len(m.candidates(id)) == 0 {
+		return "no other node may own it"
+	}
 	var why []string
 	for _, p := range m.candidates(id) {
 		why = append(why, m.cannot(id, p))
@@ -86,8 +89,18 @@ func (m *Machine) noneFits(id *identity) string {
 
 // cannot says why a node cannot take an identity in a hand-over, or "".
 func (m *Machine) cannot(id *identity, p int) string {
+	if why := m.absent(p); why != "" {
+		return why
+	}
+	if w := m.view(p).word(id.index); w.Gen() != id.word.Gen() || !w.Has(Ready) {
+		return m.cfg.Nodes[p] + " is not armed for it"
+	}
+	return ""
+}
+
+// absent says why a node takes nothing at all, or "".
+func (m *Machine) absent(p int) string {
 	v, name := m.view(p), m.cfg.Nodes[p]
-	w := v.word(id.index)
 	switch {
 	case v.State != PeerUp:
 		return fmt.Sprintf("%s is %v", name, v.State)
@@ -97,8 +110,6 @@ func (m *Machine) cannot(id *identity, p int) string {
 		return name + " is in standby"
 	case v.Frozen:
 		return name + " is frozen"
-	case w.Gen() != id.word.Gen() || !w.Has(Ready):
-		return name + " is not armed for it"
 	}
 	return ""
 }

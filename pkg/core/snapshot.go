@@ -22,6 +22,7 @@ type IdentitySnapshot struct {
 	Name      string
 	Home      int
 	Owner     int // a node's number, -1 if none is known to own it
+	Heir      int // who would take it from there, -1 if nobody could
 	Word      Word
 	Role      string // unknown | standby | armed | owner | yielding | released
 	Handover  string // phase of a hand-over from this node, or ""
@@ -54,7 +55,7 @@ func (m *Machine) Snapshot() Snapshot {
 			owner = id.peer
 		}
 		s.Identities = append(s.Identities, IdentitySnapshot{
-			Name: id.cfg.Name, Home: id.cfg.Home, Owner: owner, Word: id.word,
+			Name: id.cfg.Name, Home: id.cfg.Home, Owner: owner, Heir: m.heir(id), Word: id.word,
 			Role: id.role.String(), Handover: id.ho.phase.String(),
 			Addresses: addrNames[id.addr.state], Services: svcNames[id.svc.state],
 			Failed: slices.Sorted(maps.Keys(id.failed)), FailbackAt: m.failbackAt(id), LastCause: id.cause,

@@ -105,13 +105,14 @@ type transcript struct {
 	now     time.Duration
 	obs     Observed
 	pending map[string]Action // by "verb identity"
+	wanted  map[int]uint64    // generations at which keys are wanted
 	cmd     uint64
 	text    *Transcript
 	again   strings.Builder // the transcript as a Transcript writes it
 }
 
 func newTranscript(t *testing.T) *transcript {
-	return &transcript{t: t, saved: Saved{}.clone(), now: time.Second, pending: map[string]Action{}}
+	return &transcript{t: t, saved: Saved{}.clone(), now: time.Second, pending: map[string]Action{}, wanted: map[int]uint64{}}
 }
 
 func (x *transcript) run(in string) string {
@@ -217,6 +218,12 @@ func (x *transcript) step(ev Event) []Action {
 	for _, a := range out {
 		if op, what := x.cfg.asked(a); op != 0 {
 			x.pending[what] = a
+		}
+		switch a := a.(type) {
+		case Win:
+			x.wanted[a.Identity] = a.Generation
+		case GiveUp:
+			delete(x.wanted, a.Identity)
 		}
 	}
 	return out
@@ -382,7 +389,7 @@ func (x *transcript) see(f []string) Observed {
 		case name == "granted":
 			o.Granted[x.id(part)] = v == "yes"
 		case name == "key":
-			x.key(&o.Keys[x.id(part)], v)
+			x.key(x.id(part), v)
 		case part != "":
 			p := x.node(part)
 			o.Peers[p].Words[x.id(name)] = x.wordOf(p, v)
@@ -434,7 +441,11 @@ func (x *transcript) seePeer(p *PeerView, what, v string) bool {
 func (x *transcript) words(i int, v string) {
 	mine, theirs, both := strings.Cut(v, "/")
 	if mine != "" {
-		x.obs.Local[i] = x.wordOf(x.cfg.Self, mine)
+		was, w := x.obs.Local[i], x.wordOf(x.cfg.Self, mine)
+		if x.cfg.many() && x.m.seen && w.Has(Owner) && !was.Has(Owner) && x.obs.Keys[i].Held != w.Gen() {
+			x.fail("its kernel takes nothing without the key")
+		}
+		x.obs.Local[i] = w
 	}
 	if both {
 		p := 1 - x.cfg.Self
@@ -442,9 +453,13 @@ func (x *transcript) words(i int, v string) {
 	}
 }
 
-func (x *transcript) key(k *Key, v string) {
+func (x *transcript) key(i int, v string) {
 	f := strings.Split(v, "/")
-	*k = Key{Held: x.number(f[0]), Stored: x.number(f[1]), Elsewhere: len(f) > 2}
+	k := Key{Held: x.number(f[0]), Stored: x.number(f[1]), Elsewhere: len(f) > 2}
+	if k.Held != 0 && k.Held != x.wanted[i] {
+		x.fail(fmt.Sprintf("a key that is wanted at generation %d is not won there", x.wanted[i]))
+	}
+	x.obs.Keys[i] = k
 }
 
 // nic takes up, down, none or reached/majority.

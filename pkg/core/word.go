@@ -11,8 +11,12 @@ func (m *Machine) driveWord(id *identity) {
 	switch {
 	case id.word.Has(Owner):
 		want = m.ownerWord(id)
+	case id.word.Has(Yield) && m.cfg.many():
+		want = m.releasedWordOfMany(id)
 	case id.word.Has(Yield):
 		want = m.releasedWord(id)
+	case m.cfg.many():
+		want = m.standbyWordOfMany(id)
 	default:
 		want = m.standbyWord(id)
 	}
@@ -36,14 +40,22 @@ func (m *Machine) ownerWord(id *identity) Word {
 	m.promise(id, m.next(id, g+1))
 	switch id.ho.phase {
 	case hoIntent, hoStopping:
-		return MakeWord(Owner|Yield, g)
+		return MakeWord(Owner|Yield|m.target(id), g)
 	case hoReleasing:
-		return MakeWord(Yield, g)
+		return MakeWord(Yield|m.target(id), g)
 	}
 	if m.abandons(id) && id.svc.state == actOff {
 		return MakeWord(Yield, g) // for the peer, whenever it comes
 	}
 	return MakeWord(Owner, g)
+}
+
+// target names the node that a hand-over is to; in a pair nobody asks.
+func (m *Machine) target(id *identity) Word {
+	if m.cfg.many() {
+		return ToNode(id.ho.to)
+	}
+	return 0
 }
 
 // releasedWord takes back what the peer did not take.
@@ -79,12 +91,13 @@ func (m *Machine) burn(id *identity) Word {
 	return MakeWord(Want, id.word.Gen()+1)
 }
 
-// next is the least generation above gen that this node may own: of its own parity, so that no
-// generation is ever owned by both nodes, and above all that it may have owned before it booted.
+// next is the least generation above gen that this node may own: of its own residue, so that no
+// generation is ever owned by two nodes, and above all that it may have owned before it booted.
 // The kernel counts in the same way.
 func (m *Machine) next(id *identity, gen uint64) uint64 {
 	gen = max(gen, id.cfg.Floor) + 1
-	return gen + (gen+uint64(m.cfg.Self))%2
+	nodes := uint64(len(m.cfg.Nodes))
+	return gen + (uint64(m.cfg.Self)+nodes-gen%nodes)%nodes
 }
 
 // overdue reports that nobody has taken it for so long that somebody must act.
@@ -155,7 +168,13 @@ func (m *Machine) standbyWord(id *identity) Word {
 func (m *Machine) prepares(id *identity) bool {
 	w, p := id.word, m.theirs(id)
 	heard := m.up(id) || m.suspect(id) && w.Has(Staged)
-	return heard && p.Has(Yield) && p.Gen() == w.Gen()
+	return heard && p.Has(Yield) && p.Gen() == w.Gen() && m.meansMe(p)
+}
+
+// meansMe: what a pair's node yields can only be for the other one.
+func (m *Machine) meansMe(w Word) bool {
+	to, _ := w.To()
+	return to == m.cfg.Self || !m.cfg.many()
 }
 
 // demands reports whether the peer's kernel shall be asked to release an identity, past its
@@ -164,7 +183,9 @@ func (m *Machine) demands(id *identity) bool {
 	if !m.up(id) || !m.peerOwns(id) || m.theirs(id).Gen() != id.word.Gen() {
 		return false
 	}
-	return m.forced(id) || m.cfg.DemandIfLost && !m.view(id.peer).SupervisorOK && !m.view(id.peer).Frozen
+	owner := m.view(id.peer)
+	lost := m.cfg.DemandIfLost && !owner.SupervisorOK && !owner.Frozen
+	return m.forced(id) || lost && (!m.cfg.many() || m.heir(id) == m.cfg.Self)
 }
 
 // raise brings a word that a reboot has cleared up to what this node promised
