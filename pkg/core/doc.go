@@ -33,8 +33,8 @@
 //
 // Of more than two nodes those that an identity prefers are its candidates: only they
 // ever own it. What the policy says of the peer holds of the identity's counterpart:
-// the owner, or who owned it last; where this node is the owner, whom it hands over
-// to, or the heir, who would take it. There are not two owners, because
+// the owner, or who owned it last, or whom this node hands it over to. There are not
+// two owners, because
 //
 //   - only a kernel makes an owner, and only with the identity's key in etcd, won at
 //     the very generation that it takes. The core never swaps Owner in: there are no

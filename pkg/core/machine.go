@@ -138,12 +138,11 @@ func (m *Machine) observed(o Observed) {
 		if i >= len(o.Local) {
 			continue
 		}
-		m.meet(id)
 		if o.At == 0 || o.At > id.swappedAt {
 			id.stale = false
 			m.follow(id, o.Local[i])
-			m.meet(id)
 		}
+		m.meet(id)
 		m.watch(id)
 	}
 	m.seen = true
@@ -175,7 +174,6 @@ func (m *Machine) swapped(e Swapped) {
 	if id.word == done.old { // else a reading has shown it already, and perhaps more
 		m.follow(id, done.new)
 	}
-	m.meet(id)
 	m.watch(id)
 }
 

@@ -2,39 +2,18 @@
 
 package core
 
-// meet finds the counterpart: the owner, or who owned it last; of what this node owns, the node
-// that it hands it over to, or else the heir. In a pair it is the other node.
+// meet finds the counterpart: the owner, or who owned it last. Of what this node owns it is the node
+// that it hands it over to. In a pair it is the other node.
 func (m *Machine) meet(id *identity) {
-	switch {
-	case !m.cfg.many():
-	case id.word.Has(Owner) && id.ho.phase != hoNone:
-		id.peer = id.ho.to
-	case id.word.Has(Owner):
-		if fits := m.fits(id); len(fits) > 0 {
-			id.peer = fits[0]
-		}
-	default:
-		if p := m.lastOwner(id); p >= 0 {
-			id.peer = p
-		}
+	if !m.cfg.many() || id.word.Has(Owner) {
+		return
 	}
-}
-
-// lastOwner is whose word is an owner's, -1 if no other node's is: of several one that is heard, and
-// then the highest.
-func (m *Machine) lastOwner(id *identity) int {
-	last, heard := -1, false
+	highest := id.word.Gen()
 	for _, p := range m.candidates(id) {
-		v := m.view(p)
-		w, h := v.word(id.index), v.State == PeerUp || v.State == PeerSuspect
-		if !w.Has(Owner) || w.Gen() < id.word.Gen() || heard && !h {
-			continue
-		}
-		if last < 0 || h && !heard || w.Gen() > m.view(last).word(id.index).Gen() {
-			last, heard = p, h
+		if w := m.view(p).word(id.index); w.Has(Owner) && w.Gen() >= highest {
+			id.peer, highest = p, w.Gen()
 		}
 	}
-	return last
 }
 
 // unheard reports that a node that may own it has not been heard since this one started, and is not
@@ -175,7 +154,7 @@ func (m *Machine) anySuspect(id *identity) bool {
 func (m *Machine) releasedWordOfMany(id *identity) Word {
 	g := id.word.Gen()
 	switch {
-	case m.standby(), m.leaving, m.unheard(id):
+	case m.standby(), m.leaving:
 	case (m.overdue(id) || len(m.fits(id)) == 0) && m.promise(id, m.next(id, g)):
 		return MakeWord(Ready, g)
 	}
