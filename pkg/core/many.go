@@ -5,7 +5,7 @@ package core
 // meet finds the counterpart: the owner, or who owned it last. Of what this node owns it is the node
 // that it hands it over to. In a pair it is the other node.
 func (m *Machine) meet(id *identity) {
-	if !m.cfg.many() || id.word.Has(Owner) {
+	if !m.cfg.many() {
 		return
 	}
 	highest := id.word.Gen()
