@@ -118,8 +118,6 @@ func (m *Machine) mayTake(id *identity) bool {
 	switch {
 	case !id.has(m.cfg.Self), m.unheard(id), m.behind(id):
 		return false
-	case id.ho.phase != hoNone:
-		return false // released to another one, who is given its time
 	case m.peerOwns(id):
 		return m.prepares(id) && id.addr.state == actOn
 	case id.unownedSince == 0:
@@ -205,10 +203,9 @@ func (m *Machine) standbyWordOfMany(id *identity) Word {
 	return MakeWord(f, g)
 }
 
-// claim is what shows whose it is, once it is released: it is kept until somebody owns it, for as long
-// as that may take.
+// claim is what shows whose it is once it is released, until somebody owns it.
 func (m *Machine) claim(id *identity) Word {
-	if !m.cfg.many() || m.peerOwns(id) || m.overdue(id) {
+	if !m.cfg.many() || m.peerOwns(id) {
 		return 0
 	}
 	return id.word & (Staged | Demand)
@@ -224,13 +221,13 @@ func (m *Machine) stagedOfMany(id *identity) bool {
 
 // supersededOfMany: to win the key at a higher generation is not to own it yet, as when a hand-over
 // is called off. An owner goes by it when it has no right of its own left; another one when it would
-// take what nobody owns, and could not win the key, unless somebody else holds it and is about to.
+// take what nobody owns and could not win the key, unless somebody else holds it and may be about to.
 func (m *Machine) supersededOfMany(id *identity) bool {
 	k := m.key(id)
 	if id.word.Has(Owner) {
 		return !m.granted(id) && k.Held == 0 && id.ho.phase == hoNone
 	}
-	return !m.peerOwns(id) && m.mayTake(id) && m.outOfReach(id) != 0 && (!k.Elsewhere || m.overdue(id))
+	return !m.peerOwns(id) && m.mayTake(id) && m.outOfReach(id) != 0 && !k.Elsewhere
 }
 
 // outOfReach is the generation that etcd knows if it is above the one at which this node would win the
