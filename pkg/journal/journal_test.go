@@ -60,10 +60,12 @@ var takeover = []core.Event{
 }
 
 // live gives a core the events and returns the transcript of what it decides.
-func live(j *Writer, events []core.Event) string {
+func live(j *Writer, events []core.Event) string { return lived(j, start, events) }
+
+func lived(j *Writer, from Start, events []core.Event) string {
 	var b strings.Builder
-	text := core.NewTranscript(config)
-	b.WriteString(strings.Join(text.Head(saved), "\n") + "\n")
+	text := core.NewTranscript(from.Config)
+	b.WriteString(strings.Join(text.Head(from.Saved), "\n") + "\n")
 	for i, ev := range events {
 		at := int64(10 + i)
 		line := text.Event(at, ev) + "\n"
@@ -149,6 +151,43 @@ func TestAReplayIsTheLiveTranscript(t *testing.T) {
 	if bytes.Contains(b, []byte("Tick")) {
 		t.Error("a tick that changed nothing is kept")
 	}
+}
+
+// Among many every peer is played by its name, and a hand-over by whom it is meant for.
+func TestAReplayOfManyIsTheLiveTranscript(t *testing.T) {
+	from := start
+	from.Config = core.Config{
+		Nodes: []string{"serv1", "serv2", "serv3"}, Self: 2, Etcd: true,
+		Identities: []core.IdentityConfig{{Name: "files", Failback: "manual", Prefer: []int{0, 2}}},
+	}
+	from.Saved = core.Saved{Generations: map[string]uint64{"files": 8}}
+	see := func(at int64, mine, owner core.Word, key core.Key, third core.PeerState) core.Observed {
+		return core.Observed{
+			At: at, Local: []core.Word{mine}, Granted: []bool{true}, Keys: []core.Key{key},
+			Peers: []core.PeerView{{State: core.PeerUp, SupervisorOK: true, Words: []core.Word{owner}}, {State: third, Boot: 5, Words: []core.Word{0}}, {}},
+		}
+	}
+	yields := core.MakeWord(core.Owner|core.Yield|core.ToNode(2), 6)
+	dir := t.TempDir()
+	j, err := Open(filepath.Join(dir, Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Begin(from, core.New(from.Config, from.Saved))
+	want := lived(j, from, []core.Event{
+		core.Started{},
+		see(11, core.MakeWord(core.Ready, 6), core.MakeWord(core.Owner, 6), core.Key{}, core.PeerUp),
+		see(12, core.MakeWord(core.Ready, 6), yields, core.Key{Stored: 6, Elsewhere: true}, core.PeerDead),
+		core.LinkChanged{Peer: 1, Link: "lan"},
+		core.CmdMove{Op: 1, Identity: 0, To: 1},
+	})
+	closed(t, j)
+	for _, line := range []string{"node serv1 serv2 serv3 self=serv3", "prefer=serv1,serv3", "serv2=dead", "files:serv1=owner|yield|to:serv3@6", "key:files=0/6/elsewhere", "link serv2 lan down", "serv2 may not own it"} {
+		if !strings.Contains(want, line) {
+			t.Errorf("live, without %q:\n%s", line, want)
+		}
+	}
+	replayed(t, dir).is(t, want)
 }
 
 func TestATornEndIsPlayedUpToIt(t *testing.T) {
