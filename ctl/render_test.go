@@ -153,6 +153,8 @@ func TestStatusTellsWhoHoldsAKeyInEtcd(t *testing.T) {
 	}
 }
 
+var pairOfNodes = []config.Node{{Name: "serv1"}, {Name: "serv2"}}
+
 func TestACheckSaysWhoSurvivesAPartitionWithEtcd(t *testing.T) {
 	cfg := &config.Config{Arbiter: config.Arbiter{Etcd: &config.Etcd{Endpoints: []string{"http://192.0.2.9:2379"}, TTL: 4 * time.Second}}}
 	if text := partitionWords(cfg); !strings.Contains(text, "at most 4s") || !strings.Contains(text, "never two owners") {
@@ -308,7 +310,7 @@ func TestACheckExplainsEachFailure(t *testing.T) {
 func TestACheckSaysWhoSurvivesAPartitionWithAFenceAgent(t *testing.T) {
 	fence := func(first, second time.Duration, reach int) *config.Config {
 		return &config.Config{
-			Nodes: [2]config.Node{{Name: "serv1"}, {Name: "serv2"}},
+			Nodes: pairOfNodes,
 			Arbiter: config.Arbiter{Reach: make([]netip.Addr, reach),
 				Fence: &config.Fence{Agent: "fence_ipmilan", Nodes: [2]config.FenceNode{{Delay: first}, {Delay: second}}}},
 		}
@@ -346,7 +348,7 @@ esac
 		t.Fatal(err)
 	}
 	cfg := &config.Config{
-		Nodes: [2]config.Node{{Name: "serv1"}, {Name: "serv2"}},
+		Nodes: []config.Node{{Name: "serv1"}, {Name: "serv2"}},
 		Arbiter: config.Arbiter{Fence: &config.Fence{Agent: agent, Timeout: time.Minute, Nodes: [2]config.FenceNode{
 			{Params: []config.FenceParam{{Name: "plug", Value: "6"}, {Name: "plugg", Value: "6"}}}, {Params: []config.FenceParam{{Name: "plug", Value: "7"}}}}}},
 	}
@@ -385,7 +387,7 @@ func TestACheckSaysWhoCanPace(t *testing.T) {
 }
 
 func TestACheckWarnsOfWhatMaySurprise(t *testing.T) {
-	cfg := &config.Config{Identities: []config.Identity{{Name: "files", StagingAhead: true}, {Name: "mail"}}}
+	cfg := &config.Config{Nodes: pairOfNodes, Identities: []config.Identity{{Name: "files", StagingAhead: true}, {Name: "mail"}}}
 	text := strings.Join(warnings(cfg), "\n")
 	if !strings.Contains(text, "files is staged ahead: "+stagingAheadCaveat) || strings.Contains(text, "mail is staged") {
 		t.Error(text)

@@ -38,7 +38,7 @@ func (b backend) Do(ctx context.Context, c control.Command) error {
 		}
 		to := -1
 		if c.To != "" {
-			to = slices.IndexFunc(n.Config.Nodes[:], func(x config.Node) bool { return x.Name == c.To })
+			to = slices.IndexFunc(n.Config.Nodes, func(x config.Node) bool { return x.Name == c.To })
 			if to < 0 {
 				return fmt.Errorf("%w: no node is named %q", control.ErrNotFound, c.To)
 			}

@@ -62,14 +62,20 @@ func (p *parts) difference() (names []string, known bool) {
 			continue
 		}
 		if part.Name == "" {
-			part.Name = fmt.Sprintf("an identity more there (number %d by name)", slot-firstIdentity+1)
+			part.Name = oneMore(slot)
 		}
 		names = append(names, part.Name)
 	}
 	return names, true
 }
 
-const firstIdentity = config.PartSlots - config.MaxIdentities
+// oneMore says what a peer has that this node's configuration does not.
+func oneMore(slot int) string {
+	if slot < config.FirstIdentityPart {
+		return fmt.Sprintf("a node more there (number %d by name)", slot-config.FirstNodePart+1)
+	}
+	return fmt.Sprintf("an identity more there (number %d by name)", slot-config.FirstIdentityPart+1)
+}
 
 // differs reports a living peer of another configuration, and tells of it: at once, and again when
 // it is known in what.

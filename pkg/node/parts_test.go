@@ -21,7 +21,7 @@ func TestPartsAreComparedWhenAllOfThePeersAreHeard(t *testing.T) {
 		here.hear(9, there.say(int64(turn)*int64(partEvery)))
 	}
 	names, known := here.difference()
-	if want := []string{"the number of identities", "identity mail", "an identity more there (number 3 by name)"}; !known || !slices.Equal(names, want) {
+	if want := []string{"the numbers of nodes and identities", "identity mail", "an identity more there (number 3 by name)"}; !known || !slices.Equal(names, want) {
 		t.Errorf("they differ in %q, want %q", names, want)
 	}
 	here.hear(10, there.say(0)) // the peer's administrator has changed it again

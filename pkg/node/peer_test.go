@@ -20,7 +20,7 @@ import (
 func bare() *node {
 	log := slog.New(slog.DiscardHandler)
 	cfg := &config.Config{
-		Digest: 7, Nodes: [2]config.Node{{Name: "serv1"}, {Name: "serv2"}}, Self: 1,
+		Digest: 7, Nodes: []config.Node{{Name: "serv1"}, {Name: "serv2"}}, Self: 1,
 		Timing:     config.Timing{SupervisorLost: 750 * time.Millisecond},
 		Identities: []config.Identity{{Name: "files", Services: []string{"samba"}}, {Name: "mail"}},
 	}
