@@ -39,7 +39,12 @@ var nodeSettings = []setting[Node]{
 
 var identitySettings = []setting[Identity]{
 	{"home", func(c *Config, i *Identity) any { return c.Nodes[i.Home].Name }},
-	{"prefer", func(c *Config, i *Identity) any { return c.standIns(i) }},
+	{"prefer", func(c *Config, i *Identity) any {
+		if !c.Many() {
+			return nil // it is the other node, and no setting
+		}
+		return c.StandIns(i)
+	}},
 	{"mac", func(_ *Config, i *Identity) any { return i.MAC }},
 	{"addresses", func(_ *Config, i *Identity) any { return i.Addresses }},
 	{"staging", func(_ *Config, i *Identity) any { return i.StagingAhead }},
@@ -56,17 +61,6 @@ var serviceSettings = []setting[Service]{
 	{"restart", func(_ *Config, s *Service) any { return s.Restart }},
 	{"after", func(_ *Config, s *Service) any { return s.After }},
 	{"run", func(_ *Config, s *Service) any { return s.Concurrent }},
-}
-
-// standIns are the names of who takes an identity when its home cannot, in this order. Of a pair it
-// is the other node, and no setting.
-func (c *Config) standIns(i *Identity) (names []string) {
-	if c.Many() {
-		for _, node := range i.Prefer[1:] {
-			names = append(names, c.Nodes[node].Name)
-		}
-	}
-	return names
 }
 
 // NeedRestart names the settings in which a configuration differs from a running one and which a

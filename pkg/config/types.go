@@ -51,6 +51,14 @@ func (c *Config) Others() (others []int) {
 	return others
 }
 
+// StandIns are the names of who takes an identity when its home cannot, in this order.
+func (c *Config) StandIns(id *Identity) (names []string) {
+	for _, node := range id.Prefer[min(1, len(id.Prefer)):] {
+		names = append(names, c.Nodes[node].Name)
+	}
+	return names
+}
+
 // Peer is the index of the other node of a pair.
 func (c *Config) Peer() int { return c.Others()[0] }
 

@@ -145,6 +145,9 @@ func (b backend) Status() control.Status {
 		}
 		st.Links = append(st.Links, link)
 	}
+	peer := st.Peer
+	peer.Links = st.Links
+	st.Peers = []control.Peer{peer}
 	for i, id := range v.snapshot.Identities {
 		is := n.identityStatus(i, id, &s)
 		is.Takeover = n.takeover(v.changes[i])
@@ -172,7 +175,7 @@ func peerState(s *loader.State, lost time.Duration) string {
 func (n *node) identityStatus(i int, id core.IdentitySnapshot, s *loader.State) control.Identity {
 	cfg := n.Config.Identities[i]
 	out := control.Identity{
-		Name: id.Name, Home: n.Config.Nodes[id.Home].Name, Generation: s.Words[i].Gen(), Gate: control.GateClosed,
+		Name: id.Name, Home: n.Config.Nodes[id.Home].Name, Prefer: n.Config.StandIns(&cfg), Generation: s.Words[i].Gen(), Gate: control.GateClosed,
 		Armed: s.Words[i].Has(core.Ready), MAC: net.HardwareAddr(cfg.MAC[:]).String(),
 	}
 	switch {
@@ -216,26 +219,17 @@ func (src source) Snapshot() metrics.Snapshot {
 	n, cfg := src.n, src.n.Config
 	s, v := n.dp.State(len(cfg.Identities)), n.view()
 	m := metrics.Snapshot{
-		PeerState: peerState(&s, cfg.Timing.SupervisorLost), Suspects: s.Suspects, SuspectsRefuted: s.Refuted, SelfStalls: s.SelfStalls,
+		Peers: []metrics.Peer{n.peerMetrics(&s)}, SelfStalls: s.SelfStalls, PeerServices: map[string]bool{},
 		PacerGapMaxNS: s.TickGapMaxNS, LeaseRemainingMinNS: v.leaseMin, RightToServeNS: rightToServe(&s),
-		Reverted: s.Reverted, Silence: histogram(s.Silence.Buckets, s.Silence.MaxNS), PeerServices: map[string]bool{},
 		Ages: []metrics.Age{
 			{Node: n.self(), NS: s.AtNS - s.SupervisorAtNS},
 			{Node: cfg.Nodes[cfg.Peer()].Name, NS: int64(s.PeerAge) + max(0, s.AtNS-s.PeerAgeAtNS)},
 		},
 		Build: build(n.Version), Troubles: v.troubleFlags(),
 	}
-	if s.Peer == core.PeerSuspect {
-		m.PeerState = "suspect"
-	}
 	m.Etcd = n.etcdMetrics()
 	if cfg.Arbiter.Fence != nil {
 		m.Fences = v.fence.count
-	}
-	for role, l := range s.Links {
-		if n.dp.Mode(role) != "" {
-			m.Links = append(m.Links, metrics.Link{Name: loader.LinkNames[role], Up: n.heard(l, s.AtNS), RTT: histogram(l.RTT, l.RTTMaxNS), Gap: histogram(l.Gap, l.GapMaxNS)})
-		}
 	}
 	for i, up := range peerServices(cfg, &s) {
 		m.PeerServices[cfg.Identities[i].Name] = up
@@ -258,6 +252,23 @@ func (src source) Snapshot() metrics.Snapshot {
 		m.Services = append(m.Services, metrics.Service{Name: svc.Service, Up: up, Restarts: svc.Restarts})
 	}
 	return m
+}
+
+// peerMetrics is the peer as Prometheus sees it.
+func (n *node) peerMetrics(s *loader.State) metrics.Peer {
+	p := metrics.Peer{
+		Name: n.Config.Nodes[n.Config.Peer()].Name, State: peerState(s, n.Config.Timing.SupervisorLost),
+		Suspects: s.Suspects, SuspectsRefuted: s.Refuted, Reverted: s.Reverted, Silence: histogram(s.Silence.Buckets, s.Silence.MaxNS),
+	}
+	if s.Peer == core.PeerSuspect {
+		p.State = control.PeerSuspect
+	}
+	for role, l := range s.Links {
+		if n.dp.Mode(role) != "" {
+			p.Links = append(p.Links, metrics.Link{Name: loader.LinkNames[role], Up: n.heard(l, s.AtNS), RTT: histogram(l.RTT, l.RTTMaxNS), Gap: histogram(l.Gap, l.GapMaxNS)})
+		}
+	}
+	return p
 }
 
 func build(version string) metrics.Build {
