@@ -19,7 +19,7 @@ import (
 func pingCommand(env Env) *cli.Command {
 	return &cli.Command{
 		Name: "ping", Usage: "round trips between the two kernels, per link, as a histogram",
-		Description: `Heartbeats are answered by the other node's kernel in its network driver, and timed by this
+		Description: `Heartbeats are answered by the other nodes' kernels in their network drivers, and timed by this
 node's kernel on one clock. This collects them for a while; it sends nothing more than is sent
 anyway.
 
