@@ -184,4 +184,13 @@ func TestALabHasRoomForSoMany(t *testing.T) {
 		}
 		numbers[p.Number] = true
 	}
+	for i := range MaxNodes {
+		lan, err := findPort(portsOfMany(MaxNodes), server(i), LAN)
+		must(t, err)
+		spare, err := findPort(portsOfMany(MaxNodes), server(i), Spare)
+		must(t, err)
+		if first := i%2 == 0; (lan.Switch == Sw1) != first || (spare.Switch == Sw1) == first {
+			t.Errorf("%s is by its LAN on %s, by its spare NIC on %s", server(i), lan.Switch, spare.Switch)
+		}
+	}
 }
