@@ -40,7 +40,7 @@ func moveCommand(env Env) *cli.Command {
 		Description: `The new owner prepares first: its addresses are put in place and its services can be started.
 Only then does the owner's kernel release the identity, and the other kernel opens its gate on
 that very frame. Of two nodes it goes, without NODE, to the one that does not own it; with more NODE
-must be there, and be the identity's home or in its prefer.
+must be there, and be the identity's home or in its prefer, and the order is given on the owner or on NODE.
 
    xdpha move files            to the other node of two
    xdpha move files serv2      to serv2; if it is there already, nothing happens

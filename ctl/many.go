@@ -15,7 +15,7 @@ func manyFailures(cfg *config.Config) []failure {
 	out := []failure{}
 	for i, n := range cfg.Nodes {
 		if len(homesAt(cfg, i)) == 0 {
-			out = append(out, failure{n.Name + " loses power, or its kernel dies", fmt.Sprintf("nothing moves: %s is home to nothing", n.Name)})
+			out = append(out, failure{n.Name + " loses power, or its kernel dies", fmt.Sprintf("nothing moves: %s is home to nothing%s", n.Name, servedOn(cfg, i))})
 			continue
 		}
 		out = append(out,
@@ -37,6 +37,20 @@ func manyFailures(cfg *config.Config) []failure {
 		failure{"etcd does not answer", "an owner serves for as long as all other candidates answer it; nothing is taken or moved before etcd answers again"},
 		failure{"a service's check turns bad", "restarted in place as often as its restart window allows, then its identity moves; see the restart of each service"},
 	)
+}
+
+// servedOn says what a node's death asks of the owners for whom it stood by.
+func servedOn(cfg *config.Config, node int) string {
+	var names []string
+	for _, id := range cfg.Identities {
+		if id.Candidate(node) {
+			names = append(names, id.Name)
+		}
+	}
+	if len(names) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; who owns %s wins the key in etcd, and serves on", strings.Join(names, ", "))
 }
 
 // takersOf says who takes what a node is home to: the first of its candidates that can.

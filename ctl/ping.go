@@ -18,7 +18,7 @@ import (
 
 func pingCommand(env Env) *cli.Command {
 	return &cli.Command{
-		Name: "ping", Usage: "round trips between the two kernels, per link, as a histogram",
+		Name: "ping", Usage: "round trips between the nodes' kernels, per link, as a histogram",
 		Description: `Heartbeats are answered by the other nodes' kernels in their network drivers, and timed by this
 node's kernel on one clock. This collects them for a while; it sends nothing more than is sent
 anyway.
@@ -27,7 +27,7 @@ anyway.
    xdpha ping --for 10s --json           ten, for scripts
 
 A p99 far above p50 points at interrupt moderation or deep C-states; lost replies at the link.
-Exit status 1 if a link had no answer at all.`,
+With more than two nodes each is shown by itself. Exit status 1 if a link had no answer at all.`,
 		Flags: []cli.Flag{&cli.DurationFlag{Name: "for", Value: time.Second, Usage: "how long to collect"}, jsonFlag()},
 		Action: func(c *cli.Context) error {
 			if err := needArgs(c, 0, 0); err != nil {
@@ -70,7 +70,7 @@ func pingBad(p control.Ping) bool {
 // barWidth is the longest bar of a histogram.
 const barWidth = 50
 
-// pingText draws one histogram per link, to each peer if there are several.
+// pingText draws one histogram per link.
 func pingText(p control.Ping) string {
 	var b strings.Builder
 	for i, l := range p.Links {
@@ -78,8 +78,8 @@ func pingText(p control.Ping) string {
 			b.WriteByte('\n')
 		}
 		name := l.Name
-		if p.Links[0].Peer != p.Links[len(p.Links)-1].Peer {
-			name = l.Peer + " " + name
+		if l.Node != "" {
+			name += " to " + l.Node
 		}
 		fmt.Fprintf(&b, "%s: %d sent, %d lost in %s", name, l.Sent, l.Lost, time.Duration(p.ForNS).Round(time.Millisecond))
 		if l.RTT.Count() == 0 {

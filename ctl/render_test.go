@@ -270,6 +270,14 @@ func TestStagesOfAnotherChangeAreNotInTheTimeline(t *testing.T) {
 
 func TestPingHistogram(t *testing.T) { golden(t, "ping", pingText(samplePing())) }
 
+func TestPingTellsPeersApart(t *testing.T) {
+	p := samplePing()
+	p.Links[0].Node, p.Links[1].Node = "serv1", "serv3"
+	if text := pingText(p); !strings.Contains(text, "crossover to serv1: 1000 sent") || !strings.Contains(text, "lan to serv3: 1000 sent, 1 lost") {
+		t.Error(text)
+	}
+}
+
 func TestShortDurations(t *testing.T) {
 	for ns, want := range map[float64]string{0: "0 ns", 999: "999 ns", 1000: "1.00 µs", 9994: "9.99 µs", 9996: "10.0 µs", 5.012e6: "5.01 ms", 99.96e6: "100 ms", 2e9: "2.00 s"} {
 		if got := shortNS(ns); got != want {

@@ -344,10 +344,11 @@ type Ping struct {
 	Links []PingLink `json:"links"`
 }
 
-// PingLink is one link's part of a Ping.
+// PingLink is one link's part of a Ping; with more than two nodes, one peer's on it.
 type PingLink struct {
 	Peer string    `json:"peer"`
 	Name string    `json:"name"`
+	Node string    `json:"node,omitempty"` // whose answers; of a pair it goes without saying
 	Sent uint64    `json:"sent"`
 	Lost uint64    `json:"lost"`
 	RTT  Histogram `json:"rtt"`

@@ -103,7 +103,10 @@ func (b backend) Ping(ctx context.Context, d time.Duration) (control.Ping, error
 			if !b.n.linked(role, node) {
 				continue
 			}
-			l := control.PingLink{Peer: b.n.Config.Nodes[node].Name, Name: name, Sent: after.Seq - before.Seq}
+			l := control.PingLink{Name: name, Sent: after.Seq - before.Seq}
+			if b.n.Config.Many() {
+				l.Node = b.n.Config.Nodes[node].Name
+			}
 			was, is := before.Peers[node].Links[role].RTT, after.Peers[node].Links[role].RTT
 			for i := range is {
 				l.RTT.Buckets = append(l.RTT.Buckets, is[i]-was[i])
