@@ -4,16 +4,19 @@ package node_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
 // Three nodes, the third home to nothing: it comes first for files, and last for mail.
 func TestThreeNodesStandInForEachOther(t *testing.T) {
-	a := newArbitratedOf(t, 3, lab.Scene{Prefer: map[string]string{"files": "[serv3, serv2]", "mail": "[serv1, serv3]"}})
+	a := newArbitratedOf(t, 3, lab.Scene{Prefer: map[string]string{"files": "serv3, serv2", "mail": "serv1, serv3"}})
 	for _, s := range []struct {
 		name string
 		test func(*testing.T, *arbitrated)
@@ -108,16 +111,22 @@ func twoOfThreeArePartedFromEachOther(t *testing.T, a *arbitrated) {
 }
 
 func movedAmongThree(t *testing.T, a *arbitrated) {
-	w := a.watch(t, files, lab.Serv2, lab.Serv3)
-	move := func(at, to string) {
-		t.Helper()
-		within(t, func(ctx context.Context) error { return a.api[at].Move(ctx, "files", to, false) })
-		a.awaitSettled(t, map[string]string{"files": to, "mail": lab.Serv2})
+	for _, m := range []struct{ at, to string }{
+		{lab.Serv1, lab.Serv2}, // past the one that comes first
+		{lab.Serv3, lab.Serv3}, // by order of who shall have it
+		{lab.Serv3, lab.Serv1},
+	} {
+		w := a.watch(t, files)
+		within(t, func(ctx context.Context) error { return a.api[m.at].Move(ctx, "files", m.to, false) })
+		a.awaitSettled(t, map[string]string{"files": m.to, "mail": lab.Serv2})
+		if sum := w.end(); sum.After != m.to {
+			t.Errorf("moved to %s, %s answers", m.to, sum.After)
+		}
 	}
-	move(lab.Serv1, lab.Serv2) // past the one that comes first
-	move(lab.Serv3, lab.Serv3) // by order of who shall have it
-	move(lab.Serv3, lab.Serv1)
-	w.endLossless()
+	err := a.api[lab.Serv3].Move(t.Context(), "files", lab.Serv2, false)
+	if !errors.Is(err, control.ErrRefused) || !strings.Contains(err.Error(), lab.Serv1) {
+		t.Errorf("an order given on who neither has it nor shall have it: %v", err)
+	}
 }
 
 func oneOfThreeIsCutOff(t *testing.T, a *arbitrated) {
