@@ -58,7 +58,9 @@ func TestConfigurationsThatDoNotFitAreRefused(t *testing.T) {
 
 func TestTheFirstIPv4AddressIsTheOneAnnounced(t *testing.T) {
 	v4, v6 := netip.MustParseAddr("192.0.2.21"), netip.MustParseAddr("2001:db8::21")
-	cfg := Config{Keys: []Key{{}}, Identities: []IdentityConfig{{Addresses: []netip.Addr{v6, v4}}, {Addresses: []netip.Addr{v6}}}}
+	cfg := Config{Nodes: 2, Keys: []Key{{}}, Identities: []IdentityConfig{
+		{Candidates: 3, Addresses: []netip.Addr{v6, v4}}, {Candidates: 3, Addresses: []netip.Addr{v6}},
+	}}
 	v, err := cfg.abi()
 	if err != nil {
 		t.Fatal(err)
@@ -80,12 +82,13 @@ func TestEventsAreReadAsTheKernelWroteThem(t *testing.T) {
 	b := make([]byte, 48)
 	binary.LittleEndian.PutUint64(b, 42)
 	binary.LittleEndian.PutUint32(b[8:], uint32(TakenOver))
-	binary.LittleEndian.PutUint32(b[12:], 0xffffffff)
+	binary.LittleEndian.PutUint16(b[12:], 0xffff)
+	binary.LittleEndian.PutUint16(b[14:], 2)
 	binary.LittleEndian.PutUint64(b[16:], 7)
 	binary.LittleEndian.PutUint64(b[24:], 9)
 	copy(b[32:], netip.MustParseAddr("::ffff:192.0.2.21").AsSlice())
 	e, err := parseEvent(b)
-	if want := (Event{42, TakenOver, -1, 7, 9, netip.MustParseAddr("192.0.2.21")}); err != nil || e != want {
+	if want := (Event{42, TakenOver, -1, 2, 7, 9, netip.MustParseAddr("192.0.2.21")}); err != nil || e != want {
 		t.Errorf("%+v, %v; want %+v", e, err, want)
 	}
 	if _, err := parseEvent(b[:47]); err == nil {
@@ -97,16 +100,16 @@ func TestEventsAreReadAsTheKernelWroteThem(t *testing.T) {
 }
 
 func TestTheGateOfARunningSupervisor(t *testing.T) {
-	open := State{AtNS: 10, LeaseUntilNS: 11, ServeNeeded: true, ServeUntilNS: 11, LeaveNS: []int64{0}, Words: []core.Word{core.MakeWord(core.Owner, 1)}}
+	open := State{AtNS: 10, LeaseUntilNS: 11, ServeNeeded: true, GrantedUntilNS: []int64{11}, LeaveNS: []int64{0}, Words: []core.Word{core.MakeWord(core.Owner, 1)}}
 	for name, c := range map[string]struct {
 		change func(*State)
 		open   bool
 	}{
 		"owner with a lease":            {func(*State) {}, true},
 		"not the owner":                 {func(s *State) { s.Words = []core.Word{core.MakeWord(core.Ready, 1)} }, false},
-		"cut off":                       {func(s *State) { s.ServeUntilNS = 10 }, false},
-		"arbiter none":                  {func(s *State) { s.ServeUntilNS, s.ServeNeeded = 0, false }, true},
-		"cut off, with the key in etcd": {func(s *State) { s.ServeUntilNS, s.LeaveNS = 10, []int64{11} }, true},
+		"cut off":                       {func(s *State) { s.GrantedUntilNS = []int64{10} }, false},
+		"arbiter none":                  {func(s *State) { s.GrantedUntilNS, s.ServeNeeded = []int64{0}, false }, true},
+		"cut off, with the key in etcd": {func(s *State) { s.GrantedUntilNS, s.LeaveNS = []int64{10}, []int64{11} }, true},
 		"without a lease":               {func(s *State) { s.LeaseUntilNS = 10 }, false},
 	} {
 		s := open

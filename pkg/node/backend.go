@@ -101,8 +101,9 @@ func (b backend) Ping(ctx context.Context, d time.Duration) (control.Ping, error
 			continue
 		}
 		l := control.PingLink{Name: name, Sent: after.Seq - before.Seq}
-		for i := range after.Links[role].RTT {
-			l.RTT.Buckets = append(l.RTT.Buckets, after.Links[role].RTT[i]-before.Links[role].RTT[i])
+		was, is := b.n.peerOf(&before).Links[role].RTT, b.n.peerOf(&after).Links[role].RTT
+		for i := range is {
+			l.RTT.Buckets = append(l.RTT.Buckets, is[i]-was[i])
 		}
 		l.Lost = l.Sent - min(l.Sent, l.RTT.Count())
 		p.Links = append(p.Links, l)
@@ -129,7 +130,7 @@ func (b backend) Status() control.Status {
 	if left := rightToServe(&s); left != nil {
 		st.RightToServeUS = new(*left / 1000)
 	}
-	for role, l := range s.Links {
+	for role, l := range n.peerOf(&s).Links {
 		mode := n.dp.Mode(role)
 		if mode == "" {
 			continue
@@ -156,13 +157,13 @@ func (b backend) Status() control.Status {
 	return st
 }
 
-func peerState(s *loader.State, lost time.Duration) string {
+func peerState(p *loader.Peer, lost time.Duration) string {
 	switch {
-	case s.Peer == core.PeerDead:
+	case p.State == core.PeerDead:
 		return control.PeerDead
-	case s.Peer == core.PeerUnknown:
+	case p.State == core.PeerUnknown:
 		return control.PeerUnknown
-	case s.PeerAge >= lost:
+	case p.Age >= lost:
 		return control.PeerSupervisorLost
 	default:
 		return control.PeerUp
@@ -215,24 +216,25 @@ type source struct{ n *node }
 func (src source) Snapshot() metrics.Snapshot {
 	n, cfg := src.n, src.n.Config
 	s, v := n.dp.State(len(cfg.Identities)), n.view()
+	p := n.peerOf(&s)
 	m := metrics.Snapshot{
-		PeerState: peerState(&s, cfg.Timing.SupervisorLost), Suspects: s.Suspects, SuspectsRefuted: s.Refuted, SelfStalls: s.SelfStalls,
+		PeerState: peerState(p, cfg.Timing.SupervisorLost), Suspects: p.Suspects, SuspectsRefuted: p.Refuted, SelfStalls: s.SelfStalls,
 		PacerGapMaxNS: s.TickGapMaxNS, LeaseRemainingMinNS: v.leaseMin, RightToServeNS: rightToServe(&s),
-		Reverted: s.Reverted, Silence: histogram(s.Silence.Buckets, s.Silence.MaxNS), PeerServices: map[string]bool{},
+		Reverted: p.Reverted, Silence: histogram(p.Silence.Buckets, p.Silence.MaxNS), PeerServices: map[string]bool{},
 		Ages: []metrics.Age{
 			{Node: n.self(), NS: s.AtNS - s.SupervisorAtNS},
-			{Node: cfg.Nodes[cfg.Peer()].Name, NS: int64(s.PeerAge) + max(0, s.AtNS-s.PeerAgeAtNS)},
+			{Node: cfg.Nodes[cfg.Peer()].Name, NS: int64(p.Age) + max(0, s.AtNS-p.AgeAtNS)},
 		},
 		Build: build(n.Version), Troubles: v.troubleFlags(),
 	}
-	if s.Peer == core.PeerSuspect {
+	if p.State == core.PeerSuspect {
 		m.PeerState = "suspect"
 	}
 	m.Etcd = n.etcdMetrics()
 	if cfg.Arbiter.Fence != nil {
 		m.Fences = v.fence.count
 	}
-	for role, l := range s.Links {
+	for role, l := range p.Links {
 		if n.dp.Mode(role) != "" {
 			m.Links = append(m.Links, metrics.Link{Name: loader.LinkNames[role], Up: n.heard(l, s.AtNS), RTT: histogram(l.RTT, l.RTTMaxNS), Gap: histogram(l.Gap, l.GapMaxNS)})
 		}

@@ -88,7 +88,7 @@ func (n *node) fenceStatus(s *loader.State, shown fenceShown) *control.Fence {
 		out.LastAt = &shown.at
 	}
 	switch {
-	case s.Fenced():
+	case s.Fenced(n.Config.Peer()):
 		out.State = control.FencePeerOff
 	case shown.running:
 		out.State = control.FenceRunning

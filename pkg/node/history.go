@@ -13,12 +13,13 @@ import (
 func (b backend) History() control.History {
 	n := b.n
 	s, now, wall := n.dp.State(len(n.Config.Identities)), loader.Now(), time.Now()
+	p := n.peerOf(&s)
 	h := control.History{
 		Node: n.self(), Time: wall, ProbeUS: n.Config.Timing.Probe.Microseconds(), DeadAfterUS: n.Config.Timing.DeadAfter.Microseconds(),
 		SinceStart: control.SinceStart{
-			Time: wall.Add(time.Duration(n.dp.StartedNS() - now)), SilenceMaxUS: int64(s.Silence.MaxNS / 1000),
-			Silence:  histogram(s.Silence.Buckets, s.Silence.MaxNS),
-			Suspects: s.Suspects, Refuted: s.Refuted, SelfStalls: s.SelfStalls, Reverted: s.Reverted,
+			Time: wall.Add(time.Duration(n.dp.StartedNS() - now)), SilenceMaxUS: int64(p.Silence.MaxNS / 1000),
+			Silence:  histogram(p.Silence.Buckets, p.Silence.MaxNS),
+			Suspects: p.Suspects, Refuted: p.Refuted, SelfStalls: s.SelfStalls, Reverted: p.Reverted,
 		},
 	}
 	for _, m := range n.dp.Minutes() {

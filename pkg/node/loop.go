@@ -157,16 +157,16 @@ func (n *node) look() {
 	n.watchStrangers(&s)
 	n.watchPeerServices(&s)
 	n.tellStages()
-	mine := n.myView(&s)
+	mine, p := n.myView(&s), n.peerOf(&s)
 	if n.differs(&s) {
-		s.Peer = core.PeerUnknown // its words speak of other identities: nothing may follow from them
+		p.State = core.PeerUnknown // its words speak of other identities: nothing may follow from them
 	}
 	o := core.Observed{
-		At: s.AtNS, Peer: s.Peer, PeerBoot: s.PeerBoot,
-		PeerSupervisorOK: s.Peer == core.PeerUp && s.PeerAge < n.Config.Timing.SupervisorLost,
-		PeerStandby:      s.PeerFlags.Standby, PeerFrozen: s.PeerFlags.Frozen,
-		Local: s.Words, PeerWords: s.PeerWords, MyLan: mine, PeerLan: n.peerView(s.PeerFlags), Isolated: s.Isolated,
-		Fenced: s.Fenced(), Barred: n.barred(&s),
+		At: s.AtNS, Peer: p.State, PeerBoot: p.Boot,
+		PeerSupervisorOK: p.State == core.PeerUp && p.Age < n.Config.Timing.SupervisorLost,
+		PeerStandby:      p.Flags.Standby, PeerFrozen: p.Flags.Frozen,
+		Local: s.Words, PeerWords: p.Words, MyLan: mine, PeerLan: n.peerView(p.Flags), Isolated: s.Isolated,
+		Fenced: s.Fenced(n.Config.Peer()), Barred: n.barred(&s),
 	}
 	n.seeEtcd(&o, &s)
 	n.setFlags(func(f *loader.Flags) {
@@ -184,7 +184,8 @@ func (n *node) look() {
 
 // barred reports that the kernel would take nothing of the dead peer, off or not.
 func (n *node) barred(s *loader.State) bool {
-	return s.Peer == core.PeerDead && (s.ServeNeeded && s.ServeUntilNS <= s.AtNS || s.PeerBoot != 0 && s.PeerDigest != n.Config.Digest)
+	p := n.peerOf(s)
+	return p.State == core.PeerDead && (s.ServeNeeded && s.ServeUntilNS <= s.AtNS || p.Boot != 0 && p.Digest != n.Config.Digest)
 }
 
 func (n *node) setFlags(change func(*loader.Flags)) {
@@ -237,10 +238,11 @@ func (n *node) heard(l loader.LinkState, now int64) bool {
 
 // watchLinks tells of links that fell silent while another one hears the peer, or came back.
 func (n *node) watchLinks(s *loader.State) {
-	if s.Peer != core.PeerUp {
+	p := n.peerOf(s)
+	if p.State != core.PeerUp {
 		return
 	}
-	for role, l := range s.Links {
+	for role, l := range p.Links {
 		heard := n.heard(l, s.AtNS)
 		n.mu.Lock()
 		was, known := n.shared.linkHeard[role], n.shared.linkKnown[role]

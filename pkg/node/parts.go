@@ -74,11 +74,12 @@ const firstIdentity = config.PartSlots - config.MaxIdentities
 // differs reports a living peer of another configuration, and tells of it: at once, and again when
 // it is known in what.
 func (n *node) differs(s *loader.State) bool {
-	yes := s.Peer == core.PeerUp && s.PeerDigest != n.Config.Digest
+	p := n.peerOf(s)
+	yes := p.State == core.PeerUp && p.Digest != n.Config.Digest
 	n.loop.differs = yes
 	if !yes {
 		n.setFlags(func(f *loader.Flags) { f.Part = false })
-		if s.Peer == core.PeerUp {
+		if p.State == core.PeerUp {
 			n.loop.parts.theirs = nil
 			n.tellTrouble(troubleConfig, 0, "", "the nodes' configurations are the same again")
 		}
@@ -86,10 +87,10 @@ func (n *node) differs(s *loader.State) bool {
 	}
 	said := n.loop.parts.say(s.AtNS)
 	n.setFlags(func(f *loader.Flags) { f.Part, f.Services = true, said })
-	if s.PeerFlags.Part {
-		n.loop.parts.hear(s.PeerDigest, s.PeerFlags.Services)
+	if p.Flags.Part {
+		n.loop.parts.hear(p.Digest, p.Flags.Services)
 	}
-	text := fmt.Sprintf("%s's configuration is another one (digest %08x, here %08x): no identity moves until both are the same", n.Config.Nodes[n.Config.Peer()].Name, s.PeerDigest, n.Config.Digest)
+	text := fmt.Sprintf("%s's configuration is another one (digest %08x, here %08x): no identity moves until both are the same", n.Config.Nodes[n.Config.Peer()].Name, p.Digest, n.Config.Digest)
 	names, known := n.loop.parts.difference()
 	switch {
 	case known && len(names) > 0:

@@ -12,25 +12,28 @@ import (
 	"github.com/xdpha/xdpha/pkg/service"
 )
 
-// heardPeer reports whether the kernel hears the peer: what the last frame said still holds.
-func heardPeer(s *loader.State) bool { return s.Peer == core.PeerUp || s.Peer == core.PeerSuspect }
+// peerOf is what a reading has of the other node.
+func (n *node) peerOf(s *loader.State) *loader.Peer { return &s.Peers[n.Config.Peer()] }
+
+// heardPeer reports whether the kernel hears a peer: what the last frame said still holds.
+func heardPeer(p *loader.Peer) bool { return p.State == core.PeerUp || p.State == core.PeerSuspect }
 
 // peerStatus is the peer's three values: its kernel, its daemon, the services of what it owns.
 func (n *node) peerStatus(s *loader.State) control.Peer {
-	cfg := n.Config
+	cfg, peer := n.Config, n.peerOf(s)
 	p := control.Peer{
-		Name: cfg.Nodes[cfg.Peer()].Name, State: peerState(s, cfg.Timing.SupervisorLost), Supervisor: control.SupervisorUnknown,
-		BootID: fmt.Sprintf("%016x", s.PeerBoot), SupervisorAgeUS: s.PeerAge.Microseconds(), Services: map[string]string{},
+		Name: cfg.Nodes[cfg.Peer()].Name, State: peerState(peer, cfg.Timing.SupervisorLost), Supervisor: control.SupervisorUnknown,
+		BootID: fmt.Sprintf("%016x", peer.Boot), SupervisorAgeUS: peer.Age.Microseconds(), Services: map[string]string{},
 		Policy: control.Policy{SupervisorLost: control.PolicyWait, AfterUS: cfg.Timing.SupervisorLost.Microseconds()},
 	}
 	if cfg.Timing.DemandIfLost {
 		p.Policy.SupervisorLost = control.PolicyTakeover
 	}
-	if !heardPeer(s) {
+	if !heardPeer(peer) {
 		return p
 	}
-	p.Solo, p.Supervisor = s.PeerFlags.Solo, control.SupervisorUp
-	if s.PeerAge >= cfg.Timing.SupervisorLost {
+	p.Solo, p.Supervisor = peer.Flags.Solo, control.SupervisorUp
+	if peer.Age >= cfg.Timing.SupervisorLost {
 		p.Supervisor = control.SupervisorLost
 	}
 	for i, up := range peerServices(cfg, s) {
@@ -42,13 +45,13 @@ func (n *node) peerStatus(s *loader.State) control.Peer {
 // peerServices is whether the services are up of each identity that the peer owns, as it says. A
 // peer of another configuration speaks of other identities.
 func peerServices(cfg *config.Config, s *loader.State) map[int]bool {
-	up := map[int]bool{}
-	if !heardPeer(s) || s.PeerDigest != cfg.Digest || s.PeerFlags.Part {
+	up, p := map[int]bool{}, &s.Peers[cfg.Peer()]
+	if !heardPeer(p) || p.Digest != cfg.Digest || p.Flags.Part {
 		return up
 	}
 	for i := range cfg.Identities {
-		if s.PeerWords[i].Has(core.Owner) && !s.Words[i].Has(core.Owner) {
-			up[i] = s.PeerFlags.Services>>i&1 != 0
+		if p.Words[i].Has(core.Owner) && !s.Words[i].Has(core.Owner) {
+			up[i] = p.Flags.Services>>i&1 != 0
 		}
 	}
 	return up

@@ -30,8 +30,11 @@ func bare() *node {
 // heard is what the kernel knows of a peer that owns files, with its services up.
 func heard() *loader.State {
 	return &loader.State{
-		Peer: core.PeerUp, PeerDigest: 7, PeerFlags: loader.Flags{Services: 1},
-		PeerWords: []core.Word{core.MakeWord(core.Owner, 1), core.MakeWord(core.Ready, 1)}, Words: []core.Word{core.MakeWord(core.Ready, 1), core.MakeWord(core.Owner, 1)},
+		Peers: []loader.Peer{{
+			State: core.PeerUp, Digest: 7, Flags: loader.Flags{Services: 1},
+			Words: []core.Word{core.MakeWord(core.Owner, 1), core.MakeWord(core.Ready, 1)},
+		}, {}},
+		Words: []core.Word{core.MakeWord(core.Ready, 1), core.MakeWord(core.Owner, 1)},
 	}
 }
 
@@ -44,13 +47,13 @@ func TestAPeerHasThreeValues(t *testing.T) {
 		solo       bool
 	}{
 		{"all is well", func(*loader.State) {}, "up", map[string]string{"files": "up"}, false},
-		{"it serves alone", func(s *loader.State) { s.PeerFlags.Solo = true }, "up", map[string]string{"files": "up"}, true},
-		{"its services are down", func(s *loader.State) { s.PeerFlags.Services = 2 }, "up", map[string]string{"files": "down"}, false},
-		{"its daemon is lost", func(s *loader.State) { s.PeerAge = 750 * time.Millisecond }, "lost", map[string]string{"files": "up"}, false},
-		{"it is suspect: its last word holds", func(s *loader.State) { s.Peer = core.PeerSuspect }, "up", map[string]string{"files": "up"}, false},
-		{"it is dead: nothing is known", func(s *loader.State) { s.Peer, s.PeerFlags.Solo = core.PeerDead, true }, "unknown", map[string]string{}, false},
-		{"it was never heard", func(s *loader.State) { s.Peer = core.PeerUnknown }, "unknown", map[string]string{}, false},
-		{"it speaks of other identities", func(s *loader.State) { s.PeerDigest = 8 }, "up", map[string]string{}, false},
+		{"it serves alone", func(s *loader.State) { s.Peers[0].Flags.Solo = true }, "up", map[string]string{"files": "up"}, true},
+		{"its services are down", func(s *loader.State) { s.Peers[0].Flags.Services = 2 }, "up", map[string]string{"files": "down"}, false},
+		{"its daemon is lost", func(s *loader.State) { s.Peers[0].Age = 750 * time.Millisecond }, "lost", map[string]string{"files": "up"}, false},
+		{"it is suspect: its last word holds", func(s *loader.State) { s.Peers[0].State = core.PeerSuspect }, "up", map[string]string{"files": "up"}, false},
+		{"it is dead: nothing is known", func(s *loader.State) { s.Peers[0].State, s.Peers[0].Flags.Solo = core.PeerDead, true }, "unknown", map[string]string{}, false},
+		{"it was never heard", func(s *loader.State) { s.Peers[0].State = core.PeerUnknown }, "unknown", map[string]string{}, false},
+		{"it speaks of other identities", func(s *loader.State) { s.Peers[0].Digest = 8 }, "up", map[string]string{}, false},
 		{"both claim it: it is not the peer's", func(s *loader.State) { s.Words[0] = core.MakeWord(core.Owner, 2) }, "up", map[string]string{}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -81,7 +84,7 @@ func TestThePolicyIsTheConfigurations(t *testing.T) {
 func TestThePeersServicesAreToldOncePerChange(t *testing.T) {
 	n, s := bare(), heard()
 	look := func(peer core.PeerState, services uint16) {
-		s.Peer, s.PeerFlags.Services = peer, services
+		s.Peers[0].State, s.Peers[0].Flags.Services = peer, services
 		n.watchPeerServices(s)
 	}
 	for _, up := range []uint16{1, 1, 0, 0, 1} { // what it is at first is no change
@@ -89,9 +92,9 @@ func TestThePeersServicesAreToldOncePerChange(t *testing.T) {
 	}
 	look(core.PeerDead, 1) // not heard: what it says afterwards is no change
 	look(core.PeerUp, 0)
-	s.PeerWords[0] = core.MakeWord(core.Yield, 1) // not its own any more
+	s.Peers[0].Words[0] = core.MakeWord(core.Yield, 1) // not its own any more
 	look(core.PeerUp, 1)
-	s.PeerWords[0] = core.MakeWord(core.Owner, 2)
+	s.Peers[0].Words[0] = core.MakeWord(core.Owner, 2)
 	look(core.PeerUp, 0)
 	look(core.PeerUp, 1)
 	var told []string

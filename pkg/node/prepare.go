@@ -109,7 +109,7 @@ func (n *node) dropAddresses() error {
 func (n *node) datapathConfig() (loader.Config, error) {
 	cfg, t := n.Config, n.Config.Timing
 	lc := loader.Config{
-		ClusterID: cfg.ClusterID, Digest: cfg.Digest, Self: cfg.Self,
+		ClusterID: cfg.ClusterID, Digest: cfg.Digest, Nodes: len(cfg.Nodes), Self: cfg.Self,
 		Probe: t.Probe, SuspectAfter: t.SuspectAfter, DeadAfter: t.DeadAfter, BootHold: t.BootHold,
 		ServeFor: t.ServeFor, ConfirmProbes: t.ConfirmProbes, SoloKeep: t.SoloKeep, OwnAddress: cfg.Nodes[cfg.Self].LanAddr.Addr(),
 		Reach: cfg.Arbiter.Reach, Keys: datapathKeys(cfg),
@@ -128,7 +128,8 @@ func (n *node) datapathConfig() (loader.Config, error) {
 		if name == "" || nic(cfg.Nodes[cfg.Peer()], role) == "" && role != loader.Spare {
 			continue
 		}
-		lc.Links[role] = loader.LinkConfig{Local: linkAddress(cfg, role, cfg.Self), Remote: linkAddress(cfg, role, cfg.Peer())}
+		lc.Links[role] = loader.LinkConfig{Local: linkAddress(cfg, role, cfg.Self)}
+		lc.Remote[cfg.Peer()][role] = linkAddress(cfg, role, cfg.Peer())
 		if n.places[role].Load() == 0 {
 			continue // as DropNIC leaves it
 		}
@@ -140,7 +141,7 @@ func (n *node) datapathConfig() (loader.Config, error) {
 	}
 	for _, id := range cfg.Identities {
 		ic := loader.IdentityConfig{
-			MAC: id.MAC, Carrier: lc.Links[carrierRole(cfg, id, cfg.Self)].Index, Floor: n.store.saved.Generations[id.Name],
+			MAC: id.MAC, Candidates: 1<<len(cfg.Nodes) - 1, Carrier: lc.Links[carrierRole(cfg, id, cfg.Self)].Index, Floor: n.store.saved.Generations[id.Name],
 		}
 		for _, r := range id.Addresses {
 			for a := range r.All() {

@@ -70,12 +70,13 @@ func (n *node) mayFollow(running, file *config.Config) error {
 		return fmt.Errorf("%s: restart the daemon (it hands over first), then the other node's", strings.Join(names, ", "))
 	}
 	s := n.dp.State(0)
-	return mayRotate(running.Keys, file.Keys, heardPeer(&s), &s)
+	p := n.peerOf(&s)
+	return mayRotate(running.Keys, file.Keys, heardPeer(p), p)
 }
 
 // mayRotate refuses secrets with which the nodes would not hear each other any more. The peer says
 // which key it signs with, and whether it accepts another one.
-func mayRotate(have, want []config.Key, peerHeard bool, s *loader.State) error {
+func mayRotate(have, want []config.Key, peerHeard bool, p *loader.Peer) error {
 	const order = "a new secret is first added as the second line on both nodes, then made the first one, and only then the old one is removed"
 	ids := func(keys []config.Key) (list []uint8) {
 		for _, k := range keys {
@@ -88,9 +89,9 @@ func mayRotate(have, want []config.Key, peerHeard bool, s *loader.State) error {
 		return fmt.Errorf("secret_file: no secret of it is in force here: %s", order)
 	case !peerHeard:
 		return nil
-	case want[0] != have[0] && s.PeerKey != want[0].ID && !s.PeerFlags.TwoKeys:
+	case want[0] != have[0] && p.Key != want[0].ID && !p.Flags.TwoKeys:
 		return fmt.Errorf("secret_file: the peer does not accept the first secret of it yet: %s", order)
-	case !slices.Contains(ids(want), s.PeerKey):
+	case !slices.Contains(ids(want), p.Key):
 		return fmt.Errorf("secret_file: the peer still signs with a secret that is left out of it: %s", order)
 	}
 	return nil
