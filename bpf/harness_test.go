@@ -201,9 +201,14 @@ type truth struct {
 	config  bpf.XdphaXdConfig
 	control bpf.XdphaXdControl
 	state   bpf.XdphaXdState
-	peer    bpf.XdphaXdPeer // the other node of the pair
-	third   bpf.XdphaXdPeer // number 2, where there are more
+	peer    bpf.XdphaXdPeer // see others
+	third   bpf.XdphaXdPeer
 	words   [identities]uint64
+}
+
+// others are the other nodes of three; in a pair there is the first one only.
+func others(self int) (peer, third int) {
+	return [3]int{1, 0, 0}[self], [3]int{2, 2, 1}[self]
 }
 
 // view is what the kernel has written of its node and of the others.
@@ -272,8 +277,9 @@ func (n *node) put(v *truth) {
 	n.must(n.objs.Config.Put(uint32(0), &v.config))
 	n.must(n.objs.Control.Put(uint32(0), &v.control))
 	n.must(n.objs.State.Put(uint32(0), &v.state))
-	n.must(n.objs.Peers.Put(uint32(1-v.config.Self), &v.peer))
-	n.must(n.objs.Peers.Put(uint32(2), &v.third))
+	peer, third := others(int(v.config.Self))
+	n.must(n.objs.Peers.Put(uint32(peer), &v.peer))
+	n.must(n.objs.Peers.Put(uint32(third), &v.third))
 	for i, w := range v.words {
 		n.must(n.objs.Words.Put(uint32(i), w))
 	}
@@ -282,8 +288,9 @@ func (n *node) put(v *truth) {
 func (n *node) state() (s view) {
 	n.t.Helper()
 	n.must(n.objs.State.Lookup(uint32(0), &s.XdphaXdState))
-	n.must(n.objs.Peers.Lookup(uint32(1-n.self), &s.Peer))
-	n.must(n.objs.Peers.Lookup(uint32(2), &s.Third))
+	peer, third := others(n.self)
+	n.must(n.objs.Peers.Lookup(uint32(peer), &s.Peer))
+	n.must(n.objs.Peers.Lookup(uint32(third), &s.Third))
 	return s
 }
 
