@@ -20,6 +20,7 @@
 #define TOKEN_BYTES (HB_OFFSET + HB_BYTES(MAX_IDENTITIES)) // what the queue is told to expect
 #define TOKEN_STRIKES 4 // more than can be held up together, and be early in a row
 #define TOKEN_COPY_MASK 15 // one tick in 16 leaves a second token behind it, if there is room
+#define LINK_SLOTS 4 // a power of two: Linux 6.1 forgets what was found of a link's number that it puts aside
 #define UNLEARNED_MASK 15 // without the peer's MAC a probe is a broadcast: one tick in 16
 
 struct probe_head {
@@ -38,6 +39,7 @@ static __always_inline __u64 echo_for_peer(const struct xd_peer *p, __u32 link, 
 {
 	int proven_up = p->state == PEER_UP || p->state == PEER_SUSPECT;
 
+	WITHIN(link, LINK_SLOTS);
 	if (!proven_up && p->unproven[link] && (!p->nonce || seq & 1))
 		return p->unproven[link];
 	return p->nonce;
@@ -46,8 +48,10 @@ static __always_inline __u64 echo_for_peer(const struct xd_peer *p, __u32 link, 
 // Where a probe goes; 0: nowhere in this tick.
 static __always_inline __u64 probe_mac(const struct xd_peer *p, __u32 link, __u64 seq)
 {
-	__u64 mac = p->links[link].peer_mac;
+	__u64 mac;
 
+	WITHIN(link, LINK_SLOTS);
+	mac = p->links[link].peer_mac;
 	if (mac && (p->state != PEER_DEAD || seq & UNLEARNED_MASK)) // else its NIC may have been replaced
 		return mac;
 	return mac || !(seq & UNLEARNED_MASK) ? 0xffffffffffffULL : 0;
@@ -63,15 +67,17 @@ __noinline int probe_headers(struct __sk_buff *skb, __u32 node, __u32 link, __u6
 	const struct xd_link_config *lc;
 	struct probe_head p = {};
 	struct iphdr ip = {};
-	__u32 bytes;
+	__u32 bytes, remote_be;
 	__u64 mac;
 
 	if (!cfg || !peer || node >= MAX_NODES || link >= MAX_LINKS)
 		return -1;
-	WITHIN(node, MAX_NODES);
-	lc = &cfg->links[link];
 	mac = probe_mac(peer, link, seq);
-	if (!lc->ifindex || !cfg->remote_be[node][link] || !mac)
+	WITHIN(node, MAX_NODES);
+	WITHIN(link, LINK_SLOTS);
+	lc = &cfg->links[link];
+	remote_be = cfg->remote_be[node][link];
+	if (!lc->ifindex || !remote_be || !mac)
 		return 0;
 	bytes = HB_BYTES(cfg->n_identities);
 	__builtin_memcpy(p.eth.h_source, lc->mac, 6);
@@ -85,7 +91,7 @@ __noinline int probe_headers(struct __sk_buff *skb, __u32 node, __u32 link, __u6
 	ip.ttl = 255; // has crossed no router: RFC 5082
 	ip.protocol = IPPROTO_UDP;
 	ip.saddr = lc->local_be;
-	ip.daddr = cfg->remote_be[node][link];
+	ip.daddr = remote_be;
 	ip.check = csum_fold(csum_add(0, &ip, sizeof(ip)));
 	p.ip = ip;
 	p.udp.source = bpf_htons(HEARTBEAT_PORT);
@@ -148,6 +154,7 @@ __noinline int probe(struct __sk_buff *skb, __u32 node, __u32 link, __u64 seq)
 
 	if (!cfg || !ctl || !st || !p || link >= MAX_LINKS || probe_body(skb, cfg, st, p, ctl, link, seq))
 		return -1;
+	WITHIN(link, LINK_SLOTS);
 	return bpf_clone_redirect(skb, cfg->links[link].ifindex, 0);
 }
 
