@@ -29,7 +29,8 @@ type checker struct {
 	sentAt  [2]int64 // by receiver: when the latest accepted frame left
 	overlap []overlap
 	owned   []map[uint64]int // by identity and generation: which node had it
-	forced  []bool           // by identity: somebody forced a move in this run
+	served  []served
+	forced  []bool // by identity: somebody forced a move in this run
 	stats   Stats
 }
 
@@ -40,7 +41,7 @@ type overlap struct {
 }
 
 func newChecker(w *world) checker {
-	c := checker{w: w, overlap: make([]overlap, len(w.ids)), forced: make([]bool, len(w.ids))}
+	c := checker{w: w, overlap: make([]overlap, len(w.ids)), served: make([]served, len(w.ids)), forced: make([]bool, len(w.ids))}
 	for range w.ids {
 		c.owned = append(c.owned, map[uint64]int{})
 	}
@@ -56,6 +57,10 @@ func (c *checker) open(n *node, i int) bool {
 func (c *checker) instant() {
 	w := c.w
 	for i := range w.ids {
+		if w.p.Etcd {
+			c.keys(i)
+			c.rises(i)
+		}
 		a, b := w.nodes[0], w.nodes[1]
 		if !a.powered || !b.powered {
 			c.overlap[i] = overlap{}
@@ -88,6 +93,9 @@ func (c *checker) begins(i int) {
 	w := c.w
 	c.stats.Overlaps++
 	w.logf("%s: both gates are open", w.ids[i].Name)
+	if w.p.Etcd {
+		w.fail("%s: both gates are open, %v and %v, although etcd decides", w.ids[i].Name, w.nodes[0].k.words[i], w.nodes[1].k.words[i])
+	}
 	if w.p.Fence {
 		w.fail("%s: both gates are open, %v and %v, and one of the nodes should be off", w.ids[i].Name, w.nodes[0].k.words[i], w.nodes[1].k.words[i])
 	}
@@ -118,13 +126,53 @@ func (w *world) changed(n *node, i int, old, word core.Word, why string) {
 		w.fail("serv%d %s: the generation falls from %d to %d", n.self+1, w.ids[i].Name, old.Gen(), word.Gen())
 	}
 	if word.Has(core.Owner) && !(old.Has(core.Owner) && old.Gen() == word.Gen()) {
-		w.check.owns(n, i, word.Gen())
+		w.check.owns(n, i, word.Gen(), why)
 	}
 }
 
-// owns: no generation is owned two times.
-func (c *checker) owns(n *node, i int, gen uint64) {
+// keys: at no time do two nodes count on an identity's key.
+func (c *checker) keys(i int) {
+	holder := -1
+	for _, n := range c.w.nodes {
+		if !n.powered || n.stands() || !n.k.holdsKey(i, n.clock()) {
+			continue
+		}
+		if holder >= 0 {
+			c.w.fail("%s: serv%d and serv%d both count on its key in etcd", c.w.ids[i].Name, holder+1, n.self+1)
+		}
+		holder = n.self
+	}
+}
+
+// served is the latest time that an identity was served.
+type served struct {
+	gen  uint64
+	by   *node
+	life int // the node's
+}
+
+// rises: no gate opens at a lower generation than one that was open before, wherever, while the node
+// of that one still has the power that it had. An owner that was cut off may be granted again by a peer
+// that has taken over meanwhile, served, and booted: its kernel does not know what it had.
+func (c *checker) rises(i int) {
+	for _, n := range c.w.nodes {
+		if !c.open(n, i) {
+			continue
+		}
+		last, gen := &c.served[i], n.k.words[i].Gen()
+		if gen < last.gen && last.by.powered && last.by.life == last.life {
+			c.w.fail("%s: serv%d's gate is open at generation %d, and serv%d's has been at %d", c.w.ids[i].Name, n.self+1, gen, last.by.self+1, last.gen)
+		}
+		*last = served{gen, n, n.life}
+	}
+}
+
+// owns: no generation is owned two times, and what is taken of a dead peer with etcd was won there.
+func (c *checker) owns(n *node, i int, gen uint64, why string) {
 	c.stats.Changes++
+	if c.w.p.Etcd && why == takenOver && c.w.etcd.views[i].stored < gen {
+		c.w.fail("%s: serv%d takes generation %d, and etcd knows of none above %d", c.w.ids[i].Name, n.self+1, gen, c.w.etcd.views[i].stored)
+	}
 	if before, used := c.owned[i][gen]; used {
 		c.w.fail("%s: serv%d takes generation %d, which serv%d has owned", c.w.ids[i].Name, n.self+1, gen, before+1)
 	}

@@ -26,7 +26,7 @@ func (k *kernel) arbiterAllows(since int64) bool {
 
 func (k *kernel) serveAlone(now int64) bool {
 	ok := k.reachOK
-	if k.p.Serve == 0 {
+	if k.p.Serve == 0 || k.p.Etcd { // there each identity has a key of its own
 		return true
 	}
 	if ok == 0 || now-ok >= k.p.Solo {
@@ -47,7 +47,7 @@ func (k *kernel) peerMayServeAlone(now int64) bool {
 }
 
 func (k *kernel) justBack(now int64) bool {
-	if k.mayServe(now) {
+	if k.mayServe(now) || k.p.Etcd {
 		return false
 	}
 	if k.majoritySince == 0 || k.serveUntil > k.majoritySince {
@@ -79,22 +79,19 @@ func (k *kernel) verdict(last, limit, now int64) (dies bool, since int64) {
 }
 
 func (k *kernel) watchRight(now int64) {
-	if k.mayServe(now) {
+	any := false
+	for i, w := range k.words {
+		any = any || w.Has(core.Owner) && !k.holdsKey(i, now) // it needs the right
+	}
+	switch {
+	case k.mayServe(now) || k.p.Etcd && !any:
 		if k.isolatedSince != 0 {
 			k.isolatedSince = 0
 			k.news()
 		}
-		return
-	}
-	if k.isolatedSince != 0 {
-		return
-	}
-	for _, w := range k.words {
-		if w.Has(core.Owner) {
-			k.isolatedSince = now
-			k.news()
-			return
-		}
+	case k.isolatedSince == 0 && any:
+		k.isolatedSince = now
+		k.news()
 	}
 }
 
@@ -146,7 +143,7 @@ func (d *detection) step(k *kernel) bool {
 		}
 		k.since = d.now
 	case judgeRight:
-		if k.p.Serve != 0 {
+		if k.p.Serve != 0 && !k.p.Etcd {
 			raise(&k.serveUntil, d.since+k.p.Solo)
 			raise(&k.serveUntil, k.reachOK+k.p.Solo)
 		}
@@ -163,7 +160,7 @@ func (d *detection) step(k *kernel) bool {
 			d.at = watchRight
 		}
 	case takeOver:
-		k.takeOver()
+		k.takeOver(d.now)
 	case watchRight:
 		k.watchRight(d.now)
 	}
@@ -198,6 +195,9 @@ func (k *kernel) evaluate(d *detection) int {
 		if d.last > k.since {
 			k.become(core.PeerUp, d.now)
 		} else if k.serveAlone(d.now) {
+			if k.p.Etcd {
+				return takeOver
+			}
 			return aloneLookAgain
 		}
 	}

@@ -55,6 +55,8 @@ type kernel struct {
 
 	renewed, leaseUntil int64 // control
 	fenced              int64
+	leave               []int64  // until when this node surely holds the identity's key in etcd
+	leaveGen            []uint64 // the generation that it holds it at
 	floor               []uint64
 	flags               core.SetFlags
 	lan                 core.LanView
@@ -75,9 +77,15 @@ func (k *kernel) leased(now int64) bool {
 	return k.leaseValid(now) || k.state == core.PeerDead && (k.knocked == 0 || now-k.knocked > k.p.Hold)
 }
 
+// holdsKey: this node holds the identity's key in etcd, so nobody else does.
+func (k *kernel) holdsKey(i int, now int64) bool { return k.p.Etcd && k.leave[i] > now }
+
 func (k *kernel) gateOpen(i int, now int64) bool {
-	return k.mayServe(now) && k.leased(now) && k.words[i].Has(core.Owner)
+	return (k.mayServe(now) || k.holdsKey(i, now)) && k.leased(now) && k.words[i].Has(core.Owner)
 }
+
+// setLeave is the supervisor's SetLeave.
+func (k *kernel) setLeave(i int, gen uint64, until int64) { k.leave[i], k.leaveGen[i] = until, gen }
 
 // set changes a word; the checker sees it.
 func (k *kernel) set(i int, w core.Word, why string) {
@@ -97,11 +105,23 @@ func (k *kernel) nextOwn(i int, gen uint64) uint64 {
 	return gen + (gen+uint64(k.self))%2
 }
 
-func (k *kernel) takeOne(i int, why string) {
-	if w := k.words[i]; w.Has(core.Ready) && !w.Has(core.Owner) {
-		k.set(i, core.MakeWord(core.Owner, k.nextOwn(i, w.Gen())), why)
+// won: with etcd this node must have won the identity's key, at the very generation that it takes.
+func (k *kernel) won(i int, gen uint64, now int64) bool {
+	if !k.p.Etcd || k.p.mutate("the key in etcd is not needed") {
+		return true
+	}
+	return k.holdsKey(i, now) && (k.leaveGen[i] == gen || k.p.mutate("a key of any generation will do"))
+}
+
+func (k *kernel) takeOne(i int, now int64) {
+	w := k.words[i]
+	if gen := k.nextOwn(i, w.Gen()); w.Has(core.Ready) && !w.Has(core.Owner) && k.won(i, gen, now) {
+		k.set(i, core.MakeWord(core.Owner, gen), takenOver)
 	}
 }
+
+// takenOver is why a word changes that is taken because of the peer's death.
+const takenOver = "take_over"
 
 // fencedOff is fenced of ownership.h: the agent was asked after this death was declared, and no frame
 // has come since.
@@ -112,12 +132,12 @@ func (k *kernel) fencedOff() bool {
 	return k.fenced > k.since && k.fenced > k.heardAny && k.fenced > k.knocked
 }
 
-func (k *kernel) takeOver() {
+func (k *kernel) takeOver(now int64) {
 	if k.p.Fence && !k.fencedOff() && !k.p.mutate("nobody need be off") {
 		return
 	}
 	for i := range k.words {
-		k.takeOne(i, "take_over")
+		k.takeOne(i, now)
 	}
 }
 

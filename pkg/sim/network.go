@@ -9,6 +9,7 @@ type network struct {
 	nic          [2][nics]bool        // by node: lan, spare
 	host         [hosts]bool          // they answer
 	oneWay       [2][links]bool       // by receiver: frames on that link do not arrive
+	apart        [2][2]int            // by receiver and sender: so many faults keep all frames away
 	loss         float64              // of everything
 	late         int64                // most that a frame is late, beside the usual
 	twice        bool                 // frames may arrive two times
@@ -25,9 +26,9 @@ func soundNetwork() network {
 	}
 }
 
-// joins reports whether a link carries frames to a node.
-func (n *network) joins(link, to int) bool {
-	if n.oneWay[to][link] {
+// joins reports whether a link carries frames of one node to another.
+func (n *network) joins(link, from, to int) bool {
+	if n.oneWay[to][link] || n.apart[to][from] > 0 {
 		return false
 	}
 	if link == 0 {
@@ -56,7 +57,7 @@ func (w *world) travel() int64 {
 
 func (w *world) send(from *node, f frame) {
 	to := w.nodes[1-from.self]
-	if !w.net.joins(f.link, to.self) {
+	if !w.net.joins(f.link, from.self, to.self) {
 		return
 	}
 	copies := 1

@@ -67,6 +67,7 @@ func (n *node) power() {
 	n.k = &kernel{
 		p: &w.p, around: n, self: n.self, boot: w.fresh(), nonce: w.fresh(), started: n.clock(),
 		words: make([]core.Word, count), peerWords: make([]core.Word, count), floor: make([]uint64, count),
+		leave: make([]int64, count), leaveGen: make([]uint64, count),
 	}
 	for i, id := range w.ids {
 		n.k.floor[i] = n.disk.Generations[id.Name]
@@ -178,6 +179,13 @@ func (n *node) observed() core.Observed {
 	o.Peers[1-n.self] = core.PeerView{
 		State: k.state, Boot: k.peerBoot, SupervisorOK: k.state == core.PeerUp && k.peer.age+(now-k.peerAt) < n.w.p.Lease*3/4,
 		Standby: k.peer.standby, Frozen: k.peer.frozen, Lan: k.peer.lan, Words: slices.Clone(k.peerWords),
+	}
+	if n.w.p.Etcd {
+		for i := range k.words {
+			x := n.d.keeper.keys[i]
+			o.Granted = append(o.Granted, k.mayServe(now))
+			o.Keys = append(o.Keys, core.Key{Held: x.toldGen, Stored: x.v.stored, Elsewhere: x.v.ownerRev != 0 && !n.d.keeper.mine(x)})
+		}
 	}
 	return o
 }

@@ -28,6 +28,8 @@ type Params struct {
 	Reach                                            bool     // arbiter reach; else none
 	Fence                                            bool     // arbiter fence, alone or beside reach
 	FenceDelay                                       [2]int64 // by node: how much longer it takes to switch that one off
+	Etcd                                             bool     // arbiter etcd
+	TTL                                              int64    // of a lease there
 
 	mutation string
 }
@@ -45,6 +47,14 @@ func Timings(probe, dead int64, reach bool) Params {
 	if !reach {
 		p.Serve = 0 // it is not asked for
 	}
+	return p
+}
+
+// EtcdTimings are those with arbiter etcd. A lease there lasts whole seconds; here it is shorter, so
+// that more happens in one run.
+func EtcdTimings(probe, dead int64) Params {
+	p := Timings(probe, dead, true)
+	p.Reach, p.Etcd, p.TTL = false, true, 200*ms
 	return p
 }
 

@@ -28,7 +28,7 @@ func TestEveryFieldThatAStepReadsIsPartOfTheState(t *testing.T) {
 	left := []string{
 		"p", "around", "self", "boot", "nonce", "nonceBefore", "peerBoot", "peerNonce", "candidate", "floor", "started", "knocked", // nobody boots
 		"peer", "peerAt", "lan", "flags", "renewed", // for the daemon
-		"fenced",       // these worlds have no fence agent
+		"fenced", "leave", "leaveGen", // these worlds have no fence agent, and no etcd
 		"hurry", "due", // the moves choose when
 		"words", "peerWords", // checked below
 	}

@@ -45,6 +45,13 @@ var Mutations = []string{
 // FenceMutations are those that concern a fence agent.
 var FenceMutations = []string{"nobody need be off", "once off is off for ever"}
 
+// EtcdMutations are those that concern etcd.
+var EtcdMutations = []string{
+	"the key in etcd is not needed", "a lease counts from the answer", "a renewal counts unseen",
+	"a key of an earlier boot is one's own", "a key is given up before the kernel knows", "a key counts whose removal is under way",
+	"a key is taken unseen", "a generation below the highest wins",
+}
+
 func (p *Params) mutate(name string) bool { return p.mutation == name }
 
 // patience is how long the pair may take, after the last fault, until all is as it should be.
@@ -56,7 +63,7 @@ func Run(o Options) (r Result) {
 		o.WithinNs = 3 * s
 	}
 	if r.Faults = o.Faults; !o.Given {
-		r.Faults = Draw(o.Seed, o.WithinNs)
+		r.Faults = Draw(o.Seed, o.Params, o.WithinNs)
 	}
 	w := newWorld(o)
 	defer func() {
@@ -111,6 +118,9 @@ func (w *world) oneInStandby(n *node) {
 func (w *world) heal() {
 	w.logf("everything is healed")
 	w.net, w.calm = soundNetwork(), true
+	if w.etcd != nil {
+		w.etcd.heal()
+	}
 	for i, n := range w.nodes {
 		n.power()
 		if !n.d.running {

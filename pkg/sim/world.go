@@ -42,7 +42,8 @@ type world struct {
 	seq   int
 	nodes [2]*node
 	net   network
-	calm  bool // nothing fails any more
+	etcd  *store // nil: the arbiter is another one
+	calm  bool   // nothing fails any more
 	ids   []core.IdentityConfig
 	nonce uint64
 	ops   uint64
@@ -63,6 +64,9 @@ func newWorld(o Options) *world {
 	}
 	w.check = newChecker(w)
 	w.net = soundNetwork()
+	if w.p.Etcd {
+		w.etcd = newStore(w)
+	}
 	for i := range w.nodes {
 		w.nodes[i] = newNode(w, i)
 		w.after(w.rnd(0, 300*ms), w.nodes[i].power)
