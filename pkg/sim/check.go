@@ -3,6 +3,8 @@
 package sim
 
 import (
+	"slices"
+
 	"github.com/xdpha/xdpha/pkg/core"
 )
 
@@ -26,7 +28,7 @@ type Stats struct {
 // checker looks on at every instant.
 type checker struct {
 	w       *world
-	sentAt  [2]int64 // by receiver: when the latest accepted frame left
+	sentAt  [maxNodes]int64 // by receiver: when the latest accepted frame left
 	overlap []overlap
 	owned   []map[uint64]int // by identity and generation: which node had it
 	served  []served
@@ -60,6 +62,7 @@ func (c *checker) instant() {
 		if w.p.Etcd {
 			c.keys(i)
 			c.rises(i)
+			continue
 		}
 		a, b := w.nodes[0], w.nodes[1]
 		if !a.powered || !b.powered {
@@ -93,9 +96,6 @@ func (c *checker) begins(i int) {
 	w := c.w
 	c.stats.Overlaps++
 	w.logf("%s: both gates are open", w.ids[i].Name)
-	if w.p.Etcd {
-		w.fail("%s: both gates are open, %v and %v, although etcd decides", w.ids[i].Name, w.nodes[0].k.words[i], w.nodes[1].k.words[i])
-	}
 	if w.p.Fence {
 		w.fail("%s: both gates are open, %v and %v, and one of the nodes should be off", w.ids[i].Name, w.nodes[0].k.words[i], w.nodes[1].k.words[i])
 	}
@@ -151,14 +151,19 @@ type served struct {
 	life int // the node's
 }
 
-// rises: no gate opens at a lower generation than one that was open before, wherever, while the node
+// rises: no two gates are open, and none opens at a lower generation than one that was open before, wherever, while the node
 // of that one still has the power that it had. An owner that was cut off may be granted again by a peer
 // that has taken over meanwhile, served, and booted: its kernel does not know what it had.
 func (c *checker) rises(i int) {
+	var open *node
 	for _, n := range c.w.nodes {
 		if !c.open(n, i) {
 			continue
 		}
+		if open != nil {
+			c.w.fail("%s: two gates are open, serv%d's at %v and serv%d's at %v", c.w.ids[i].Name, open.self+1, open.k.words[i], n.self+1, n.k.words[i])
+		}
+		open = n
 		last, gen := &c.served[i], n.k.words[i].Gen()
 		if gen < last.gen && last.by.powered && last.by.life == last.life {
 			c.w.fail("%s: serv%d's gate is open at generation %d, and serv%d's has been at %d", c.w.ids[i].Name, n.self+1, gen, last.by.self+1, last.gen)
@@ -170,7 +175,7 @@ func (c *checker) rises(i int) {
 // owns: no generation is owned two times, and what is taken of a dead peer with etcd was won there.
 func (c *checker) owns(n *node, i int, gen uint64, why string) {
 	c.stats.Changes++
-	if c.w.p.Etcd && why == takenOver && c.w.etcd.views[i].stored < gen {
+	if c.w.p.Etcd && (why == tookOver || why == tookAmong) && c.w.etcd.views[i].stored < gen {
 		c.w.fail("%s: serv%d takes generation %d, and etcd knows of none above %d", c.w.ids[i].Name, n.self+1, gen, c.w.etcd.views[i].stored)
 	}
 	if before, used := c.owned[i][gen]; used {
@@ -199,28 +204,47 @@ func (c *checker) booted(n *node) { c.sentAt[n.self] = 0 }
 // unsettled says what is missing until all is as it should be without a fault; "": nothing.
 func (c *checker) unsettled() string {
 	w := c.w
-	for i, id := range w.ids {
-		a, b := w.nodes[0], w.nodes[1]
-		switch {
-		case !a.powered || !b.powered || !a.d.running || !b.d.running:
+	for _, n := range w.nodes {
+		if !n.powered || !n.d.running {
 			return "a node or a daemon does not run"
-		case c.open(a, i) == c.open(b, i):
-			return id.Name + " has not one open gate"
 		}
-		o, x := a, b
-		if c.open(b, i) {
-			o, x = b, a
+	}
+	for i, id := range w.ids {
+		var owner *node
+		for _, n := range w.nodes {
+			if c.open(n, i) && owner != nil {
+				return id.Name + " has two open gates"
+			} else if c.open(n, i) {
+				owner = n
+			}
 		}
-		switch {
-		case !x.k.words[i].Has(core.Ready) || x.k.words[i].Gen() != o.k.words[i].Gen():
-			return id.Name + ": the other node is not armed"
-		case !o.addrs[i] || x.addrs[i] != id.StagingAhead:
-			return id.Name + ": addresses are not where they should be"
-		case !o.svc[i] || x.svc[i]:
-			return id.Name + ": services are not where they should be"
-		case id.Failback == "auto" && o.self != id.Home:
+		if owner == nil {
+			return id.Name + " has no open gate"
+		}
+		for _, n := range w.nodes {
+			if why := c.misplaced(n, owner, i); why != "" {
+				return id.Name + ": " + why
+			}
+		}
+		if id.Failback == "auto" && owner.self != id.Home {
 			return id.Name + " is not at home"
 		}
+	}
+	return ""
+}
+
+// misplaced says what of an identity is not as it should be on a node, or "".
+func (c *checker) misplaced(n, owner *node, i int) string {
+	word, candidate := n.k.words[i], slices.Contains(c.w.ids[i].Prefer, n.self)
+	switch {
+	case candidate && n != owner && (!word.Has(core.Ready) || word.Gen() != owner.k.words[i].Gen()):
+		return "another node is not armed"
+	case !candidate && word.Has(core.Ready):
+		return "who is no candidate is armed"
+	case n.addrs[i] != (n == owner || candidate && c.w.ids[i].StagingAhead):
+		return "addresses are not where they should be"
+	case n.svc[i] != (n == owner):
+		return "services are not where they should be"
 	}
 	return ""
 }

@@ -21,6 +21,8 @@ type daemon struct {
 	keeper  *keeper // nil: the arbiter is not etcd
 }
 
+var names = [maxNodes]string{"serv1", "serv2", "serv3", "serv4", "serv5"}
+
 func newDaemon(n *node) *daemon { return &daemon{n: n, replied: map[uint64]bool{}} }
 
 // start is of a node that has just booted, or of a daemon whose predecessor has ended.
@@ -33,8 +35,8 @@ func (d *daemon) start(booted bool) {
 		ids[i].Floor = n.k.floor[i]
 	}
 	d.m = n.w.newCore(core.Config{
-		Self: n.self, Nodes: []string{"serv1", "serv2"}, Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0, Hold: n.w.o.Seed%3 == 0 && booted,
-		Etcd: n.w.p.Etcd, Fence: n.w.p.Fence, FenceDelay: n.w.p.FenceDelay[1-n.self],
+		Self: n.self, Nodes: names[:n.w.p.Nodes], Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0, Hold: n.w.o.Seed%3 == 0 && booted,
+		Etcd: n.w.p.Etcd, Fence: n.w.p.Fence, FenceDelay: n.w.p.FenceDelay[max(1-n.self, 0)],
 		Limits: core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms, Fence: 5 * s},
 	}, saved)
 	if n.w.p.Etcd {

@@ -77,7 +77,11 @@ var kinds = []kind{
 	{"move", 0, order(func(w *world, f Fault) core.Event {
 		i, force := f.Which%len(w.ids), f.Which%4 == 0
 		w.check.forced[i] = w.check.forced[i] || force
-		return core.CmdMove{Op: w.op(), Identity: i, To: f.Which%3 - 1, Force: force}
+		to := f.Which%3 - 1 // -1: where it is not
+		if len(w.nodes) > 2 {
+			to = f.Which / 4 % len(w.nodes)
+		}
+		return core.CmdMove{Op: w.op(), Identity: i, To: to, Force: force}
 	}), nil},
 	{"giveback", 0, order(func(w *world, f Fault) core.Event { return core.CmdGiveback{Op: w.op()} }), nil},
 	{"standby", 400 * ms, order(func(w *world, f Fault) core.Event { return core.CmdStandby{Op: w.op(), On: true} }),
@@ -145,11 +149,44 @@ func apart(more int) func(*world, Fault) {
 	}
 }
 
-func kindsOf(p Params) []kind {
-	if p.Etcd {
-		return slices.Concat(kinds, etcdKinds)
+// manyKinds are drawn beside them among more than two nodes.
+var manyKinds = []kind{
+	{"two apart", 1500 * ms, twoApart(1, true), twoApart(-1, true)},
+	{"one deaf for another", 1500 * ms, twoApart(1, false), twoApart(-1, false)},
+	{"one deaf for another for a moment", 30 * ms, twoApart(1, false), twoApart(-1, false)},
+	{"power of all but one", 1500 * ms, func(w *world, f Fault) {
+		for _, n := range w.nodes {
+			if n.self != f.Node && n.powered {
+				n.cut()
+			}
+		}
+	}, func(w *world, f Fault) {
+		for _, n := range w.nodes {
+			n.power()
+		}
+	}},
+}
+
+// twoApart keeps the frames of another node away, and both ways that one's.
+func twoApart(more int, both bool) func(*world, Fault) {
+	return func(w *world, f Fault) {
+		other := (f.Node + 1 + f.Which%(len(w.nodes)-1)) % len(w.nodes)
+		w.net.apart[f.Node][other] += more
+		if both {
+			w.net.apart[other][f.Node] += more
+		}
 	}
-	return kinds
+}
+
+func kindsOf(p Params) []kind {
+	all := kinds
+	if p.Etcd {
+		all = slices.Concat(all, etcdKinds)
+	}
+	if p.Nodes > 2 {
+		all = slices.Concat(all, manyKinds)
+	}
+	return all
 }
 
 var (
@@ -188,7 +225,7 @@ func Draw(seed uint64, p Params, within int64) []Fault {
 	var all []Fault
 	for at := 700*ms + r.Int64N(500*ms); at < within; at += r.Int64N(120 * ms) {
 		k := kinds[r.IntN(len(kinds))]
-		f := Fault{AtNs: at, Kind: k.name, Node: r.IntN(2), Which: r.IntN(60)}
+		f := Fault{AtNs: at, Kind: k.name, Node: r.IntN(p.Nodes), Which: r.IntN(60)}
 		if k.most > 0 {
 			f.ForNs = 1 + r.Int64N(k.most)
 		}

@@ -92,19 +92,23 @@ func Run(o Options) (r Result) {
 	}
 	w.check.stats.SettledNs = w.now - healed
 	if o.Seed%4 == 0 {
-		w.oneInStandby(w.nodes[w.r.IntN(2)])
+		w.oneInStandby(w.nodes[w.r.IntN(len(w.nodes))])
 	}
 	return r
 }
 
-// oneInStandby: the other node owns everything, also after both have lost power.
+// oneInStandby: the other nodes own everything, also after all have lost power.
 func (w *world) oneInStandby(n *node) {
 	n.d.step(core.CmdStandby{Op: w.op(), On: true})
-	for _, after := range []string{"", ", and both have lost power"} {
+	for _, after := range []string{"", ", and all have lost power"} {
 		w.run(8 * s)
 		for i, id := range w.ids {
-			if mine, theirs := n.k.words[i], w.nodes[1-n.self].k.words[i]; !theirs.Has(core.Owner) || mine.Has(core.Owner) || mine.Has(core.Ready) {
-				w.fail("serv%d is in standby%s, and of %s it has %v, the other node %v", n.self+1, after, id.Name, mine, theirs)
+			owned := false
+			for _, x := range w.nodes {
+				owned = owned || x != n && x.k.words[i].Has(core.Owner)
+			}
+			if mine := n.k.words[i]; !owned || mine.Has(core.Owner) || mine.Has(core.Ready) {
+				w.fail("serv%d is in standby%s, and of %s it has %v; whether another owns it: %v", n.self+1, after, id.Name, mine, owned)
 			}
 		}
 		for _, x := range w.nodes {

@@ -53,7 +53,7 @@ type etcdAnswer struct {
 func newStore(w *world) *store {
 	return &store{
 		w: w, offset: w.rnd(s, 1000*s), drift: (2*w.r.Float64() - 1) * clockError,
-		leases: map[int64]*etcdLease{}, views: make([]etcdView, len(w.ids)), cut: make([][members]bool, len(w.nodes)), former: -1,
+		leases: map[int64]*etcdLease{}, views: make([]etcdView, len(w.ids)), cut: make([][members]bool, w.p.Nodes), former: -1,
 		far: w.rnd(200*us, w.p.TTL/25),
 	}
 }
