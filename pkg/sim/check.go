@@ -3,6 +3,7 @@
 package sim
 
 import (
+	"fmt"
 	"slices"
 
 	"github.com/xdpha/xdpha/pkg/core"
@@ -228,6 +229,23 @@ func (c *checker) unsettled() string {
 		}
 		if id.Failback == "auto" && owner.self != id.Home {
 			return id.Name + " is not at home"
+		}
+	}
+	return ""
+}
+
+// evacuated says what a node in standby still has, or nobody else; "": nothing.
+func (c *checker) evacuated(n *node) string {
+	for i, id := range c.w.ids {
+		owned := false
+		for _, x := range c.w.nodes {
+			if !x.powered {
+				return "a node has no power"
+			}
+			owned = owned || x != n && x.k.words[i].Has(core.Owner)
+		}
+		if mine := n.k.words[i]; !owned || mine.Has(core.Owner) || mine.Has(core.Ready) {
+			return fmt.Sprintf("of %s it has %v; whether another node owns it: %v", id.Name, mine, owned)
 		}
 	}
 	return ""

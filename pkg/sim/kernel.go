@@ -2,7 +2,11 @@
 
 package sim
 
-import "github.com/xdpha/xdpha/pkg/core"
+import (
+	"slices"
+
+	"github.com/xdpha/xdpha/pkg/core"
+)
 
 // frame is a heartbeat.
 type frame struct {
@@ -293,14 +297,13 @@ func (k *kernel) applyWord(node, i int, theirs core.Word, now int64) {
 	}
 }
 
-// say is what a sender says of itself: hb_say.
-func (k *kernel) say(f *frame, now int64) {
-	f.from = k.self
-	f.boot, f.nonce, f.sent, f.trueSent = k.boot, k.peers[f.to].myNonce, now, k.trueTime()
-	f.age = now - k.renewed
-	f.solo = k.p.Serve != 0 && k.serveUntil-now > k.p.Serve
-	f.standby, f.frozen, f.lan = k.flags.Standby, k.flags.Frozen, k.lan
-	f.words = append([]core.Word(nil), k.words...)
+// say is what a sender says of itself, to whomever: hb_say.
+func (k *kernel) say(now int64) frame {
+	return frame{
+		from: k.self, boot: k.boot, sent: now, trueSent: k.trueTime(), age: now - k.renewed,
+		solo: k.p.Serve != 0 && k.serveUntil-now > k.p.Serve, standby: k.flags.Standby, frozen: k.flags.Frozen, lan: k.lan,
+		words: slices.Clone(k.words),
+	}
 }
 
 func (k *kernel) hbFresh(f *frame, now int64) bool {
@@ -438,11 +441,13 @@ var arrivalSteps = []struct {
 		if a.f.reply {
 			return
 		}
-		a.answer = &frame{reply: true, to: a.f.from, link: a.f.link, echo: a.f.nonce, seq: a.f.seq}
+		f := k.say(a.now)
+		f.reply, f.to, f.link, f.seq = true, a.f.from, a.f.link, a.f.seq
+		f.nonce, f.echo = a.peer(k).myNonce, a.f.nonce
 		if a.promised {
-			a.answer.grant = a.f.sent
+			f.grant = a.f.sent
 		}
-		k.say(a.answer, a.now)
+		a.answer = &f
 	}},
 }
 
@@ -480,14 +485,15 @@ func (k *kernel) tick(now int64) (probes []frame, ask bool) {
 	k.hurry = false
 	k.seq++
 	k.ticks[k.seq%ticks] = now
+	said := k.say(now)
 	for node := range k.peers {
 		if node == k.self {
 			continue
 		}
 		p := &k.peers[node]
 		for l := range links {
-			f := frame{to: node, link: l, echo: k.echoForPeer(p, l), seq: k.seq, grant: p.sent}
-			k.say(&f, now)
+			f := said
+			f.to, f.link, f.seq, f.nonce, f.echo, f.grant = node, l, k.seq, p.myNonce, k.echoForPeer(p, l), p.sent
 			probes = append(probes, f)
 		}
 	}

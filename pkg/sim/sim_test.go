@@ -10,6 +10,9 @@ import (
 // balanced is the default profile.
 func balanced(reach bool) Params { return Timings(ms, 5*ms, reach) }
 
+// many are more than two nodes.
+func many(nodes int) Params { return EtcdTimings(2*ms, 10*ms).Among(nodes) }
+
 func TestSeeds(t *testing.T) {
 	seeds := uint64(60)
 	if testing.Short() {
@@ -18,11 +21,11 @@ func TestSeeds(t *testing.T) {
 	for name, p := range map[string]Params{
 		"reach": balanced(true), "none": balanced(false), "fast, reach": Timings(250*us, ms, true),
 		"fence": balanced(false).WithFence(), "reach and fence": balanced(true).WithFence(),
-		"etcd": EtcdTimings(ms, 5*ms),
+		"etcd": EtcdTimings(ms, 5*ms), "three": many(3), "five": many(5),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var total Stats
-			for seed := range seeds {
+			for seed := range seeds * 2 / uint64(p.Nodes) {
 				r := Run(Options{Seed: seed, Params: p})
 				if r.Violation != nil {
 					explain(t, Options{Seed: seed, Params: p}, r)

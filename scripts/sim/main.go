@@ -32,6 +32,9 @@ var worlds = []struct {
 	{"balanced, fence", sim.Timings(1_000_000, 5_000_000, false).WithFence()},
 	{"balanced, reach and fence", sim.Timings(1_000_000, 5_000_000, true).WithFence()},
 	{"balanced, etcd", sim.EtcdTimings(1_000_000, 5_000_000)},
+	{"three nodes, etcd", sim.EtcdTimings(2_000_000, 10_000_000).Among(3)},
+	{"balanced, etcd", sim.EtcdTimings(1_000_000, 5_000_000)},
+	{"five nodes, etcd", sim.EtcdTimings(2_000_000, 10_000_000).Among(5)},
 }
 
 func main() {
