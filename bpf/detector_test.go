@@ -114,7 +114,7 @@ func (n *node) wantWords(w ...uint64) {
 }
 
 func TestTheFirstFrameMakesThePeerKnown(t *testing.T) {
-	n := watched(t, func(v *truth) { v.peer.State = unknown; v.config.HoldNs = hour })
+	n := watched(t, func(v *truth) { v.peer.State = unknown; v.config.HoldNs = now() + hour })
 	n.quiet()
 	n.hear(now() + hour)
 	n.expect(eventUp)

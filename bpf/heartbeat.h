@@ -323,7 +323,8 @@ static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_sta
 
 // hb_answer turns the probe into its reply, in place. Only what was promised is granted.
 static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_state *st, const struct xd_peer *p,
-				     struct ethhdr *eth, struct iphdr *ip, struct hb_head *h, void *end, int promised, __u64 now)
+				     struct ethhdr *eth, struct iphdr *ip, struct hb_head *h, void *end, int promised,
+				     __u64 now)
 {
 	struct xd_control *ctl = the_control();
 	__u64 *word = (__u64 *)(h + 1), *carried, tag, keys;
