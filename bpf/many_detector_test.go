@@ -56,7 +56,7 @@ func TestAmongManyADeadOwnersIdentityIsTakenWithItsKey(t *testing.T) {
 // One other candidate in the way is enough, whoever is dead.
 func TestAmongManyNothingIsTakenWhileAnotherCandidateMayServe(t *testing.T) {
 	for name, given := range map[string]func(*truth){
-		"it is not known after a boot": func(v *truth) { v.third.State, v.third.Links[0].HeardNs, v.config.HoldNs = unknown, 0, now() + hour },
+		"it is not known after a boot": func(v *truth) { v.third.State, v.third.Links[0].HeardNs, v.config.HoldNs = unknown, 0, now()+hour },
 		"it owns it by its word":       func(v *truth) { v.third.Words[0] = owner | 7 },
 		"it is at another generation":  func(v *truth) { v.third.Words[0] = ready | 4 },
 		"it has another configuration": func(v *truth) { v.third.Digest++ },
