@@ -54,6 +54,19 @@ type StartConcurrent struct{ Op uint64 }
 // StopConcurrent stops them.
 type StopConcurrent struct{ Op uint64 }
 
+// Copy brings an identity's data to a node, as it is when it is begun; with Last its services are
+// stopped, and nothing of it changes any more. The copy that goes on beside it all the time is not
+// the machine's to order.
+type Copy struct {
+	Op       uint64
+	Identity int
+	To       int // a node's number
+	Last     bool
+}
+
+// CancelCopy ends a Copy that is in flight; its result is not waited for.
+type CancelCopy struct{ Op uint64 }
+
 // Fence switches the peer off, tells the kernel, and then is Done.
 type Fence struct{ Op uint64 }
 
@@ -106,6 +119,8 @@ func (StartServices) action()   {}
 func (StopServices) action()    {}
 func (StartConcurrent) action() {}
 func (StopConcurrent) action()  {}
+func (Copy) action()            {}
+func (CancelCopy) action()      {}
 func (Fence) action()           {}
 func (CancelFence) action()     {}
 func (Win) action()             {}
@@ -147,7 +162,9 @@ const (
 	KindLanBack        = "lan-back"
 	KindIsolated       = "isolated"
 	KindIsolatedEnd    = "isolated-end"
-	KindHeld           = "held" // in standby, for its peer has served meanwhile
+	KindHeld           = "held"       // in standby, for its peer has served meanwhile
+	KindHoldEnded      = "hold-ended" // its data is back
+	KindUnsynced       = "unsynced"   // taken all the same, as ordered
 	KindStandby        = "standby"
 	KindFreeze         = "freeze"
 	KindUncovered      = "uncovered" // nobody serves it and this node may not

@@ -165,9 +165,21 @@ func (m *Machine) move(e CmdMove, id *identity) {
 		m.ask(c, id)
 	case theirs:
 		m.refuse(e.Op, "%s: %s owns it: order this there, or on %s", id.cfg.Name, m.peerName(id), m.cfg.Nodes[e.To])
+	case here && e.Force && m.unsynced(id):
+		id.asItIs = true
+		m.notify(KindUnsynced, id, "%s is taken with the data that %s has, as forced: what was served elsewhere since is not in it", id.cfg.Name, m.cfg.Nodes[e.To])
+		m.emit(Reply{Op: e.Op})
 	default:
 		m.refuse(e.Op, "%s: nobody owns it now", id.cfg.Name)
 	}
+}
+
+// patience is how much longer an identity with data may take to move.
+func (m *Machine) patience(id *identity) int64 {
+	if !id.cfg.Mirrored {
+		return 0
+	}
+	return m.cfg.Limits.Copy + m.cfg.Limits.LastCopy
 }
 
 func (m *Machine) cmdGiveback(e CmdGiveback) {
@@ -203,7 +215,7 @@ func (m *Machine) cmdStandby(e CmdStandby) {
 		return
 	}
 	c := m.newCommand(e.Op, cmdStandby)
-	c.on, c.saving, m.want.Standby = e.On, true, e.On
+	c.on, c.saving, m.want.Standby, m.want.Held = e.On, true, e.On, false
 	m.held = m.held && e.On
 	m.flagsSaved() // it may be so already
 }
@@ -262,7 +274,7 @@ func (m *Machine) flagsNotSaved(err string) {
 		if c.saving {
 			c.saving = false
 			c.errs = append(c.errs, err)
-			m.want.Standby, m.want.Frozen = m.durable.Standby || m.held, m.durable.Frozen
+			m.want.Standby, m.want.Frozen, m.want.Held = m.durable.Standby || m.held, m.durable.Frozen, m.durable.Held
 		}
 	}
 }
@@ -314,15 +326,15 @@ func (m *Machine) driveCommands() {
 			case c.forcing[id.index] && m.now >= c.asked+m.cfg.Limits.Stage:
 				c.resolve(id, m.peerName(id)+"'s kernel did not release it in time: is this node armed for it?")
 			case c.forcing[id.index]:
-			case c.force && (m.now >= c.asked+m.cfg.Limits.Stage || m.theirs(id).Has(Owner) && !intent && c.begun[id.index]):
+			case c.force && (m.now >= c.asked+m.cfg.Limits.Stage+m.patience(id) || m.theirs(id).Has(Owner) && !intent && c.begun[id.index]):
 				m.force(c, id)
 			case m.theirs(id).Has(Owner) && !intent && c.begun[id.index]:
 				c.resolve(id, m.peerName(id)+" began to hand it over and took that back: see its events")
-			case !c.begun[id.index] && m.now >= c.asked+m.cfg.Limits.Stage:
+			case !c.begun[id.index] && m.now >= c.asked+m.cfg.Limits.Stage+m.patience(id):
 				c.resolve(id, m.peerName(id)+" did not begin to hand it over in time")
 			case m.durable.Frozen || m.standby():
 				c.resolve(id, "this node may no longer take it")
-			case m.now >= c.deadline:
+			case m.now >= c.deadline+m.patience(id):
 				c.resolve(id, m.peerName(id)+" did not hand it over in time")
 			}
 		}

@@ -14,11 +14,12 @@ type Config struct {
 	DemandIfLost bool
 	// Hold keeps this node, whose kernel's words are new, in standby if a peer serves when it is
 	// heard for the first time.
-	Hold       bool
-	Etcd       bool  // what no peer's word covers needs its key in etcd; many need it
-	Fence      bool  // a dead peer is switched off before anything of it is taken; in a pair
-	FenceDelay int64 // ns that this node waits before it does so
-	Limits     Limits
+	Hold        bool
+	UntilSynced bool  // a hold ends by itself when what was served meanwhile is back
+	Etcd        bool  // what no peer's word covers needs its key in etcd; many need it
+	Fence       bool  // a dead peer is switched off before anything of it is taken; in a pair
+	FenceDelay  int64 // ns that this node waits before it does so
+	Limits      Limits
 }
 
 // IdentityConfig is one identity.
@@ -31,6 +32,7 @@ type IdentityConfig struct {
 	FailbackAfter int64  // ns of an up and armed home node before auto gives it back
 	StagingAhead  bool
 	Exclusive     []string // services in the order of their start
+	Mirrored      bool     // it has data that is copied from its owner to the others
 	// Floor is the highest generation that this node may have owned before its kernel's words
 	// began, which is when it booted: what was promised on the disk then.
 	Floor uint64
@@ -47,6 +49,8 @@ type Limits struct {
 	LanStable int64 // reach below the majority before it counts (200 ms)
 	MoveEvery int64 // least time between automatic moves of an identity (10 s)
 	Fence     int64 // switching the peer off (10 min)
+	Copy      int64 // copying an identity's data while its services run (24 h)
+	LastCopy  int64 // and what has changed since, while they are stopped (10 min)
 }
 
 // many reports that there are more than two nodes.
@@ -79,7 +83,7 @@ func (l Limits) withDefaults() Limits {
 	}{
 		{&l.Stage, 5 * s}, {&l.Release, 2 * s}, {&l.Swap, 1 * s}, {&l.Address, 10 * s},
 		{&l.Service, 300 * s}, {&l.Persist, 10 * s}, {&l.LanStable, 200 * ms}, {&l.MoveEvery, 10 * s},
-		{&l.Fence, 600 * s},
+		{&l.Fence, 600 * s}, {&l.Copy, 86400 * s}, {&l.LastCopy, 600 * s},
 	} {
 		if *d.v == 0 {
 			*d.v = d.d
@@ -93,4 +97,5 @@ type Saved struct {
 	// Generations are promises by identity name: this node owns nothing at a higher one.
 	Generations     map[string]uint64
 	Standby, Frozen bool
+	Held            bool // the standby ends when the data is back
 }

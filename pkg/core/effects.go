@@ -115,7 +115,7 @@ func (m *Machine) driveEffects(id *identity) {
 		m.emit(Announce{Identity: id.index, Generation: gen})
 	}
 	running := id.svc.state == actOn || id.svc.state == actTurningOn
-	run := id.word.Has(Owner) && id.ho.phase != hoStopping && id.ho.phase != hoReleasing && !m.abandons(id)
+	run := id.word.Has(Owner) && !id.ho.phase.stops() && !m.abandons(id)
 	if running {
 		// Started under another generation: the peer may have run them since.
 		run = run && id.svcGen == gen

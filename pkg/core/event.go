@@ -23,7 +23,10 @@ type Observed struct {
 	// a pair, of the peer or of listed hosts, and the same for all identities).
 	Granted []bool
 	Keys    []Key // in etcd
-	Fenced  bool  // the kernel knows that the dead peer is off; in a pair
+	// Unsynced: this node's copy of the identity's data is not whole, or another node is known to
+	// have a newer one.
+	Unsynced []bool
+	Fenced   bool // the kernel knows that the dead peer is off; in a pair
 	// Barred: with the peer dead the kernel would take nothing, off or not: this node's right to
 	// serve has run out, or the peer's configuration was another one. In a pair.
 	Barred bool
@@ -31,6 +34,10 @@ type Observed struct {
 
 func (o Observed) granted(identity int) bool {
 	return identity < len(o.Granted) && o.Granted[identity]
+}
+
+func (o Observed) unsynced(identity int) bool {
+	return identity < len(o.Unsynced) && o.Unsynced[identity]
 }
 
 // PeerView is what is known of another node, most of it as its last frame said.

@@ -9,9 +9,11 @@ import (
 
 // handover is a planned change of owner, seen from the owner:
 //
+//	copying    OWNER: its data goes to the peer, services run
 //	intent     OWNER|YIELD: the peer adds the addresses behind its gate
 //	stopping   the peer is STAGED: exclusive services stop
-//	releasing  they stopped: OWNER|YIELD -> YIELD
+//	last copy  they stopped: what has changed since goes to the peer
+//	releasing  OWNER|YIELD -> YIELD
 //	released   the peer's kernel takes it with the next frame
 type handover struct {
 	phase    hoPhase
@@ -19,7 +21,8 @@ type handover struct {
 	gen      uint64
 	cause    string
 	force    bool
-	unclean  bool // forced although a service did not stop
+	unclean  bool   // forced although a service did not stop
+	copy     uint64 // the Copy in flight; 0: none
 	deadline int64
 	commands []*command
 }
@@ -28,15 +31,20 @@ type hoPhase int
 
 const (
 	hoNone hoPhase = iota
+	hoCopying
 	hoIntent
 	hoStopping
+	hoLastCopy
 	hoReleasing
 	hoReleased
 )
 
-var hoNames = [...]string{"", "intent", "stopping", "releasing", "released"}
+var hoNames = [...]string{"", "copying", "intent", "stopping", "last copy", "releasing", "released"}
 
 func (p hoPhase) String() string { return hoNames[p] }
+
+// stops reports whether services are stopped, or stop, for it.
+func (p hoPhase) stops() bool { return p == hoStopping || p == hoLastCopy || p == hoReleasing }
 
 // beginHandover starts one to a node, or with -1 to the one that comes next, and reaches the
 // clients if any does; or it joins the one that runs. It says why not.
@@ -56,6 +64,9 @@ func (m *Machine) beginHandover(id *identity, to int, cause string, force bool, 
 		id.peer = to
 		id.ho = handover{phase: hoIntent, to: to, gen: id.word.Gen(), cause: cause, deadline: m.now + m.cfg.Limits.Stage}
 		m.notify(KindHandover, id, "handing %s over to %s: %s", id.cfg.Name, m.peerName(id), cause)
+		if id.cfg.Mirrored {
+			m.copy(id, hoCopying, m.cfg.Limits.Copy)
+		}
 	}
 	id.ho.force = id.ho.force || force
 	if c != nil && !slices.Contains(id.ho.commands, c) {
@@ -64,11 +75,39 @@ func (m *Machine) beginHandover(id *identity, to int, cause string, force bool, 
 	return ""
 }
 
+// copy enters a phase that lasts until the data is copied.
+func (m *Machine) copy(id *identity, phase hoPhase, limit int64) {
+	ho := &id.ho
+	ho.phase, ho.deadline, ho.copy = phase, m.now+limit, m.op()
+	m.emit(Copy{Op: ho.copy, Identity: id.index, To: ho.to, Last: phase == hoLastCopy})
+}
+
+// copyResult: without its data an identity is not handed over, unless that is forced.
+func (m *Machine) copyResult(id *identity, err string) {
+	ho := &id.ho
+	ho.copy = 0
+	switch {
+	case err != "" && !ho.force:
+		id.ho = m.endHandover(id, "its data was not copied to "+m.peerName(id)+": "+err)
+		return
+	case err != "":
+		m.notify(KindHandover, id, "%s goes to %s without the data that was not copied, as forced: %s", id.cfg.Name, m.peerName(id), err)
+	}
+	if ho.phase == hoCopying {
+		ho.phase, ho.deadline = hoIntent, m.now+m.cfg.Limits.Stage
+	} else {
+		ho.phase, ho.deadline = hoReleasing, m.now+m.cfg.Limits.Stage
+	}
+}
+
 // endHandover answers whoever waits and returns the empty hand-over. Going back is
 // declarative: without a hand-over the owner's word is plain and services run.
 func (m *Machine) endHandover(id *identity, err string) handover {
 	if id.ho.phase == hoNone {
 		return handover{}
+	}
+	if id.ho.copy != 0 {
+		m.emit(CancelCopy{Op: id.ho.copy})
 	}
 	if err == "" {
 		id.cause = KindHandoverDone
@@ -104,6 +143,10 @@ func (m *Machine) driveHandover(id *identity) {
 	}
 	staged := m.theirs(id).Has(Ready | Staged)
 	switch ho.phase {
+	case hoCopying:
+		if m.now >= ho.deadline {
+			id.ho = m.endHandover(id, "its data was not copied in time")
+		}
 	case hoIntent:
 		if staged && id.word.Has(Owner|Yield) {
 			ho.phase, ho.deadline = hoStopping, m.now+m.cfg.Limits.Service
@@ -114,10 +157,22 @@ func (m *Machine) driveHandover(id *identity) {
 		switch {
 		case !staged:
 			id.ho = m.endHandover(id, m.peerName(id)+" is no longer prepared")
-		case id.svc.state == actOff || ho.unclean:
+		case id.svc.state != actOff && !ho.unclean:
+			if m.now >= ho.deadline {
+				id.ho = m.endHandover(id, "services did not stop in time")
+			}
+		case id.cfg.Mirrored:
+			m.copy(id, hoLastCopy, m.cfg.Limits.LastCopy)
+		default:
 			ho.phase, ho.deadline = hoReleasing, m.now+m.cfg.Limits.Stage
+		}
+	case hoLastCopy:
+		switch {
+		case !staged:
+			id.ho = m.endHandover(id, m.peerName(id)+" is no longer prepared")
 		case m.now >= ho.deadline:
-			id.ho = m.endHandover(id, "services did not stop in time")
+			m.emit(CancelCopy{Op: ho.copy})
+			m.copyResult(id, "what has changed last was not copied in time")
 		}
 	case hoReleasing:
 		if !staged || m.now >= ho.deadline {

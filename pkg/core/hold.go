@@ -7,8 +7,9 @@ func (m *Machine) standby() bool { return m.durable.Standby || m.held }
 
 // holdReturning decides, when its peers are up for the first time, whether a node that has booted is
 // held: one of them owns something that this node may own, or has just released it, and so has served what this node knows
-// nothing of. With all of them dead nobody can tell, and served is better than dark. Only an order ends
-// it, for only people and mirrors know what is on the disks; so it is saved as the standby that it is.
+// nothing of. With all of them dead nobody can tell, and served is better than dark. An order ends it,
+// or with UntilSynced the mirrors do, for only people and mirrors know what is on the disks; it is
+// saved as the standby that it is.
 func (m *Machine) holdReturning() {
 	if !m.returning {
 		return
@@ -23,11 +24,30 @@ func (m *Machine) holdReturning() {
 		for _, id := range m.ids {
 			if w := v.word(id.index); id.has(m.cfg.Self) && (w.Has(Owner) || w.Has(Yield)) {
 				m.returning, m.held, m.want.Standby = false, true, true
-				m.notify(KindHeld, nil, "%s is held in standby: %s has served %s meanwhile; `xdpha standby off` when its data is back",
-					m.cfg.Nodes[m.cfg.Self], m.cfg.Nodes[p], id.cfg.Name)
+				m.want.Held = m.cfg.UntilSynced
+				m.notify(KindHeld, nil, "%s is held in standby: %s has served %s meanwhile; %s",
+					m.cfg.Nodes[m.cfg.Self], m.cfg.Nodes[p], id.cfg.Name, pick(m.cfg.UntilSynced, "it ends when its data is back", "`xdpha standby off` when its data is back"))
 				return
 			}
 		}
 	}
 	m.returning = !up || unheard
+}
+
+// endHold ends by itself a hold that is until the data is back: of all that has data and another node
+// owns, which is there to copy it from.
+func (m *Machine) endHold() {
+	if !m.want.Held || !m.durable.Held {
+		return
+	}
+	for _, id := range m.ids {
+		if !id.cfg.Mirrored || !id.has(m.cfg.Self) {
+			continue
+		}
+		if m.obs.unsynced(id.index) || !m.peerOwns(id) {
+			return
+		}
+	}
+	m.held, m.want.Standby, m.want.Held = false, false, false
+	m.notify(KindHoldEnded, nil, "%s is no longer held: its data is back", m.cfg.Nodes[m.cfg.Self])
 }

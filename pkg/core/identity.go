@@ -42,6 +42,7 @@ type identity struct {
 	wanted         uint64          // generation at which the key in etcd is wanted
 	held           uint64          // and at which it was held when that was told last
 	failed         map[string]bool // services that failed here
+	asItIs         bool            // ordered: served here with the data that there is
 }
 
 // swapOp is a compare-and-swap in flight.
@@ -159,8 +160,8 @@ func (id *identity) leaveRole(to role, from ...role) {
 func (m *Machine) becomeOwner(id *identity, cause string) {
 	id.leaveRole(roleOwner, roleUnknown, roleStandby, roleArmed, roleReleased)
 	id.ho = m.endHandover(id, "it came back")
-	id.cause, id.released = cause, false
-	clear(id.failed) // failures of the last time are over
+	id.cause, id.released, id.asItIs = cause, false, false // from here on its data is this node's
+	clear(id.failed)                                       // failures of the last time are over
 	if cause == KindHandoverIn {
 		id.arrived = m.now
 	}
@@ -236,7 +237,7 @@ func (m *Machine) watch(id *identity) {
 	if m.theirs(id).Flags() != 0 {
 		id.peerBooted = false
 	}
-	known := m.up(id)
+	known := m.up(id) || m.dead(id) && m.unsynced(id)
 	if m.cfg.many() {
 		known = !m.unheard(id)
 	}

@@ -147,6 +147,7 @@ func (m *Machine) observed(o Observed) {
 	}
 	m.seen = true
 	m.holdReturning()
+	m.endHold()
 }
 
 func (m *Machine) swapped(e Swapped) {
@@ -204,6 +205,9 @@ func (m *Machine) finished(op uint64, err string) {
 			return
 		case id.svc.op:
 			m.serviceResult(id, err)
+			return
+		case id.ho.copy:
+			m.copyResult(id, err)
 			return
 		}
 	}

@@ -48,7 +48,7 @@ func (m *Machine) persisted(err string) {
 }
 
 func (s Saved) equal(o Saved) bool {
-	if s.Standby != o.Standby || s.Frozen != o.Frozen || len(s.Generations) != len(o.Generations) {
+	if s.Standby != o.Standby || s.Frozen != o.Frozen || s.Held != o.Held || len(s.Generations) != len(o.Generations) {
 		return false
 	}
 	for k, v := range s.Generations {

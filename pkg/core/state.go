@@ -9,7 +9,7 @@ import (
 )
 
 // StateVersion names the meaning of State; one of another version is not restored.
-const StateVersion = 2
+const StateVersion = 3
 
 // State is all that a machine knows, as plain data: a machine that is restored from it
 // decides as the one that it was taken from. It shares nothing with the machine.
@@ -85,6 +85,7 @@ type HandoverState struct {
 	Gen            uint64
 	Cause          string
 	Force, Unclean bool
+	Copy           uint64
 	Deadline       int64
 	Commands       []int
 }
@@ -120,6 +121,7 @@ type IdentityState struct {
 	TwoOwners                           bool
 	KeyWanted, KeyHeld                  uint64 // generations of its key in etcd
 	Failed                              []string
+	AsItIs                              bool
 }
 
 // State returns all that the machine knows.
@@ -155,7 +157,7 @@ func (m *Machine) State() State {
 }
 
 func (m *Machine) saveIdentity(id *identity) IdentityState {
-	ho := HandoverState{int(id.ho.phase), id.ho.to, id.ho.gen, id.ho.cause, id.ho.force, id.ho.unclean, id.ho.deadline, nil}
+	ho := HandoverState{int(id.ho.phase), id.ho.to, id.ho.gen, id.ho.cause, id.ho.force, id.ho.unclean, id.ho.copy, id.ho.deadline, nil}
 	for _, c := range id.ho.commands {
 		if i := slices.Index(m.commands, c); i >= 0 { // else it is answered, and nobody looks at it again
 			ho.Commands = append(ho.Commands, i)
@@ -167,7 +169,7 @@ func (m *Machine) saveIdentity(id *identity) IdentityState {
 		Addr: id.addr.save(), Svc: id.svc.save(), SvcGen: id.svcGen, Announced: id.announced, AnnounceAgain: id.announceAgain,
 		Handover: ho, UnownedSince: id.unownedSince, UnownedGen: id.unownedGen, Uncovered: id.uncovered, PeerBooted: id.peerBooted,
 		HomeReadySince: id.homeReadySince, Arrived: id.arrived, LastAuto: id.lastAuto, Hold: id.hold, LastFailed: id.lastFailed,
-		TwoOwners: id.twoOwners, Failed: keys(id.failed), KeyWanted: id.wanted, KeyHeld: id.held,
+		TwoOwners: id.twoOwners, Failed: keys(id.failed), KeyWanted: id.wanted, KeyHeld: id.held, AsItIs: id.asItIs,
 	}
 }
 
@@ -235,7 +237,7 @@ func (m *Machine) restoreIdentity(id *identity, s IdentityState) error {
 	case s.Peer < 0 || s.Peer >= len(m.cfg.Nodes) || h.To < 0 || h.To >= len(m.cfg.Nodes):
 		return fmt.Errorf("its counterpart is node %d, and its hand-over to node %d, of %d", s.Peer, h.To, len(m.cfg.Nodes))
 	default:
-		id.ho = handover{phase: hoPhase(h.Phase), to: h.To, gen: h.Gen, cause: h.Cause, force: h.Force, unclean: h.Unclean, deadline: h.Deadline}
+		id.ho = handover{phase: hoPhase(h.Phase), to: h.To, gen: h.Gen, cause: h.Cause, force: h.Force, unclean: h.Unclean, copy: h.Copy, deadline: h.Deadline}
 		for _, i := range h.Commands {
 			if i < 0 || i >= len(m.commands) {
 				return fmt.Errorf("its hand-over is for command %d of %d", i, len(m.commands))
@@ -249,7 +251,7 @@ func (m *Machine) restoreIdentity(id *identity, s IdentityState) error {
 	id.unownedSince, id.unownedGen, id.uncovered, id.peerBooted = s.UnownedSince, s.UnownedGen, s.Uncovered, s.PeerBooted
 	id.homeReadySince, id.arrived, id.lastAuto, id.hold, id.lastFailed = s.HomeReadySince, s.Arrived, s.LastAuto, s.Hold, s.LastFailed
 	id.twoOwners, id.failed = s.TwoOwners, setOf(s.Failed)
-	id.wanted, id.held = s.KeyWanted, s.KeyHeld
+	id.wanted, id.held, id.asItIs = s.KeyWanted, s.KeyHeld, s.AsItIs
 	var err error
 	if id.addr, err = restoreActuator(s.Addr); err != nil {
 		return fmt.Errorf("addresses: %w", err)
@@ -273,7 +275,7 @@ func restoreActuator(s ActuatorState) (actuator, error) {
 
 func (o Observed) clone() Observed {
 	o.Local, o.Granted, o.Keys = slices.Clone(o.Local), slices.Clone(o.Granted), slices.Clone(o.Keys)
-	o.Peers = slices.Clone(o.Peers)
+	o.Unsynced, o.Peers = slices.Clone(o.Unsynced), slices.Clone(o.Peers)
 	for i := range o.Peers {
 		o.Peers[i].Words = slices.Clone(o.Peers[i].Words)
 	}

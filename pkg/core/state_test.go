@@ -72,7 +72,8 @@ func setLeaf(t *testing.T, path string, v reflect.Value) {
 	case reflect.String:
 		v.SetString("x")
 	case reflect.Slice:
-		v.Set(reflect.ValueOf([]string{"x"}))
+		v.Set(reflect.MakeSlice(v.Type(), 1, 1))
+		setLeaf(t, path, v.Index(0))
 	case reflect.Map:
 		key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
 		if key.Kind() == reflect.String {
@@ -141,7 +142,7 @@ func TestAStateOfNoMachineIsRefused(t *testing.T) {
 		spoil func(*State)
 		want  string
 	}{
-		"another version":   {func(s *State) { s.Version++ }, "version 3"},
+		"another version":   {func(s *State) { s.Version++ }, "version 4"},
 		"identities":        {func(s *State) { s.Identities = nil }, "of 0 identities"},
 		"nodes":             {func(s *State) { s.Peers = nil }, "of 0 nodes"},
 		"counterpart":       {func(s *State) { s.Identities[0].Peer = 2 }, "counterpart is node 2"},

@@ -37,6 +37,7 @@ func ResumeTranscript(cfg Config, s State) *Transcript {
 		x.pending[id.Swap.Op] = "swap " + cfg.name(i)
 		turning(id.Addr, "add", "remove", cfg.name(i))
 		turning(id.Svc, "start", "stop", cfg.name(i))
+		x.pending[id.Handover.Copy] = "copy " + cfg.name(i)
 	}
 	delete(x.pending, 0) // nothing is in flight
 	return x
@@ -74,6 +75,9 @@ func (x *Transcript) Head(saved Saved) []string {
 		if id.StagingAhead {
 			s += " staging=ahead"
 		}
+		if id.Mirrored {
+			s += " data=mirrored"
+		}
 		lines = append(lines, s)
 		if id.Floor != 0 {
 			floors += fmt.Sprintf(" %s=%d", id.Name, id.Floor)
@@ -86,7 +90,7 @@ func (x *Transcript) Head(saved Saved) []string {
 		lines = append(lines, "concurrent "+strings.Join(c.Concurrent, " "))
 	}
 	if c.Hold {
-		lines = append(lines, "hold")
+		lines = append(lines, "hold"+pick(c.UntilSynced, " until-synced", ""))
 	}
 	if c.DemandIfLost {
 		lines = append(lines, "demand-if-lost")
@@ -120,7 +124,7 @@ func (l Limits) text() (s string) {
 		is, def int64
 	}{
 		{"stage", l.Stage, d.Stage}, {"release", l.Release, d.Release}, {"swap", l.Swap, d.Swap}, {"address", l.Address, d.Address},
-		{"service", l.Service, d.Service}, {"persist", l.Persist, d.Persist}, {"fence", l.Fence, d.Fence}, {"lan-stable", l.LanStable, d.LanStable}, {"move-every", l.MoveEvery, d.MoveEvery},
+		{"service", l.Service, d.Service}, {"persist", l.Persist, d.Persist}, {"fence", l.Fence, d.Fence}, {"copy", l.Copy, d.Copy}, {"last-copy", l.LastCopy, d.LastCopy}, {"lan-stable", l.LanStable, d.LanStable}, {"move-every", l.MoveEvery, d.MoveEvery},
 	} {
 		if v.is != 0 && v.is != v.def {
 			s += " " + v.name + "=" + duration(v.is)
@@ -135,6 +139,9 @@ func flagsText(s Saved) (text string) {
 	}
 	if s.Frozen {
 		text += " frozen"
+	}
+	if s.Held {
+		text += " held"
 	}
 	return text
 }
@@ -209,6 +216,10 @@ func (c Config) Describe(a Action) string {
 		s = fmt.Sprintf("win %s, generation %d", c.name(a.Identity), a.Generation)
 	case GiveUp:
 		s = "give up " + c.name(a.Identity)
+	case Copy:
+		s = fmt.Sprintf("copy %s to %s%s", c.name(a.Identity), c.node(a.To), pick(a.Last, ", the last of it", ""))
+	case CancelCopy:
+		s = "cancel copy"
 	case CancelFence:
 		s = "cancel fence"
 	case Announce:
@@ -242,6 +253,8 @@ func (c Config) asked(a Action) (op uint64, what string) {
 		return a.Op, "persist"
 	case Fence:
 		return a.Op, "fence"
+	case Copy:
+		return a.Op, "copy " + c.name(a.Identity)
 	case StartConcurrent:
 		return a.Op, "start concurrent"
 	case StopConcurrent:
@@ -381,6 +394,7 @@ func (x *Transcript) seeIdentity(n *news, i int, o, was Observed) {
 	if c.many() {
 		n.flag(o.granted(i), was.granted(i), "granted:"+name)
 	}
+	n.flag(o.unsynced(i), was.unsynced(i), "unsynced:"+name)
 	if i < len(o.Keys) && i < len(was.Keys) && o.Keys[i] != was.Keys[i] {
 		n.add(true, "key:"+name, o.Keys[i].text())
 	}

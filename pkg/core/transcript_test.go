@@ -36,7 +36,8 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	identity files home=serv1 prefer=serv1,serv3
 //	see serv2=up serv2:boot=7 files=ready@5 files:serv3=owner|yield|to:serv1@5 granted:files=yes
 //	link serv2 crossover down
-//	ok|fail persist|fence|swap|add|remove|start|stop IDENTITY
+//	see unsynced:files=yes                     its data is not whole here
+//	ok|fail copy|persist|fence|swap|add|remove|start|stop IDENTITY
 //	tick, cmd move files serv2, link crossover down, service files samba failed: exit status 1
 //	@12.5 tick                     at a time, instead of after the line above
 func TestTranscripts(t *testing.T) {
@@ -164,7 +165,7 @@ func (x *transcript) do(f []string) []Action {
 	case "concurrent":
 		x.cfg.Concurrent = f[1:]
 	case "hold":
-		x.cfg.Hold = true
+		x.cfg.Hold, x.cfg.UntilSynced = true, len(f) > 1 && f[1] == "until-synced"
 	case "demand-if-lost":
 		x.cfg.DemandIfLost = true
 	case "etcd":
@@ -287,6 +288,8 @@ func (x *transcript) identity(f []string) {
 			c.FailbackAfter = x.duration(v)
 		case k == "staging":
 			c.StagingAhead = v == "ahead"
+		case k == "data":
+			c.Mirrored = v == "mirrored"
 		default:
 			x.fail("unknown option")
 		}
@@ -300,6 +303,7 @@ func (x *transcript) identity(f []string) {
 	}
 	x.obs.Granted = append(x.obs.Granted, false)
 	x.obs.Keys = append(x.obs.Keys, Key{})
+	x.obs.Unsynced = append(x.obs.Unsynced, false)
 }
 
 func (x *transcript) save(f []string, booted bool) {
@@ -309,6 +313,8 @@ func (x *transcript) save(f []string, booted bool) {
 			x.saved.Standby = true
 		case "frozen":
 			x.saved.Frozen = true
+		case "held":
+			x.saved.Held = true
 		default:
 			x.saved.Generations[k] = x.number(v)
 			if booted {
@@ -388,6 +394,8 @@ func (x *transcript) see(f []string) Observed {
 			}
 		case name == "granted":
 			o.Granted[x.id(part)] = v == "yes"
+		case name == "unsynced":
+			o.Unsynced[x.id(part)] = v == "yes"
 		case name == "key":
 			x.key(x.id(part), v)
 		case part != "":

@@ -39,7 +39,7 @@ func (m *Machine) ownerWord(id *identity) Word {
 	// waiting for a disk.
 	m.promise(id, m.next(id, g+1))
 	switch id.ho.phase {
-	case hoIntent, hoStopping:
+	case hoIntent, hoStopping, hoLastCopy:
 		return MakeWord(Owner|Yield|m.target(id), g)
 	case hoReleasing:
 		return MakeWord(Yield|m.target(id), g)
@@ -109,7 +109,8 @@ func (m *Machine) overdue(id *identity) bool {
 func (m *Machine) standbyWord(id *identity) Word {
 	w, g := id.word, id.word.Gen()
 	free := !m.standby() && !m.leaving
-	mayArm := free && (!m.durable.Frozen || w.Has(Want) && !m.peerOwns(id))
+	whole := !m.unsynced(id)
+	mayArm := free && whole && (!m.durable.Frozen || w.Has(Want) && !m.peerOwns(id))
 	if free {
 		m.promise(id, m.next(id, g))
 	}
@@ -136,7 +137,7 @@ func (m *Machine) standbyWord(id *identity) Word {
 	}
 	switch {
 	case !m.overdue(id):
-	case free && !m.durable.Frozen:
+	case free && whole && !m.durable.Frozen:
 		if b := m.burn(id); b != w {
 			return b
 		}
@@ -214,6 +215,8 @@ func (m *Machine) mayClaim(id *identity) bool {
 		return false
 	case m.durable.Frozen && !w.Has(Want): // a frozen node only gets back what it had
 		return false
+	case m.unsynced(id):
+		return false
 	case p.Has(Owner) || p.Gen() != w.Gen():
 		return false
 	case p.Has(Yield) && w.Has(Ready): // the kernel does it
@@ -231,5 +234,15 @@ func (m *Machine) reportUncovered(id *identity) {
 		return
 	}
 	id.uncovered = true
-	m.notify(KindUncovered, id, "nobody owns %s, and this node may not while it is in standby, frozen or leaving", id.cfg.Name)
+	why := "while it is in standby, frozen or leaving"
+	if m.unsynced(id) {
+		why = "for its copy of the data is not whole; `xdpha move --force` takes it all the same"
+	}
+	m.notify(KindUncovered, id, "nobody owns %s, and this node may not %s", id.cfg.Name, why)
+}
+
+// unsynced: with a copy of the data that is not whole, or is older than another node's, services do
+// not start here.
+func (m *Machine) unsynced(id *identity) bool {
+	return id.cfg.Mirrored && m.obs.unsynced(id.index) && !id.asItIs
 }
