@@ -66,7 +66,8 @@ struct xd_config {
 	__u8 n_nodes; // 2: a pair; more: see ownership.h for what is different among many
 	enum xd_verdict verdict;
 	__u8 solo_keep;
-	__u8 pad0[3];
+	__u8 pad0;
+	__u16 with_ports; // a bit for each identity that has some in the map ports
 	__u32 confirm_probes;
 	__u32 own_be; // the node's own LAN address
 	__u64 probe_ns;
@@ -267,6 +268,7 @@ enum xd_reason {
 	REASON_IN_OPEN,
 	REASON_IN_GATE_CLOSED,
 	REASON_IN_WRONG_NIC,
+	REASON_IN_NOT_READY,
 	REASON_OUT_OPEN,
 	REASON_OUT_GATE_CLOSED,
 	REASON_OUT_WRONG_NIC,

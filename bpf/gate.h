@@ -125,6 +125,46 @@ static __always_inline void note_answer(__u32 identity)
 		timeline->answered_ns = bpf_ktime_get_boot_ns();
 }
 
+struct tcp_start { // RFC 9293, 3.1, up to the flags
+	__be16 source_be, dest_be;
+	__u8 numbers[8], offset, flags;
+} __attribute__((packed));
+
+#define TCP_SYN 0x02
+#define TCP_ACK 0x10
+
+static __always_inline struct tcp_start *tcp_of(__be16 ethertype_be, struct cursor c)
+{
+	if (ethertype_be == bpf_htons(ETH_P_IPV6)) {
+		if (TAKE(c, struct ipv6hdr, 0)->nexthdr != IPPROTO_TCP)
+			return 0;
+		return TAKE(c, struct tcp_start, 0);
+	}
+	if (ethertype_be != bpf_htons(ETH_P_IP))
+		return 0;
+	struct iphdr *ip = TAKE(c, struct iphdr, 0);
+
+	if (ip->protocol != IPPROTO_TCP || ip->frag_off & bpf_htons(0x1fff) || ip->ihl < 5)
+		return 0;
+	c.at = (void *)ip + ip->ihl * 4;
+	return TAKE(c, struct tcp_start, 0);
+}
+
+// is_early: the packet begins a TCP connection to a port behind which no service is ready yet. To drop
+// it makes the client ask again; the stack would refuse it, and the client give up.
+static __noinline int is_early(__u32 identity, __be16 ethertype_be, void *at, void *end)
+{
+	struct tcp_start *tcp = tcp_of(ethertype_be, (struct cursor){at, end});
+	struct xd_port key = {.identity = identity};
+	__u64 *word = the_word(identity), *ready;
+
+	if (!tcp || (tcp->flags & (TCP_SYN | TCP_ACK)) != TCP_SYN)
+		return 0;
+	key.port_be = tcp->dest_be;
+	ready = bpf_map_lookup_elem(&ports, &key);
+	return ready && word && *(volatile __u64 *)ready != (*(volatile __u64 *)word & WORD_GEN);
+}
+
 // Ingress: frames to a virtual MAC or address. One identity's MAC opens no other one's gate.
 static __always_inline enum xd_reason gate_in(const struct xd_config *cfg, __u32 ifindex, struct ethhdr *eth,
 					      struct cursor c)
@@ -140,6 +180,8 @@ static __always_inline enum xd_reason gate_in(const struct xd_config *cfg, __u32
 		return REASON_NOT_OURS;
 	if (!gate_open(cfg, *identity) || (by_ip && *by_ip != *identity && !gate_open(cfg, *by_ip)))
 		return REASON_IN_GATE_CLOSED;
+	if (by_ip && cfg->with_ports >> (*by_ip & (MAX_IDENTITIES - 1)) & 1 && is_early(*by_ip, eth->h_proto, c.at, c.end))
+		return REASON_IN_NOT_READY;
 	timeline = the_timeline(*identity);
 	if (timeline && !timeline->in_ns)
 		timeline->in_ns = bpf_ktime_get_boot_ns();

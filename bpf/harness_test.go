@@ -437,6 +437,6 @@ var reasonNames = [...]string{
 	"hb-bad-ttl", "hb-foreign-cluster", "hb-wrong-link", "hb-bad-sender", "hb-bad-shape", "hb-unknown-key", "hb-bad-tag",
 	"hb-unproven", "hb-replayed", "arp-answered", "arp-gate-closed", "arp-wrong-nic", "arp-own-on-spare", "arp-conflict",
 	"nd-answered", "nd-gate-closed", "nd-wrong-nic", "nd-conflict", "nd-bad",
-	"in-open", "in-gate-closed", "in-wrong-nic", "out-open", "out-gate-closed", "out-wrong-nic", "out-wrong-mac",
+	"in-open", "in-gate-closed", "in-wrong-nic", "in-not-ready", "out-open", "out-gate-closed", "out-wrong-nic", "out-wrong-mac",
 	"out-foreign-source", "tick-sent", "tick-early", "tick-between", "token-unpaced", "tick-failed", "internal",
 }

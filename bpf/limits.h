@@ -10,6 +10,7 @@
 #define KEY_SLOTS 256      // one for each number that a frame can name
 #define MAX_REACH 8        // more hosts than that add latency, not judgement
 #define MAX_ADDRESSES 16384 // looked up by hash: the number costs memory only
+#define MAX_PORTS 1024     // of services: 16 identities with 64 each
 #define TICKS_KEPT 8       // send times of the last own probes; a power of two above any confirm_probes
 #define MINUTES_KEPT 64    // an hour of near misses, a power of two
 #define SEQ_WINDOW 64 // a frame this many probes behind is old: somebody may have held it back

@@ -83,6 +83,21 @@ struct {
 	__type(value, __u32);
 } macs SEC(".maps");
 
+// A TCP port of an identity behind which a service must be ready: the generation at which it is. An
+// identity that changes its owner is not ready anywhere, without anybody's doing.
+struct xd_port {
+	__u32 identity;
+	__be16 port_be;
+	__u16 pad;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAX_PORTS);
+	__type(key, struct xd_port);
+	__type(value, __u64);
+} ports SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, (MAX_LINKS + 1) * REASON_COUNT); // the last row: no link

@@ -52,7 +52,8 @@ type XdphaXdConfig struct {
 	N_nodes       uint8
 	Verdict       XdphaXdVerdict
 	SoloKeep      uint8
-	Pad0          [3]uint8
+	Pad0          uint8
+	WithPorts     uint16
 	ConfirmProbes uint32
 	OwnBe         uint32
 	ProbeNs       uint64
@@ -183,6 +184,13 @@ type XdphaXdPeer struct {
 	}
 }
 
+type XdphaXdPort struct {
+	_        structs.HostLayout
+	Identity uint32
+	PortBe   uint16
+	Pad      uint16
+}
+
 type XdphaXdReason uint32
 
 const (
@@ -216,18 +224,19 @@ const (
 	XdphaXdReasonREASON_IN_OPEN            XdphaXdReason = 27
 	XdphaXdReasonREASON_IN_GATE_CLOSED     XdphaXdReason = 28
 	XdphaXdReasonREASON_IN_WRONG_NIC       XdphaXdReason = 29
-	XdphaXdReasonREASON_OUT_OPEN           XdphaXdReason = 30
-	XdphaXdReasonREASON_OUT_GATE_CLOSED    XdphaXdReason = 31
-	XdphaXdReasonREASON_OUT_WRONG_NIC      XdphaXdReason = 32
-	XdphaXdReasonREASON_OUT_WRONG_MAC      XdphaXdReason = 33
-	XdphaXdReasonREASON_OUT_FOREIGN_SOURCE XdphaXdReason = 34
-	XdphaXdReasonREASON_TICK_SENT          XdphaXdReason = 35
-	XdphaXdReasonREASON_TICK_EARLY         XdphaXdReason = 36
-	XdphaXdReasonREASON_TICK_BETWEEN       XdphaXdReason = 37
-	XdphaXdReasonREASON_TOKEN_UNPACED      XdphaXdReason = 38
-	XdphaXdReasonREASON_TICK_FAILED        XdphaXdReason = 39
-	XdphaXdReasonREASON_INTERNAL           XdphaXdReason = 40
-	XdphaXdReasonREASON_COUNT              XdphaXdReason = 41
+	XdphaXdReasonREASON_IN_NOT_READY       XdphaXdReason = 30
+	XdphaXdReasonREASON_OUT_OPEN           XdphaXdReason = 31
+	XdphaXdReasonREASON_OUT_GATE_CLOSED    XdphaXdReason = 32
+	XdphaXdReasonREASON_OUT_WRONG_NIC      XdphaXdReason = 33
+	XdphaXdReasonREASON_OUT_WRONG_MAC      XdphaXdReason = 34
+	XdphaXdReasonREASON_OUT_FOREIGN_SOURCE XdphaXdReason = 35
+	XdphaXdReasonREASON_TICK_SENT          XdphaXdReason = 36
+	XdphaXdReasonREASON_TICK_EARLY         XdphaXdReason = 37
+	XdphaXdReasonREASON_TICK_BETWEEN       XdphaXdReason = 38
+	XdphaXdReasonREASON_TOKEN_UNPACED      XdphaXdReason = 39
+	XdphaXdReasonREASON_TICK_FAILED        XdphaXdReason = 40
+	XdphaXdReasonREASON_INTERNAL           XdphaXdReason = 41
+	XdphaXdReasonREASON_COUNT              XdphaXdReason = 42
 )
 
 type XdphaXdState struct {
@@ -303,6 +312,7 @@ const (
 	XdphaMapKeys        = "keys"
 	XdphaMapMacs        = "macs"
 	XdphaMapPeers       = "peers"
+	XdphaMapPorts       = "ports"
 	XdphaMapState       = "state"
 	XdphaMapTimelines   = "timelines"
 	XdphaMapWords       = "words"
@@ -373,6 +383,7 @@ type XdphaMapSpecs struct {
 	Keys      *ebpf.MapSpec `ebpf:"keys"`
 	Macs      *ebpf.MapSpec `ebpf:"macs"`
 	Peers     *ebpf.MapSpec `ebpf:"peers"`
+	Ports     *ebpf.MapSpec `ebpf:"ports"`
 	State     *ebpf.MapSpec `ebpf:"state"`
 	Timelines *ebpf.MapSpec `ebpf:"timelines"`
 	Words     *ebpf.MapSpec `ebpf:"words"`
@@ -413,6 +424,7 @@ type XdphaMaps struct {
 	Keys      *ebpf.Map `ebpf:"keys"`
 	Macs      *ebpf.Map `ebpf:"macs"`
 	Peers     *ebpf.Map `ebpf:"peers"`
+	Ports     *ebpf.Map `ebpf:"ports"`
 	State     *ebpf.Map `ebpf:"state"`
 	Timelines *ebpf.Map `ebpf:"timelines"`
 	Words     *ebpf.Map `ebpf:"words"`
@@ -429,6 +441,7 @@ func (m *XdphaMaps) Close() error {
 		m.Keys,
 		m.Macs,
 		m.Peers,
+		m.Ports,
 		m.State,
 		m.Timelines,
 		m.Words,

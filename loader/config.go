@@ -76,8 +76,9 @@ type IdentityConfig struct {
 	Carrier    int // ifindex of the NIC that carries it on this node
 	MAC        [6]byte
 	Addresses  []netip.Addr
-	Candidates uint16 // a bit for each node that may ever own it; of a pair both may
-	Floor      uint64 // the highest generation that this node may have owned before it booted
+	Ports      []uint16 // TCP ports behind which a service must be ready: see SetReady
+	Candidates uint16   // a bit for each node that may ever own it; of a pair both may
+	Floor      uint64   // the highest generation that this node may have owned before it booted
 }
 
 func be(a netip.Addr) uint32 {
@@ -125,6 +126,9 @@ func (c *Config) abi() (v bpf.XdphaXdConfig, err error) {
 	}
 	for i, id := range c.Identities {
 		v.Identities[i].Carrier, v.Identities[i].Mac, v.Identities[i].Candidates = uint32(id.Carrier), id.MAC, id.Candidates
+		if len(id.Ports) > 0 {
+			v.WithPorts |= 1 << i
+		}
 		for _, a := range slices.Backward(id.Addresses) { // the first of each family is left
 			if a.Is4() {
 				v.Identities[i].AnnouncedBe = be(a)

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"sync"
@@ -205,7 +206,7 @@ func (d *Datapath) maps() map[string]*ebpf.Map {
 	o := &d.objs
 	return map[string]*ebpf.Map{
 		"config": o.Config, "control": o.Control, "state": o.State, "peers": o.Peers, "words": o.Words, "addresses": o.Addresses,
-		"macs": o.Macs, "counters": o.Counters, "events": o.Events, "detectors": o.Detectors, "timelines": o.Timelines, "keys": o.Keys,
+		"ports": o.Ports, "macs": o.Macs, "counters": o.Counters, "events": o.Events, "detectors": o.Detectors, "timelines": o.Timelines, "keys": o.Keys,
 	}
 }
 
@@ -268,6 +269,11 @@ func (d *Datapath) fill(cfg Config, v bpf.XdphaXdConfig) error {
 		if err := d.objs.Macs.Put(macKey(id.MAC), uint32(i)); err != nil {
 			return fmt.Errorf("write virtual MAC of identity %d: %w", i, err)
 		}
+		for _, p := range id.Ports {
+			if err := d.SetReady(i, p, 0); err != nil {
+				return err
+			}
+		}
 		for _, a := range id.Addresses {
 			keys, values = append(keys, bpf.XdphaXdAddress{Bytes: a.As16()}), append(values, uint32(i))
 		}
@@ -277,6 +283,17 @@ func (d *Datapath) fill(cfg Config, v bpf.XdphaXdConfig) error {
 	}
 	if _, err := d.objs.Addresses.BatchUpdate(keys, values, nil); err != nil {
 		return fmt.Errorf("write %d addresses: %w", len(keys), err)
+	}
+	return nil
+}
+
+// SetReady tells the kernel at which generation of an identity the service behind one of its ports is
+// ready; 0: it is not. Until it is, and after every change of owner, the port's new connections are
+// dropped, so that clients ask again.
+func (d *Datapath) SetReady(identity int, port uint16, generation uint64) error {
+	key := bpf.XdphaXdPort{Identity: uint32(identity), PortBe: bits.ReverseBytes16(port)}
+	if err := d.objs.Ports.Put(key, generation); err != nil {
+		return fmt.Errorf("write readiness of port %d of identity %d: %w", port, identity, err)
 	}
 	return nil
 }

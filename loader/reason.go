@@ -46,6 +46,7 @@ var reasons = [...]Reason{
 	{"in", "pass", "gate_open"},
 	{"in", "dropped", "gate_closed"},
 	{"in", "dropped", "wrong_nic"},
+	{"in", "dropped", "not_ready"},
 	{"out", "pass", "gate_open"},
 	{"out", "dropped", "gate_closed"},
 	{"out", "dropped", "wrong_nic"},
