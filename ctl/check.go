@@ -338,7 +338,7 @@ func warnings(cfg *config.Config) []string {
 		}
 	}
 	for _, s := range cfg.Services {
-		if s.Check == "" {
+		if !s.Checked() {
 			add("service %s has no check: it counts as up from its start on, whatever happens to it", s.Name)
 		}
 	}
