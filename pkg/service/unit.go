@@ -285,21 +285,23 @@ func (u *unit) demote(ctx context.Context, env Env) error {
 		return nil
 	}
 	u.end()
-	if !u.known {
-		switch r, err := u.driver.find(ctx, env); {
-		case err == nil && r == gone:
-			u.known, u.dirty = true, false
-		case err == nil && r == standby && u.cfg.OCF != nil: // a check command does not know the role
-			u.known, u.dirty, u.unranked = true, true, true
-		}
-	}
 	if u.known && (!u.dirty || u.unranked) {
 		return nil
+	}
+	runs := true
+	if !u.known {
+		r, err := u.driver.find(ctx, env)
+		if err == nil && r == gone {
+			u.known, u.dirty = true, false
+			return nil
+		}
+		runs = err == nil
 	}
 	u.set(Stopping, "demoting")
 	err := u.driver.demote(ctx, env)
 	if err == nil {
-		u.known, u.dirty, u.unranked = true, true, true
+		// What only may run is started after this: that is harmless if it does.
+		u.known, u.dirty, u.unranked = runs, runs, runs
 		return nil
 	}
 	if ctx.Err() == nil {
@@ -524,11 +526,16 @@ func (u *unit) ready(ctx context.Context, want role, began time.Time) error {
 		ctx, cancel = context.WithDeadlineCause(ctx, began.Add(limit), errTimeLimit)
 		defer cancel()
 	}
+	var last error
 	for wait := readyPoll; ; wait = min(2*wait, max(u.every(want), readyPoll)) {
 		err := u.check(ctx, want)
 		if err == nil {
 			return nil
 		}
+		if last != nil && ctx.Err() != nil { // the check was cut off, and says only that
+			err = last
+		}
+		last = err
 		if !u.pauseOrChange(ctx, wait) {
 			return fmt.Errorf("not ready in time: %w", err)
 		}
