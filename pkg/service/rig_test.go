@@ -66,6 +66,11 @@ func newRig(t *testing.T, services ...config.Service) *rig {
 		for _, c := range []*string{&services[i].Start, &services[i].Stop, &services[i].Check, &services[i].Promote, &services[i].Demote, &services[i].Process} {
 			*c = strings.ReplaceAll(*c, "$D", r.dir)
 		}
+		if o := services[i].OCF; o != nil {
+			for j := range o.Params {
+				o.Params[j].Value = strings.ReplaceAll(o.Params[j].Value, "$D", r.dir)
+			}
+		}
 	}
 	log := slog.New(slog.NewTextHandler(r.log, nil))
 	r.Manager = New(services, r.dir, log, func(s State) { r.states <- s })

@@ -96,12 +96,26 @@ func isNamed(err error, name string) bool {
 	return errors.As(err, &e) && e.Name == name
 }
 
-func (d *systemdDriver) look(context.Context, Env, role) error {
-	s, known := d.unit.now()
-	if !known {
-		return fmt.Errorf("%s: %w: there is no connection to systemd", d.unit.name, errNotLooked)
+// look goes by the last signal. A unit that has ended is asked for once more: one that systemd is
+// about to restart by itself was signalled as failed on the way to that.
+func (d *systemdDriver) look(ctx context.Context, _ Env, _ role) error {
+	for confirmed := false; ; confirmed = true {
+		s, known := d.unit.now()
+		if !known {
+			return fmt.Errorf("%s: %w: there is no connection to systemd", d.unit.name, errNotLooked)
+		}
+		err := s.good(d.unit.name)
+		if confirmed || !errors.Is(err, errGone) {
+			return err
+		}
+		c, err := d.bus.connected(ctx)
+		if err == nil {
+			err = d.unit.ask(ctx, c)
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", errNotLooked, err)
+		}
 	}
-	return s.good(d.unit.name)
 }
 
 // good is nil for a unit that does its work. systemd may be starting it anew by itself: that is no
