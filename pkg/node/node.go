@@ -270,6 +270,7 @@ func (n *node) serve(ctx context.Context) error {
 		})
 	}
 	n.effects.start(n, work, &wg)
+	wg.Go(func() { n.prepareServices(work) })
 	socket, err := control.Listen(n.RunDir)
 	if err != nil {
 		return err

@@ -22,7 +22,7 @@ const (
 func (r role) String() string { return [...]string{"stopped", "standby", "active"}[r] }
 
 // driver starts, stops and looks at one service in one of the ways that there are. Its methods are
-// called one after the other, but for changed and cgroupDir. A warm service is in standby after
+// called one after the other, but for changed, prepare and cgroupDir. A warm service is in standby after
 // start; to promote, demote and stop must be harmless when that is done already.
 type driver interface {
 	start(ctx context.Context, env Env) error

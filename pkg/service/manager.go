@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -90,9 +91,12 @@ type Manager struct {
 // New returns a manager of the services of the daemon that has its files in dir. notify is called
 // after every change of a State, one at a time; it must not block, and not wait for the manager.
 func New(services []config.Service, dir string, log *slog.Logger, notify func(State)) *Manager {
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
+	}
 	m := &Manager{log: log, units: map[string]*unit{}, bus: newBus(log), dir: dir, notify: notify}
 	m.closed, m.close = context.WithCancelCause(context.Background())
-	if slices.ContainsFunc(services, needsCgroup) {
+	if NeedCgroup(services) {
 		var err error
 		if m.groups, err = newGroups(dir); err != nil {
 			log.Warn("services run without cgroups: what leaves its process group outlives a stop, and use is not measured", "error", err)
@@ -104,9 +108,6 @@ func New(services []config.Service, dir string, log *slog.Logger, notify func(St
 	}
 	return m
 }
-
-// needsCgroup: systemd makes those of its units.
-func needsCgroup(s config.Service) bool { return s.Kind() != "systemd" }
 
 func (m *Manager) newDriver(s config.Service) driver {
 	c := commands{service: s.Name, lines: newLineLog(m.log.With("service", s.Name))}
@@ -125,11 +126,21 @@ func (m *Manager) newDriver(s config.Service) driver {
 // CheckCgroups says why this process cannot give the services of the daemon that has its files in
 // dir cgroups of their own; nil if it can.
 func CheckCgroups(dir string) error {
-	_, err := newGroups(dir)
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		_, err = newGroups(dir)
+	}
 	return err
 }
 
-// Prepare gets ready what a start would have to wait for, and returns what is missing on this host.
+// NeedCgroup reports whether any of the services would have a cgroup from this daemon: systemd makes
+// those of its units.
+func NeedCgroup(services []config.Service) bool {
+	return slices.ContainsFunc(services, func(s config.Service) bool { return s.Kind() != "systemd" })
+}
+
+// Prepare gets ready what a start would have to wait for, and returns what is missing on this host:
+// joined errors, one for each service that misses something.
 func (m *Manager) Prepare(ctx context.Context) error {
 	errs := make([]error, len(m.names))
 	var wg sync.WaitGroup

@@ -88,6 +88,7 @@ type ocfDriver struct {
 	mu   sync.Mutex
 	meta *agentMeta // nil until it was read
 	warn int        // the status that a monitor warned of last
+	tool bool       // the tools are written
 }
 
 func newOCFDriver(c commands, s config.Service, dir string) *ocfDriver {
@@ -237,6 +238,11 @@ func (d *ocfDriver) notify(ctx context.Context, env Env, when, verb string) {
 
 // action runs one of the agent's actions.
 func (d *ocfDriver) action(ctx context.Context, verb string, env Env, r role, limit time.Duration, run func(context.Context, command) error) error {
+	if verb != "validate-all" { // which changes nothing
+		if err := d.writeTools(); err != nil {
+			return err
+		}
+	}
 	err := run(ctx, d.command(verb, env, r, limit))
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || !exit.Exited() || errors.Is(err, errTimeLimit) || ctx.Err() != nil {
@@ -347,9 +353,6 @@ func (d *ocfDriver) ready(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w: %w", d.cfg.OCF.Agent(), errInVain, err)
 	}
-	if err := writeTools(d.tools); err != nil {
-		return err
-	}
 	d.mu.Lock()
 	d.meta = meta
 	d.mu.Unlock()
@@ -399,6 +402,18 @@ func (d *ocfDriver) prepare(ctx context.Context) error {
 var tool []byte
 
 var toolNames = []string{"crm_attribute", "crm_master", "crm_node", "crm_resource"}
+
+func (d *ocfDriver) writeTools() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.tool {
+		if err := writeTools(d.tools); err != nil {
+			return err
+		}
+		d.tool = true
+	}
+	return nil
+}
 
 // writeTools puts them where an agent finds them before any others.
 func writeTools(dir string) error {
