@@ -129,7 +129,7 @@ func testUnitDies(t *testing.T) {
 }
 
 func testUnitRestartsItself(t *testing.T) {
-	r := newRig(t, unitSvc("a", "three.service", func(s *config.Service) { s.Every, s.Fall = 50*time.Millisecond, 1000 }))
+	r := newRig(t, unitSvc("a", "three.service", func(s *config.Service) { s.Every, s.Fall = 2*time.Second, 1 })) // signals alone do not use up the patience
 	r.ok(r.Start(t.Context(), []string{"a"}, Env{}))
 	r.until("a", Up)
 	systemctl(t, "kill", "-s", "KILL", "three.service")
