@@ -219,7 +219,7 @@ func (c *cgroup) empty(ctx context.Context) error {
 	for {
 		// Reading arms the event: what happens from here on ends the poll. So does the pipe, by POLLHUP.
 		b := make([]byte, 256)
-		n, err := events.ReadAt(b, 0)
+		n, _ := events.ReadAt(b, 0)
 		if n == 0 || bytes.Contains(b[:n], []byte("populated 0")) {
 			return nil // ENODEV: it was removed
 		}

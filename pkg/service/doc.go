@@ -12,7 +12,8 @@
 //   - exec runs commands by /bin/sh -c. start must leave a running service behind and exit 0, as an
 //     init script does: a daemon that stays in the foreground needs `&`, or an option to go to the
 //     background. check exits 0 if the service is good. stop must be harmless if the service does not
-//     run: it is called before every restart, and when it is not known whether the service runs.
+//     run: it is called before every restart, and when it is not known whether the service runs. So
+//     must a warm service's demote be, and its promote if it is promoted.
 //     The commands have XDPHA_IDENTITY, XDPHA_GENERATION, XDPHA_NODE, XDPHA_SERVICE and XDPHA_ROLE.
 //   - systemd has systemd start and stop a unit, over D-Bus. Jobs are awaited, and states are those
 //     of systemd's signals. A unit that systemd restarts by itself is left to it.

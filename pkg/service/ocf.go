@@ -354,8 +354,10 @@ func (d *ocfDriver) ready(ctx context.Context) error {
 		return fmt.Errorf("%s: %w: %w", d.cfg.OCF.Agent(), errInVain, err)
 	}
 	d.mu.Lock()
-	d.meta = meta
-	d.mu.Unlock()
+	defer d.mu.Unlock()
+	if d.meta == nil { // once: who has seen it reads it without the lock
+		d.meta = meta
+	}
 	return nil
 }
 
