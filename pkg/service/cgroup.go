@@ -26,7 +26,6 @@ const daemonGroup = "daemon"
 
 // groups is the part of the cgroup tree that this daemon's services have.
 type groups struct {
-	mount string // of cgroup2
 	dir   string
 	meter bool // the cgroup is delegated so that memory and I/O can be measured below it
 
@@ -36,21 +35,21 @@ type groups struct {
 // newGroups finds the daemon's own cgroup and whether it may make others there. The
 // daemon whose files are in stateDir finds them again after a restart, no other does.
 func newGroups(stateDir string) (*groups, error) {
-	mount, err := cgroupMount()
-	if err != nil {
-		return nil, err
-	}
 	own, err := ownCgroup()
 	if err != nil {
 		return nil, err
 	}
-	g := &groups{mount: mount, meter: filepath.Base(own) == daemonGroup}
+	g := &groups{meter: filepath.Base(own) == daemonGroup}
 	if g.meter {
 		own = filepath.Dir(own)
 	}
+	base, err := cgroupFile(own)
+	if err != nil {
+		return nil, err
+	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(stateDir))
-	g.dir = filepath.Join(mount, own, fmt.Sprintf("xdpha-%08x", h.Sum32()))
+	g.dir = filepath.Join(base, fmt.Sprintf("xdpha-%08x", h.Sum32()))
 	if err := os.Mkdir(g.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make a cgroup: %w: run the daemon as root, or by its unit with Delegate=yes", err)
 	}
@@ -58,8 +57,9 @@ func newGroups(stateDir string) (*groups, error) {
 	return g, nil
 }
 
-// cgroupMount is where cgroup2 is mounted (proc_pid_mountinfo(5)).
-func cgroupMount() (string, error) {
+// cgroupFile is where a cgroup of version 2 is in the file system (proc_pid_mountinfo(5)): what is
+// mounted may be a part of the tree.
+func cgroupFile(path string) (string, error) {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return "", fmt.Errorf("find cgroup2: %w", err)
@@ -68,7 +68,7 @@ func cgroupMount() (string, error) {
 		where, what, ok := strings.Cut(line, " - ")
 		f := strings.Fields(where)
 		if ok && strings.HasPrefix(what, "cgroup2 ") && len(f) > 4 {
-			return unescapeMount(f[4]), nil
+			return filepath.Join(unescapeMount(f[4]), strings.TrimPrefix(path, unescapeMount(f[3]))), nil
 		}
 	}
 	return "", errors.New("cgroup2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup, as systemd does by itself")

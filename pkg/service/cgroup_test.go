@@ -186,7 +186,7 @@ func TestWithoutCgroupsTheProcessGroupIsEndedAndTheLogSaysSo(t *testing.T) {
 	const inside = "XDPHA_TEST_WITHOUT_CGROUP"
 	if os.Getenv(inside) == "" {
 		needGroups(t)
-		mount, err := cgroupMount()
+		mount, err := cgroupFile("/")
 		if err != nil {
 			t.Fatal(err)
 		}

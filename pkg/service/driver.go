@@ -51,11 +51,17 @@ var (
 	errGone = errors.New("does not run")
 	// errUnknown is find's error when nothing tells whether the service runs.
 	errUnknown = errors.New("nothing tells whether it runs")
-	// errInVain is in the error of a start that would fail again: a restart in place does not help.
-	errInVain = errors.New("not tried again here")
+	// errInVain is what the error of a start is that would fail again: a restart in place does not help.
+	errInVain = errors.New("in vain")
 	// errNotLooked is in the error of a look that this process could not take.
 	errNotLooked = errors.New("not looked")
 )
+
+// inVain makes an error one of errInVain without a word more.
+type inVain struct{ error }
+
+func (e inVain) Unwrap() error        { return e.error }
+func (e inVain) Is(target error) bool { return target == errInVain }
 
 // commands runs the programs of a service, and keeps what the last start prints.
 type commands struct {

@@ -351,7 +351,7 @@ func (d *ocfDriver) ready(ctx context.Context) error {
 		err = meta.fits(&d.cfg)
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w: %w", d.cfg.OCF.Agent(), errInVain, err)
+		return inVain{fmt.Errorf("%s: %w", d.cfg.OCF.Agent(), err)}
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -364,7 +364,7 @@ func (d *ocfDriver) ready(ctx context.Context) error {
 // metaData is what the agent prints of itself. It takes no part in the log.
 func (d *ocfDriver) metaData(ctx context.Context) ([]byte, error) {
 	if _, err := os.Stat(d.agent); errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s: %w: there is no %s on this host: install the package that has it, resource-agents for ocf:heartbeat", d.cfg.OCF.Agent(), errInVain, d.agent)
+		return nil, inVain{fmt.Errorf("%s: there is no %s on this host: install the package that has it, resource-agents for ocf:heartbeat", d.cfg.OCF.Agent(), d.agent)}
 	}
 	fd, err := unix.MemfdCreate("xdpha-meta-data", unix.MFD_CLOEXEC)
 	if err != nil {

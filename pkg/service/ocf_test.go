@@ -271,7 +271,7 @@ func TestAnExitStatusIsToldByItsNameWithTheAgentsReason(t *testing.T) {
 func TestWhatNoRestartCanMendIsNotTriedAgain(t *testing.T) {
 	r := newRecorder(t, func(s *config.Service) { s.Restart.Times = 3 }, "path", "/srv")
 	r.write("start", "5")
-	outcome(t, r.Start(t.Context(), []string{"rec"}, Env{}), "exit status 5, OCF_ERR_INSTALLED: something that it needs is not installed on this host: the start is out of order")
+	outcome(t, r.Start(t.Context(), []string{"rec"}, Env{}), "exit status 5, OCF_ERR_INSTALLED: something that it needs is not installed on this host: the start is out of order (a restart here would not mend it)")
 	r.traced("start")
 }
 
@@ -316,8 +316,8 @@ func TestAnAgentIsPreparedAgainstItsMetaData(t *testing.T) {
 		want   string
 	}{
 		{false, []string{"path", "/srv", "mode", "1", "trace_ra", "1"}, ""},
-		{false, nil, "requires the parameter path: write it in params"},
-		{false, []string{"path", "/srv", "modus", "1"}, "has no parameter modus: it has path, mode"},
+		{false, nil, "it requires the parameter path: write it in params"},
+		{false, []string{"path", "/srv", "modus", "1"}, "it has no parameter modus: it has path, mode"},
 	} {
 		r := newRecorder(t, func(s *config.Service) { s.Warm = tt.warm }, tt.params...)
 		outcome(t, r.Prepare(t.Context()), tt.want)
@@ -326,7 +326,7 @@ func TestAnAgentIsPreparedAgainstItsMetaData(t *testing.T) {
 		}
 	}
 	r := newOCFRig(t, ocfSvc("a", "Dummy", func(s *config.Service) { s.Warm = true }))
-	outcome(t, r.Prepare(t.Context()), "service a: ocf:heartbeat:Dummy: not tried again here: ocf:heartbeat:Dummy cannot be promoted: remove warm: true")
+	outcome(t, r.Prepare(t.Context()), "service a: ocf:heartbeat:Dummy: it cannot be promoted: remove warm: true")
 	r = newRecorder(t, nil, "path", "/srv")
 	r.write("validate-all", "6")
 	outcome(t, r.Prepare(t.Context()), "validate-all: exit status 6, OCF_ERR_CONFIGURED: its parameters are not right on any host: the validate-all is out of order")

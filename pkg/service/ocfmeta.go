@@ -134,16 +134,16 @@ func (m *agentMeta) fits(s *config.Service) error {
 	for _, p := range m.Parameters {
 		known = append(known, p.Name)
 		if (p.Required == "1" || p.Required == "true") && !slices.ContainsFunc(s.OCF.Params, func(q config.OCFParam) bool { return q.Name == p.Name }) {
-			errs = append(errs, fmt.Errorf("%s requires the parameter %s: write it in params", s.OCF.Agent(), p.Name))
+			errs = append(errs, fmt.Errorf("it requires the parameter %s: write it in params", p.Name))
 		}
 	}
 	for _, p := range s.OCF.Params {
 		if !slices.Contains(known, p.Name) && !strings.HasPrefix(p.Name, "trace_") { // those are of all agents' common part
-			errs = append(errs, fmt.Errorf("%s has no parameter %s: it has %s", s.OCF.Agent(), p.Name, strings.Join(known, ", ")))
+			errs = append(errs, fmt.Errorf("it has no parameter %s: it has %s", p.Name, strings.Join(known, ", ")))
 		}
 	}
 	if s.Warm && (!m.has("promote") || !m.has("demote")) {
-		errs = append(errs, fmt.Errorf("%s cannot be promoted: remove warm: true", s.OCF.Agent()))
+		errs = append(errs, errors.New("it cannot be promoted: remove warm: true"))
 	}
 	return errors.Join(errs...)
 }

@@ -225,7 +225,7 @@ func (u *unit) bringUp(r *run, failure error) error {
 	for row := 0; ; row++ {
 		if failure != nil {
 			if errors.Is(failure, errInVain) {
-				return failure
+				return fmt.Errorf("%w (a restart here would not mend it)", failure)
 			}
 			if !r.mayRestart(u.cfg.Restart, time.Now()) {
 				return fmt.Errorf("%w (no restart is left: %d within %v)", failure, u.cfg.Restart.Times, u.cfg.Restart.Within)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -85,7 +84,7 @@ func refusal(err error) error {
 		"org.freedesktop.DBus.Error.InteractiveAuthorizationRequired": "name it in /etc/polkit-1/rules.d/50-xdpha.rules",
 	} {
 		if isNamed(err, name) {
-			return fmt.Errorf("%w: %w: %s", err, errInVain, remedy)
+			return inVain{fmt.Errorf("%w: %s", err, remedy)}
 		}
 	}
 	return err
@@ -190,9 +189,9 @@ func (d *systemdDriver) cgroupDir(ctx context.Context) (string, error) {
 	if group == "" {
 		return "", fmt.Errorf("%w: %s has no cgroup: it does not run", ErrNotMeasured, d.unit.name)
 	}
-	mount, err := cgroupMount()
+	dir, err := cgroupFile(group)
 	if err != nil {
 		return "", fmt.Errorf("%w: %w", ErrNotMeasured, err)
 	}
-	return filepath.Join(mount, group), nil
+	return dir, nil
 }
