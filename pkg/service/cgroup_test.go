@@ -212,3 +212,40 @@ func TestWithoutCgroupsTheProcessGroupIsEndedAndTheLogSaysSo(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestCgroupsAreMadeBesideTheDaemonsWhereItHasOne(t *testing.T) {
+	const inside = "XDPHA_TEST_IN_DAEMON_CGROUP"
+	if base := os.Getenv(inside); base != "" {
+		r := newRig(t, svc("a", func(s *config.Service) { s.Start = runaway }))
+		r.ok(r.Start(t.Context(), []string{"a"}, Env{}))
+		if got := filepath.Dir(r.groups.dir); got != base || !r.groups.meter || !r.groups.of("a").populated() {
+			t.Errorf("in %s, want %s", got, base)
+		}
+		r.ok(r.Stop(t.Context(), []string{"a"}))
+		return
+	}
+	needGroups(t)
+	own, err := ownCgroup()
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent, err := cgroupFile(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base, err := os.MkdirTemp(parent, "xdpha-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &cgroup{parent: &groups{dir: base}, dir: filepath.Join(base, daemonGroup)}
+	if err := os.Mkdir(g.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(g.removeIfEmpty)
+	argv := joining(g.dir, []string{os.Args[0], "-test.run", "^" + t.Name() + "$"})
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = append(os.Environ(), inside+"="+base)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
