@@ -109,6 +109,22 @@ func TestADaemonThatComesBackFindsTheProcessesOfItsServices(t *testing.T) {
 	}
 }
 
+func TestWhatAnEarlierDaemonLeftIsStoppedBeforeAStart(t *testing.T) {
+	needGroups(t)
+	r := newRig(t, svc("a", func(s *config.Service) { s.Start = "rm -f $D/pid; " + runaway }))
+	r.ok(r.Start(t.Context(), []string{"a"}, Env{}))
+	left := r.read("pid")[0]
+	r.Close()
+	back := New([]config.Service{r.units["a"].cfg}, r.dir, r.Manager.log, nil)
+	defer back.Close()
+	r.ok(back.Start(t.Context(), []string{"a"}, Env{}))
+	hasEnded(t, left)
+	if now := r.read("pid")[0]; now == left {
+		t.Error("not started anew")
+	}
+	r.traced("stop-a")
+}
+
 func TestUseIsMeasuredWhileTheServiceRuns(t *testing.T) {
 	needGroups(t)
 	r := newRig(t, svc("a", func(s *config.Service) {

@@ -16,7 +16,15 @@ type execDriver struct {
 	cfg config.Service
 }
 
+// start begins with a stop where processes are left of which nobody knew: an earlier daemon's, whose
+// service is not to be adopted. Two of it would be worse than none.
 func (d *execDriver) start(ctx context.Context, env Env) error {
+	if d.group != nil && d.group.populated() {
+		d.lines.log.Warn("processes of the service are left from before: it is stopped first")
+		if err := d.stop(ctx, env); err != nil {
+			return err
+		}
+	}
 	r := active
 	if d.cfg.Warm {
 		r = standby

@@ -134,7 +134,17 @@ func TestAStandbyThatWasPromotedBeforeTheDaemonWentIsDemoted(t *testing.T) {
 	}
 }
 
-// In a mount namespace of its own, which the test's process takes its threads into.
+func TestAStandbyThatIsNotGoodIsStoppedBeforeItIsStarted(t *testing.T) {
+	r := newRecorder(t, func(s *config.Service) { s.Warm = true }, "path", "/srv")
+	r.write("monitor", "9")
+	r.ok(r.Standby(t.Context(), []string{"rec"}, Env{}))
+	trace := strings.Join(slices.DeleteFunc(r.read("trace"), func(l string) bool { return strings.HasPrefix(l, "notify") }), " ")
+	if p := r.phase("rec"); p != Standby || trace != "demote demote stop start" {
+		t.Error(p, trace)
+	}
+}
+
+// The test runs itself in a mount namespace of its own.
 func TestTheDistributionsFilesystemMountsAndUnmounts(t *testing.T) {
 	const inside = "XDPHA_TEST_IN_MOUNT_NAMESPACE"
 	r := newOCFRig(t, ocfSvc("disk", "Filesystem", nil, "device", "tmpfs", "directory", "$D/mount", "fstype", "tmpfs", "options", "size=1m"))

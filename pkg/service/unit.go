@@ -174,13 +174,16 @@ func (u *unit) demote(ctx context.Context, env Env) error {
 			u.known, u.dirty = true, false
 			return nil
 		}
-		runs = err == nil
+		if runs = err == nil; !runs && !errors.Is(err, errUnknown) {
+			u.known, u.dirty = true, true // something does, and is not good: it is stopped before it is started
+		}
 	}
 	u.set(Stopping, "demoting")
 	err := u.driver.demote(ctx, env)
 	if err == nil {
-		// What only may run is started after this: that is harmless if it does.
-		u.known, u.dirty, u.unranked = runs, runs, runs
+		if runs { // what only may run is started after this: that is harmless if it does
+			u.known, u.dirty, u.unranked = true, true, true
+		}
 		return nil
 	}
 	if ctx.Err() == nil {
