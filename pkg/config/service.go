@@ -32,7 +32,7 @@ type Service struct {
 	Concurrent bool
 	// Warm: it runs on the standby too, unpromoted, and is promoted where the identity is owned.
 	Warm bool `json:",omitzero"`
-	// MoveIfUnhealthy: a concurrent service that fails takes its node's identities to the other node.
+	// MoveIfUnhealthy: a concurrent service that fails takes its node's identities to another node.
 	MoveIfUnhealthy bool `json:",omitzero"`
 	// Ports are those of TCP that clients connect to; until the service is ready nobody should.
 	Ports []uint16 `json:",omitempty"`

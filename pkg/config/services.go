@@ -47,7 +47,7 @@ func (c *checker) service(r *rawService) Service {
 	c.ports(r, &s)
 	c.warm(r, &s)
 	if r.onUnhealthy.set && !s.Concurrent {
-		c.add(r.onUnhealthy.at, "on_unhealthy is for concurrent services; remove it: an exclusive service that fails takes its identity to the other node always")
+		c.add(r.onUnhealthy.at, "on_unhealthy is for concurrent services; remove it: an exclusive service that fails takes its identity to another node always")
 	}
 	for _, v := range r.after.items {
 		s.After = append(s.After, v.v)
@@ -207,7 +207,7 @@ func (c *checker) warm(r *rawService, s *Service) {
 		c.add(at, "promote and demote are for services that run on the standby too; write warm: true, or remove them")
 	case !s.Warm:
 	case s.Concurrent:
-		c.add(r.warm.at, "service %s is concurrent, so it is active on both nodes; remove warm, or run: concurrent", s.Name)
+		c.add(r.warm.at, "service %s is concurrent, so it is active on every node; remove warm, or run: concurrent", s.Name)
 	case r.systemd.set:
 		c.add(r.warm.at, "a systemd unit cannot be promoted; remove warm, or write exec: {start: …, stop: …, promote: COMMAND, demote: COMMAND}")
 	case r.exec.set && !both:

@@ -43,7 +43,7 @@ func (d *execDriver) demote(ctx context.Context, env Env) error {
 }
 
 // stop runs the command, and then ends what is left in the cgroup: also after a command that fails,
-// so that the service does not go on here while the other node starts it.
+// so that the service does not go on here while another node starts it.
 func (d *execDriver) stop(ctx context.Context, env Env) error {
 	began := time.Now()
 	var err error

@@ -215,7 +215,7 @@ func (d *ocfDriver) degraded(status int, err error) {
 	d.warn = status
 }
 
-// notify tells an agent that wants it what happens to its clones. What the other node does, this
+// notify tells an agent that wants it what happens to its clones. What other nodes do, this
 // one does not know: the lists name this node alone.
 func (d *ocfDriver) notify(ctx context.Context, env Env, when, verb string) {
 	if !d.cfg.Warm || !d.meta.has("notify") {

@@ -169,7 +169,7 @@ func (d *systemdDriver) prepare(ctx context.Context) error {
 		return fmt.Errorf("%s is %s: see systemctl status %s", d.unit.name, load, d.unit.name)
 	}
 	if file, _ := p["UnitFileState"].(string); file == "enabled" && !d.cfg.Concurrent {
-		return fmt.Errorf("%s is enabled, so systemd starts it at boot on both nodes: systemctl disable %s", d.unit.name, d.unit.name)
+		return fmt.Errorf("%s is enabled, so systemd starts it at boot, whoever owns: systemctl disable %s", d.unit.name, d.unit.name)
 	}
 	return nil
 }

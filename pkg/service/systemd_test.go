@@ -196,7 +196,7 @@ func testBusRestarts(t *testing.T) {
 func testUnitPrepared(t *testing.T) {
 	r := newRig(t, unitSvc("a", "eleven.service", nil), unitSvc("b", "none.service", nil))
 	err := r.Prepare(t.Context())
-	outcome(t, err, "service a: eleven.service is enabled, so systemd starts it at boot on both nodes: systemctl disable eleven.service")
+	outcome(t, err, "service a: eleven.service is enabled, so systemd starts it at boot, whoever owns: systemctl disable eleven.service")
 	outcome(t, err, "service b: systemd knows no unit none.service: install it, or correct systemd: in the configuration")
 }
 
