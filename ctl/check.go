@@ -62,6 +62,7 @@ With --history it is 1 if no daemon runs, or if a silence came to 80 % of dead_a
 			r := newCheckReport(cfg)
 			if !c.Bool("config-only") {
 				r.Host = append(hostChecks(cfg, c.String("pin-dir")), fenceChecks(c.Context, cfg)...)
+				r.Host = append(r.Host, serviceChecks(c.Context, cfg, c.String("state-dir"))...)
 			}
 			if c.Bool("json") {
 				err = json.NewEncoder(env.Stdout).Encode(r)
@@ -338,7 +339,7 @@ func warnings(cfg *config.Config) []string {
 		}
 	}
 	for _, s := range cfg.Services {
-		if s.Check == "" {
+		if !s.Checked() {
 			add("service %s has no check: it counts as up from its start on, whatever happens to it", s.Name)
 		}
 	}

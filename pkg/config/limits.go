@@ -42,6 +42,7 @@ const (
 	defaultEvery         = 2 * time.Second
 	defaultRise          = 2
 	defaultFall          = 3
+	defaultUnitTimeout   = 90 * time.Second // systemd's own DefaultTimeoutStartSec
 	defaultStartTimeout  = 20 * time.Second
 	defaultStopTimeout   = 20 * time.Second
 	defaultCheckTimeout  = 5 * time.Second

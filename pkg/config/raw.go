@@ -51,18 +51,6 @@ type rawIdentity struct {
 	addresses, services, prefer  list
 }
 
-type rawService struct {
-	name                                  value[string]
-	start, stop, check                    value[string]
-	run                                   value[string]
-	every                                 value[time.Duration]
-	rise, fall                            value[int]
-	startTimeout, stopTimeout, checkLimit value[time.Duration]
-	times                                 value[int]
-	within                                value[time.Duration]
-	after                                 list
-}
-
 // file reads the whole document: the shape of the contract, key by key.
 func (d decoder) file(n ast.Node) *rawFile {
 	r := &rawFile{}
@@ -152,41 +140,6 @@ func (d decoder) identity(name value[string], n ast.Node) rawIdentity {
 		d.later("mirror", "remove it and copy the data by other means"),
 		d.choice("failback", &r.failback, "manual", "never", "auto"),
 		d.duration("failback_after", &r.failbackAfter, 0, 24*time.Hour, "1m"),
-	)
-	return r
-}
-
-func (d decoder) service(name value[string], n ast.Node) rawService {
-	const viaExec = "write exec: {start: COMMAND, stop: COMMAND, check: COMMAND}"
-	const viaCheck = "write the test as a command in exec: {check: COMMAND}"
-	r := rawService{name: name}
-	d.object(n, "a service",
-		d.inside("exec",
-			d.text("start", &r.start, "systemctl start smbd"),
-			d.text("stop", &r.stop, "systemctl stop smbd"),
-			d.text("check", &r.check, "systemctl is-active smbd"),
-		),
-		d.later("systemd", viaExec),
-		d.later("ocf", viaExec),
-		d.choice("run", &r.run, "exclusive", "concurrent"),
-		d.inside("check",
-			d.duration("every", &r.every, 100*time.Millisecond, time.Hour, "2s"),
-			d.integer("rise", &r.rise, 1, 100),
-			d.integer("fall", &r.fall, 1, 100),
-			d.later("tcp", viaCheck),
-			d.later("http", viaCheck),
-			d.later("process", viaCheck),
-		),
-		d.inside("timeout",
-			d.duration("start", &r.startTimeout, minTimeout, maxTimeout, "20s"),
-			d.duration("stop", &r.stopTimeout, minTimeout, maxTimeout, "20s"),
-			d.duration("check", &r.checkLimit, minTimeout, maxTimeout, "5s"),
-		),
-		d.inside("restart",
-			d.integer("times", &r.times, 0, 100),
-			d.duration("within", &r.within, time.Second, 24*time.Hour, "1m"),
-		),
-		d.texts("after", &r.after, "database"),
 	)
 	return r
 }

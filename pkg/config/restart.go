@@ -55,12 +55,19 @@ var identitySettings = []setting[Identity]{
 }
 
 var serviceSettings = []setting[Service]{
-	{"exec", func(_ *Config, s *Service) any { return [3]string{s.Start, s.Stop, s.Check} }},
-	{"check", func(_ *Config, s *Service) any { return [3]any{s.Every, s.Rise, s.Fall} }},
+	{"exec", func(_ *Config, s *Service) any { return [4]string{s.Start, s.Stop, s.Promote, s.Demote} }},
+	{"systemd", func(_ *Config, s *Service) any { return s.Systemd }},
+	{"ocf", func(_ *Config, s *Service) any { return s.OCF }},
+	{"check", func(_ *Config, s *Service) any {
+		return [7]any{s.Check, s.TCP, s.HTTP, s.Process, s.Every, s.Rise, s.Fall}
+	}},
 	{"timeout", func(_ *Config, s *Service) any { return s.Timeout }},
 	{"restart", func(_ *Config, s *Service) any { return s.Restart }},
 	{"after", func(_ *Config, s *Service) any { return s.After }},
 	{"run", func(_ *Config, s *Service) any { return s.Concurrent }},
+	{"warm", func(_ *Config, s *Service) any { return s.Warm }},
+	{"on_unhealthy", func(_ *Config, s *Service) any { return s.MoveIfUnhealthy }},
+	{"ports", func(_ *Config, s *Service) any { return s.Ports }},
 }
 
 // NeedRestart names the settings in which a configuration differs from a running one and which a

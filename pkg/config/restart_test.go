@@ -93,7 +93,7 @@ func everyValue(t *testing.T, file, node string) {
 		if slices.Contains(free, path) || byHome.MatchString(path) || !running.Many() && strings.HasSuffix(path, ".Prefer") {
 			return
 		}
-		if _, leaf := v.Interface().(netip.Addr); !leaf && v.Kind() == reflect.Struct && v.Type() != reflect.TypeFor[netip.Prefix]() {
+		if _, leaf := v.Interface().(netip.Addr); !leaf && v.Kind() == reflect.Struct && v.Type() != reflect.TypeFor[netip.Prefix]() && v.Type() != reflect.TypeFor[netip.AddrPort]() {
 			for i := range v.NumField() {
 				walk(strings.TrimPrefix(path+"."+v.Type().Field(i).Name, "."), v.Field(i))
 			}
@@ -132,6 +132,8 @@ func another(t *testing.T, path string, v reflect.Value, nodes int) reflect.Valu
 	switch v.Interface().(type) {
 	case netip.Addr:
 		return reflect.ValueOf(netip.MustParseAddr("203.0.113.9"))
+	case netip.AddrPort:
+		return reflect.ValueOf(netip.MustParseAddrPort("203.0.113.9:7"))
 	case netip.Prefix:
 		return reflect.ValueOf(netip.MustParsePrefix("203.0.113.9/29"))
 	}

@@ -3,6 +3,10 @@
 package config
 
 import (
+	"cmp"
+	"net/netip"
+	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -32,31 +36,183 @@ func (c *checker) services() {
 
 func (c *checker) service(r *rawService) Service {
 	s := Service{
-		Name: r.name.v, Start: r.start.v, Stop: r.stop.v, Check: r.check.v,
-		Every: or(r.every, defaultEvery), Rise: or(r.rise, defaultRise), Fall: or(r.fall, defaultFall),
-		Timeout: ServiceTimeout{
-			Start: or(r.startTimeout, defaultStartTimeout),
-			Stop:  or(r.stopTimeout, defaultStopTimeout),
-			Check: or(r.checkLimit, defaultCheckTimeout),
-		},
+		Name: r.name.v, Start: r.exec.start.v, Stop: r.exec.stop.v, Promote: r.exec.promote.v, Demote: r.exec.demote.v,
+		Systemd: r.systemd.v, OCF: c.ocf(r),
 		Restart:    ServiceRestart{Times: or(r.times, defaultRestartTimes), Within: or(r.within, defaultRestartWithin)},
-		Concurrent: r.run.v == "concurrent",
+		Concurrent: r.run.v == "concurrent", Warm: r.warm.v, MoveIfUnhealthy: r.onUnhealthy.v == "move",
 	}
-	if !r.start.set || !r.stop.set {
-		c.add(r.name.at, "service %s lacks a start or stop command; write exec: {start: COMMAND, stop: COMMAND}", r.name.v)
-	}
-	if !r.check.set {
-		for _, at := range []pos{r.every.at, r.rise.at, r.fall.at, r.checkLimit.at} {
-			if at != (pos{}) {
-				c.add(at, "service %s has no check command that this could apply to; write exec: {check: COMMAND} or leave it out", r.name.v)
-				break
-			}
-		}
+	c.kind(r, &s)
+	c.checks(r, &s)
+	c.timeouts(r, &s)
+	c.ports(r, &s)
+	c.warm(r, &s)
+	if r.onUnhealthy.set && !s.Concurrent {
+		c.add(r.onUnhealthy.at, "on_unhealthy is for concurrent services; remove it: an exclusive service that fails takes its identity to another node always")
 	}
 	for _, v := range r.after.items {
 		s.After = append(s.After, v.v)
 	}
 	return s
+}
+
+// kind needs one way to start and stop the service.
+func (c *checker) kind(r *rawService, s *Service) {
+	const ways = "write exec: {start: COMMAND, stop: COMMAND}, or systemd: UNIT, or ocf: {agent: ocf:PROVIDER:TYPE}"
+	switch {
+	case r.exec.set && r.systemd.set, r.exec.set && r.ocf.set, r.systemd.set && r.ocf.set:
+		later := r.exec.at
+		for _, at := range []pos{r.systemd.at, r.ocf.at} {
+			if before(later, at) {
+				later = at
+			}
+		}
+		c.add(later, "service %s is started in two ways; keep one of exec, systemd and ocf", s.Name)
+	case r.exec.set && (!r.exec.start.set || !r.exec.stop.set):
+		c.add(r.name.at, "service %s lacks a start or stop command; write exec: {start: COMMAND, stop: COMMAND}", s.Name)
+	case !r.exec.set && !r.systemd.set && !r.ocf.set:
+		c.add(r.name.at, "service %s lacks a way to start and stop it; %s", s.Name, ways)
+	}
+	if v := r.systemd; v.set && !unitRE.MatchString(v.v) {
+		c.add(v.at, "systemd %q is not a unit's name; write it with its type, as in smbd.service", v.v)
+	}
+}
+
+// Names of units by systemd.unit(5); those that cannot be started are left out.
+var (
+	unitRE  = regexp.MustCompile(`^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|mount|automount|swap|target|path|timer|slice)$`)
+	agentRE = regexp.MustCompile(`^ocf:([A-Za-z0-9_][A-Za-z0-9_.-]*):([A-Za-z0-9_][A-Za-z0-9_.-]*)$`)
+)
+
+func (c *checker) ocf(r *rawService) *OCF {
+	raw := &r.ocf
+	if !raw.set {
+		return nil
+	}
+	o := &OCF{Depth: or(raw.depth, 0)}
+	m := agentRE.FindStringSubmatch(raw.agent.v)
+	switch {
+	case !raw.agent.set:
+		c.add(raw.at, "ocf has no agent; write agent: ocf:heartbeat:Filesystem, or another one below /usr/lib/ocf/resource.d")
+	case m == nil:
+		c.add(raw.agent.at, "agent %q is not a resource agent's name; write ocf:PROVIDER:TYPE, as in ocf:heartbeat:Filesystem", raw.agent.v)
+	default:
+		o.Provider, o.Type = m[1], m[2]
+	}
+	for _, p := range raw.params {
+		if strings.HasPrefix(p.name.v, "CRM_meta_") || p.name.v == "crm_feature_set" {
+			c.add(p.name.at, "%s is given to the agent by xdpha; remove it", p.name.v)
+			continue
+		}
+		o.Params = append(o.Params, OCFParam{p.name.v, p.value.v})
+	}
+	slices.SortFunc(o.Params, func(a, b OCFParam) int { return strings.Compare(a.Name, b.Name) })
+	return o
+}
+
+// checks says what is asked, how often, and what counts.
+func (c *checker) checks(r *rawService, s *Service) {
+	k := &r.check
+	if r.exec.check.set && k.command.set {
+		c.add(k.command.at, "service %s has a check command already, in exec; keep one of them", s.Name)
+	}
+	s.Check = or(r.exec.check, k.command.v)
+	s.Process = k.process.v
+	s.TCP = c.tcp(k.tcp)
+	s.HTTP = c.http(k)
+	s.Every, s.Rise, s.Fall = or(k.every, defaultEvery), or(k.rise, defaultRise), or(k.fall, defaultFall)
+	if r.ocf.set {
+		// An agent tries by itself before it says that something is wrong, and says how often it may be asked.
+		s.Fall = or(k.fall, 1)
+		if !s.Probed() {
+			s.Every = k.every.v
+		}
+	}
+	asked := r.systemd.set || r.ocf.set || r.exec.check.set || k.command.set || k.tcp.set || k.http.set || k.process.set
+	if asked {
+		return
+	}
+	for _, at := range []pos{k.every.at, k.rise.at, k.fall.at, r.checkLimit.at} {
+		if at != (pos{}) {
+			c.add(at, "service %s has no check that this could apply to; write check: {command: COMMAND}, or tcp, http or process, or leave it out", s.Name)
+			break
+		}
+	}
+}
+
+func (c *checker) tcp(v value[string]) netip.AddrPort {
+	if !v.set {
+		return netip.AddrPort{}
+	}
+	a, err := netip.ParseAddrPort(v.v)
+	if err != nil || a.Port() == 0 || a.Addr().Zone() != "" {
+		c.add(v.at, "tcp %q is not ADDRESS:PORT; write it as in \"192.0.2.21:445\" or \"[2001:db8::21]:445\": a name would need a name server to be healthy", v.v)
+	}
+	return a
+}
+
+func (c *checker) http(k *rawCheck) *HTTP {
+	if !k.http.set {
+		for _, at := range []pos{k.status.at, k.contains.at} {
+			if at != (pos{}) {
+				c.add(at, "there is no http that this could apply to; write http: \"http://192.0.2.21/\" or leave it out")
+				break
+			}
+		}
+		return nil
+	}
+	u, err := url.Parse(k.http.v)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.Fragment != "" {
+		c.add(k.http.at, "http %q is not a URL; write it as in \"http://192.0.2.21/status\"", k.http.v)
+		return nil
+	}
+	if u.User != nil {
+		c.unshown[k.http.at.line] = true
+		c.add(k.http.at, "http has a user name in its URL; write a check command that reads it from a file")
+	}
+	status := or(k.status, [2]int{200, 399})
+	return &HTTP{URL: k.http.v, StatusMin: status[0], StatusMax: status[1], Contains: k.contains.v}
+}
+
+// timeouts are the agent's own where an OCF service says nothing.
+func (c *checker) timeouts(r *rawService, s *Service) {
+	start, stop, check := defaultStartTimeout, defaultStopTimeout, defaultCheckTimeout
+	switch {
+	case r.systemd.set:
+		start, stop = defaultUnitTimeout, defaultUnitTimeout
+	case r.ocf.set:
+		start, stop, check = 0, 0, 0
+	}
+	s.Timeout = ServiceTimeout{Start: or(r.startTimeout, start), Stop: or(r.stopTimeout, stop), Check: or(r.checkLimit, check)}
+}
+
+// ports are those written, or the one that the tcp check connects to.
+func (c *checker) ports(r *rawService, s *Service) {
+	for _, p := range r.ports {
+		if slices.Contains(s.Ports, uint16(p.v)) {
+			c.add(p.at, "port %d is listed twice; remove one of them", p.v)
+		}
+		s.Ports = append(s.Ports, uint16(p.v))
+	}
+	if r.ports == nil && s.TCP.IsValid() {
+		s.Ports = []uint16{s.TCP.Port()}
+	}
+}
+
+// warm needs something that can be promoted, and an identity to be promoted for.
+func (c *checker) warm(r *rawService, s *Service) {
+	both := r.exec.promote.set && r.exec.demote.set
+	switch {
+	case !s.Warm && (r.exec.promote.set || r.exec.demote.set):
+		at := cmp.Or(r.exec.promote.at, r.exec.demote.at)
+		c.add(at, "promote and demote are for services that run on the standby too; write warm: true, or remove them")
+	case !s.Warm:
+	case s.Concurrent:
+		c.add(r.warm.at, "service %s is concurrent, so it is active on every node; remove warm, or run: concurrent", s.Name)
+	case r.systemd.set:
+		c.add(r.warm.at, "a systemd unit cannot be promoted; remove warm, or write exec: {start: …, stop: …, promote: COMMAND, demote: COMMAND}")
+	case r.exec.set && !both:
+		c.add(r.warm.at, "warm service %s lacks a promote or demote command; write exec: {…, promote: COMMAND, demote: COMMAND}", s.Name)
+	}
 }
 
 // owners maps each exclusive service to the one identity that lists it.
@@ -110,6 +266,8 @@ func (c *checker) after(s *rawService, byKey map[string]*rawService, owner map[s
 		case first.run.v == "concurrent":
 		case s.run.v == "concurrent":
 			c.add(v.at, "concurrent service %s cannot wait for the exclusive %s, which runs on one node only; remove it", s.name.v, v.v)
+		case s.warm.v && !first.warm.v:
+			c.add(v.at, "warm service %s runs on the standby too and cannot wait for %s, which does not; write warm: true there, or remove it here", s.name.v, v.v)
 		case owner[s.name.v] != owner[v.v] && owner[s.name.v] != "" && owner[v.v] != "":
 			c.add(v.at, "service %s of identity %s cannot wait for %s of identity %s, which can be on another node; put both into one identity",
 				s.name.v, owner[s.name.v], v.v, owner[v.v])

@@ -147,29 +147,6 @@ type AddressRange struct {
 	Bits        int
 }
 
-// Service is a thing with start, stop and check.
-type Service struct {
-	Name       string
-	Start      string // run by /bin/sh -c, exit status 0 is success
-	Stop       string
-	Check      string
-	Every      time.Duration
-	Rise, Fall int
-	Timeout    ServiceTimeout
-	Restart    ServiceRestart
-	After      []string
-	Concurrent bool
-}
-
-// ServiceTimeout bounds each command.
-type ServiceTimeout struct{ Start, Stop, Check time.Duration }
-
-// ServiceRestart is the restart window: more than Times within Within moves the identity.
-type ServiceRestart struct {
-	Times  int
-	Within time.Duration
-}
-
 // Hooks are commands told of events, JSON on stdin.
 type Hooks struct{ Events string }
 

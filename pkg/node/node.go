@@ -220,7 +220,7 @@ func (n *node) prepare() (err error) {
 	if err := n.prepareEtcd(); err != nil {
 		return err
 	}
-	n.services = service.New(cfg.Services, n.Log, n.serviceChanged)
+	n.services = service.New(cfg.Services, n.StateDir, n.Log, n.serviceChanged)
 	n.metrics = metrics.NewCollector(source{n})
 	n.pacer, err = newPacer(n, tick.start)
 	if err != nil {
@@ -270,6 +270,7 @@ func (n *node) serve(ctx context.Context) error {
 		})
 	}
 	n.effects.start(n, work, &wg)
+	wg.Go(func() { n.prepareServices(work) })
 	socket, err := control.Listen(n.RunDir)
 	if err != nil {
 		return err

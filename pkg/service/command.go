@@ -25,12 +25,25 @@ const (
 // errTimeLimit is a command's error when it was killed for its time limit.
 var errTimeLimit = errors.New("time limit exceeded")
 
-// command is one run of one of a service's commands.
+// command is one run of a program for a service.
 type command struct {
-	verb   string // start, stop, check
-	script string
-	env    []string
-	limit  time.Duration // none if 0
+	verb  string // start, stop, check, …
+	argv  []string
+	env   []string
+	limit time.Duration // none if 0
+	group *cgroup       // that it joins; nil: none
+	// whole: a failure ends all that runs in group, not the command's process group alone.
+	whole bool
+	quiet bool // what it prints on its standard error goes nowhere
+}
+
+// shell is how a command of the configuration is run.
+func shell(script string) []string { return []string{"/bin/sh", "-c", script} }
+
+// joining runs argv in a cgroup. The process joins by itself before it becomes the command, so that
+// no child of it can be outside. (clone3 could do it, but a unit with RestrictNamespaces= has none.)
+func joining(dir string, argv []string) []string {
+	return append([]string{"/bin/sh", "-c", `echo 0 >"$0/cgroup.procs" && exec "$@"`, dir}, argv...)
 }
 
 // run runs the command to its end. Its output goes to out, which may stay in
@@ -44,9 +57,20 @@ func (c command) run(ctx context.Context, out *os.File) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", c.verb, context.Cause(ctx))
 	}
-	cmd := exec.Command("/bin/sh", "-c", c.script)
+	argv := c.argv
+	if c.group != nil {
+		if err := c.group.make(); err != nil {
+			return fmt.Errorf("run %s: %w", c.verb, err)
+		}
+		defer c.group.removeIfEmpty()
+		argv = joining(c.group.dir, argv)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), forDaemon), c.env...)
 	cmd.Stdout, cmd.Stderr = out, out // files: Wait waits for the process alone
+	if c.quiet {
+		cmd.Stderr = nil
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run %s: %w", c.verb, err)
@@ -56,17 +80,28 @@ func (c command) run(ctx context.Context, out *os.File) error {
 	select {
 	case err := <-exited:
 		if err != nil {
-			killGroup(cmd.Process.Pid, nil)
+			c.kill(cmd.Process.Pid, nil)
 			return fmt.Errorf("%s: %w", c.verb, err)
 		}
 		return nil
 	case <-ctx.Done():
-		killGroup(cmd.Process.Pid, exited)
+		c.kill(cmd.Process.Pid, exited)
 		if cause := context.Cause(ctx); errors.Is(cause, errTimeLimit) {
 			return fmt.Errorf("%s: %w: killed after %v", c.verb, errTimeLimit, c.limit)
 		}
 		return fmt.Errorf("%s: %w", c.verb, context.Cause(ctx))
 	}
+}
+
+// kill ends what a failed command has left. Its process group is ended in any case: the command
+// may not have joined its cgroup yet.
+func (c command) kill(pgid int, exited <-chan error) {
+	if c.group != nil && c.whole {
+		polite, cancel := context.WithTimeout(context.Background(), killAfter)
+		defer cancel()
+		_ = c.group.end(polite) // the failure that led here is told
+	}
+	killGroup(pgid, exited)
 }
 
 // forDaemon tells the variables by which systemd speaks to this daemon: a

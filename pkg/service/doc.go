@@ -1,39 +1,46 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package service starts, watches and stops the services of this node, by the
-// commands of their configuration.
+// Package service starts, watches and stops the services of this node, in the way that their
+// configuration says.
 //
-// It owns their processes while a command runs, their order, checks, restarts
-// and the log of what they print. It must not know identities' owners, the
-// kernel side or the peer: it is told what to start and stop, and reports.
+// It owns how services are started and stopped, their processes as far as it started them, their
+// order, checks, restarts, the log of what they print, and the reading of what they use. It must not
+// know identities' owners, the kernel side or the peer: it is told what to start and stop, and reports.
 //
-// The commands are run by /bin/sh -c in a process group of their own, with
-// XDPHA_IDENTITY, XDPHA_GENERATION, XDPHA_NODE and XDPHA_SERVICE set:
+// Three drivers bring a service up and down:
 //
-//   - start must leave a running service behind and exit 0, as an init script
-//     does. A start that does not exit within its time limit is a failure: a
-//     daemon that stays in the foreground needs `&`, or an option to go to the
-//     background. The service is up when start has exited 0 and then, if there
-//     is a check, the check was good once, all within the start's time limit.
-//   - check exits 0 if the service is good. Without a check a service counts as
-//     up from its start to its stop, whatever happens to it.
-//   - stop must be harmless if the service does not run: it is called before
-//     every restart, and when it is not known whether the service runs. Without
-//     one a stop only ends the checks.
+//   - exec runs commands by /bin/sh -c. start must leave a running service behind and exit 0, as an
+//     init script does: a daemon that stays in the foreground needs `&`, or an option to go to the
+//     background. check exits 0 if the service is good. stop must be harmless if the service does not
+//     run: it is called before every restart, and when it is not known whether the service runs. So
+//     must a warm service's demote be, and its promote if it is promoted.
+//     The commands have XDPHA_IDENTITY, XDPHA_GENERATION, XDPHA_NODE, XDPHA_SERVICE and XDPHA_ROLE.
+//   - systemd has systemd start and stop a unit, over D-Bus. Jobs are awaited, and states are those
+//     of systemd's signals. A unit that systemd restarts by itself is left to it.
+//   - ocf runs a resource agent of the ClusterLabs API 1.1, as Pacemaker does. Time limits and how
+//     often it is monitored are those of its meta-data where the configuration says nothing. There is
+//     no Pacemaker: what agents ask its commands is answered by stand-ins, which keep no attributes.
 //
-// A command over its time limit loses its whole process group: SIGTERM, and
-// SIGKILL two seconds later. So does a start that fails or is stopped; a start
-// that succeeds leaves its children alone.
+// A service is up when its start has succeeded and then every check was good once, all within the
+// start's time limit. Checks beside the driver's own ask as clients would: by TCP, by HTTP, or for a
+// process. Bad checks restart it in place until its restart window is used up. Then it has failed,
+// for as long as that window: after that the failure does not count any more, and it is tried again
+// unless it was stopped.
 //
-// What commands print goes to the log. It passes through a memory file instead
-// of a pipe, so that a service which keeps its start's output open neither
-// blocks nor gets a SIGPIPE when this daemon ends. While there is no daemon that
-// file only grows: services that print much should have a log of their own.
+// A warm service has two roles. In standby it runs and is not promoted; only the driver's own check
+// is asked. Start promotes it, Standby demotes it.
 //
-// Services outlive the daemon. A new daemon calls Adopt: a service whose check
-// is good counts as up without being started. A service without a check cannot
-// be adopted: it is started again, so its start must bear that. Under systemd the daemon's unit needs KillMode=process for that.
+// Processes of exec and ocf services live in a cgroup of their own below the daemon's, whatever they
+// do to their process group. A stop of an exec service ends what is left there: SIGTERM, and SIGKILL
+// at the stop's time limit; so does a start that fails. What an agent's stop leaves is the agent's to
+// say. Without a cgroup tree to write to, process groups have to do, and what leaves them stays.
 //
-// A cgroup per service, with which nothing it leaves behind can escape a stop,
-// is not part of this package's promise yet.
+// What commands print goes to the log. It passes through a memory file instead of a pipe, so that a
+// service which keeps its start's output open neither blocks nor gets a SIGPIPE when this daemon ends.
+// While there is no daemon that file only grows: services that print much should have a log of their own.
+//
+// Services outlive the daemon. A new daemon calls Adopt: a service that its driver finds running
+// counts as up without being started. Of an exec service that is told by its check, or else by its
+// cgroup; one that has neither is started again, so its start must bear that. Under systemd the
+// daemon's unit needs KillMode=process and Delegate=yes for that.
 package service

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -25,9 +26,10 @@ const (
 	Failing // up, but its check is bad; not yet often enough
 	Failed  // given up: it failed more often than its restart window allows, or its stop failed
 	Stopping
+	Standby // a warm service that runs and is not promoted
 )
 
-var phaseNames = [...]string{"stopped", "starting", "up", "failing", "failed", "stopping"}
+var phaseNames = [...]string{"stopped", "starting", "up", "failing", "failed", "stopping", "standby"}
 
 func (p Phase) String() string {
 	if int(p) < len(phaseNames) {
@@ -42,9 +44,17 @@ type State struct {
 	Phase    Phase
 	Restarts uint64 // since this manager was made
 	Reason   string // why it is not up
-	Env      Env    // of its last start
-	Since    time.Time
+	// Failure is why it was given up last, for as long as that counts: until it is up, or a restart
+	// window has passed since.
+	Failure string
+	Env     Env // of its last start
+	Since   time.Time
+	Active  bool     // it is for clients to use, or to become so; false: it is in standby, or stopped since its manager was made
+	Ports   []uint16 // that clients connect to
 }
+
+// Ready reports whether clients can be let in: its check was good after its start, and it was not given up since.
+func (s State) Ready() bool { return s.Active && (s.Phase == Up || s.Phase == Failing) }
 
 // Env is what a service is started for.
 type Env struct {
@@ -66,6 +76,9 @@ type Manager struct {
 	log    *slog.Logger
 	units  map[string]*unit
 	names  []string // of the units, in configuration order
+	groups *groups  // nil: there are no cgroups to be had
+	bus    *bus
+	dir    string
 	closed context.Context
 	close  context.CancelCauseFunc
 
@@ -75,16 +88,71 @@ type Manager struct {
 	mu sync.Mutex // guards the units' state, env and run
 }
 
-// New returns a manager of the services. notify is called after every change of
-// a State, one at a time; it must not block, and not wait for the manager.
-func New(services []config.Service, log *slog.Logger, notify func(State)) *Manager {
-	m := &Manager{log: log, units: map[string]*unit{}, notify: notify}
+// New returns a manager of the services of the daemon that has its files in dir. notify is called
+// after every change of a State, one at a time; it must not block, and not wait for the manager.
+func New(services []config.Service, dir string, log *slog.Logger, notify func(State)) *Manager {
+	if abs, err := filepath.Abs(dir); err == nil {
+		dir = abs
+	}
+	m := &Manager{log: log, units: map[string]*unit{}, bus: newBus(log), dir: dir, notify: notify}
 	m.closed, m.close = context.WithCancelCause(context.Background())
+	if NeedCgroup(services) {
+		var err error
+		if m.groups, err = newGroups(dir); err != nil {
+			log.Warn("services run without cgroups: what leaves its process group outlives a stop, and use is not measured", "error", err)
+		}
+	}
 	for _, s := range services {
 		m.units[s.Name] = newUnit(m, s)
 		m.names = append(m.names, s.Name)
 	}
 	return m
+}
+
+func (m *Manager) newDriver(s config.Service) driver {
+	c := commands{service: s.Name, lines: newLineLog(m.log.With("service", s.Name))}
+	if m.groups != nil {
+		c.group = m.groups.of(s.Name)
+	}
+	switch s.Kind() {
+	case "systemd":
+		return &systemdDriver{bus: m.bus, cfg: s, unit: m.bus.unit(s.Systemd)}
+	case "ocf":
+		return newOCFDriver(c, s, m.dir)
+	}
+	return &execDriver{commands: c, cfg: s}
+}
+
+// CheckCgroups says why this process cannot give the services of the daemon that has its files in
+// dir cgroups of their own; nil if it can.
+func CheckCgroups(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err == nil {
+		_, err = newGroups(dir)
+	}
+	return err
+}
+
+// NeedCgroup reports whether any of the services would have a cgroup from this daemon: systemd makes
+// those of its units.
+func NeedCgroup(services []config.Service) bool {
+	return slices.ContainsFunc(services, func(s config.Service) bool { return s.Kind() != "systemd" })
+}
+
+// Prepare gets ready what a start would have to wait for, and returns what is missing on this host:
+// joined errors, one for each service that misses something.
+func (m *Manager) Prepare(ctx context.Context) error {
+	errs := make([]error, len(m.names))
+	var wg sync.WaitGroup
+	for i, n := range m.names {
+		wg.Go(func() {
+			if err := m.units[n].driver.prepare(ctx); err != nil {
+				errs[i] = fmt.Errorf("service %s: %w", n, err)
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
 }
 
 // States returns all services' states, in configuration order.
@@ -109,17 +177,46 @@ func (m *Manager) State(name string) (State, bool) {
 	return u.state, true
 }
 
-// Start starts the named services, each when those of them that it comes after
-// are up, and returns when each is up or has failed. One that is up already is
-// left alone. When ctx ends first, the starts that are under way are cancelled.
+// Start brings the named services to where clients can use them: each when those of them that it
+// comes after are up. A warm one that is in standby is promoted. It returns when each is up or has
+// failed. One that is up already is left alone. When ctx ends first, the starts that are under way
+// are cancelled.
 func (m *Manager) Start(ctx context.Context, names []string, env Env) error {
 	units, err := m.pick(names)
 	if err != nil {
 		return fmt.Errorf("start services: %w", err)
 	}
+	return m.bring(ctx, units, env, active)
+}
+
+// Standby brings the named services to where they are on a node that does not own their identity:
+// the warm ones run and are not promoted, all others are stopped. First each that is beyond that
+// goes back, when those of them that come after it have; then the warm ones that do not run start.
+func (m *Manager) Standby(ctx context.Context, names []string, env Env) error {
+	units, err := m.pick(names)
+	if err != nil {
+		return fmt.Errorf("put services into standby: %w", err)
+	}
+	for _, u := range units {
+		if !u.cfg.Warm {
+			u.interrupt()
+		}
+	}
+	down := m.takeDown(units, func(u *unit) error {
+		if u.cfg.Warm {
+			return u.demote(ctx, env)
+		}
+		return u.stop(ctx)
+	})
+	warm := slices.DeleteFunc(slices.Clone(units), func(u *unit) bool { return !u.cfg.Warm })
+	return errors.Join(down, m.bring(ctx, warm, env, standby))
+}
+
+// bring brings units, in their order, to a role.
+func (m *Manager) bring(ctx context.Context, units []*unit, env Env, want role) error {
 	runs := make(map[*unit]*run, len(units))
 	for _, u := range units { // before-first, so that the runs to wait for exist
-		r, err := u.begin(ctx, env, runs)
+		r, err := u.begin(ctx, env, want, runs)
 		if err != nil {
 			for _, r := range runs {
 				m.abandon(r, err)
@@ -153,27 +250,34 @@ func (m *Manager) Stop(ctx context.Context, names []string) error {
 	if err != nil {
 		return fmt.Errorf("stop services: %w", err)
 	}
-	stopped := make(map[*unit]chan struct{}, len(units))
 	for _, u := range units {
-		stopped[u] = make(chan struct{})
 		u.interrupt() // no new start or restart from here on
+	}
+	return m.takeDown(units, func(u *unit) error { return u.stop(ctx) })
+}
+
+// takeDown does something to each unit when that is done to those of them that come after it.
+func (m *Manager) takeDown(units []*unit, do func(*unit) error) error {
+	done := make(map[*unit]chan struct{}, len(units))
+	for _, u := range units {
+		done[u] = make(chan struct{})
 	}
 	errs := make([]error, len(units))
 	for i, u := range units {
 		go func() {
-			defer close(stopped[u])
+			defer close(done[u])
 			for _, later := range units {
 				if slices.Contains(later.cfg.After, u.cfg.Name) {
-					<-stopped[later]
+					<-done[later]
 				}
 			}
-			if err := u.stop(ctx); err != nil {
+			if err := do(u); err != nil {
 				errs[i] = fmt.Errorf("stop %s: %w", u.cfg.Name, err)
 			}
 		}()
 	}
-	for _, done := range stopped {
-		<-done
+	for _, d := range done {
+		<-d
 	}
 	return errors.Join(errs...)
 }
@@ -208,14 +312,16 @@ func (m *Manager) Close() {
 	for _, u := range m.units {
 		m.mu.Lock()
 		r := u.run
+		u.forget()
 		m.mu.Unlock()
 		if r != nil {
 			<-r.done
 		}
 		u.op <- struct{}{} // after a stop under way
-		u.setOut(nil)
+		u.driver.close()
 		u.release()
 	}
+	m.bus.close()
 }
 
 // pick returns the units in an order in which each comes after those it must.

@@ -70,6 +70,7 @@ type output struct {
 	read    int64
 	partial []byte // of a line; at most maxLine+1
 	last    string
+	reason  string
 }
 
 // newOutput returns an output that is followed until close.
@@ -93,8 +94,16 @@ func (o *output) close() {
 	<-o.done
 }
 
-// lastLine is the last line that was printed. Only after close.
-func (o *output) lastLine() string { return o.last }
+// lastLine is the last line that was printed, or the last reason that an OCF agent gave. Only after close.
+func (o *output) lastLine() string {
+	if o.reason != "" {
+		return o.reason
+	}
+	return o.last
+}
+
+// ocfReason begins a line by which an agent says why it exits as it does (ocf_exit_reason).
+const ocfReason = "ocf-exit-reason:"
 
 func (o *output) follow() {
 	defer close(o.done)
@@ -165,6 +174,9 @@ func (o *output) emit() {
 	o.partial = o.partial[:0]
 	if strings.TrimSpace(line) != "" {
 		o.last = line
+		if reason, ok := strings.CutPrefix(line, ocfReason); ok {
+			o.reason = reason
+		}
 		if o.to != nil {
 			o.to.line(o.verb, line)
 		}

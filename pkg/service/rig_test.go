@@ -51,6 +51,7 @@ func svc(name string, change func(*config.Service)) config.Service {
 		Stop:  "echo stop-$XDPHA_SERVICE >>$D/trace",
 		Every: 10 * time.Millisecond, Rise: 1, Fall: 2,
 		Timeout: config.ServiceTimeout{Start: 10 * time.Second, Stop: 10 * time.Second, Check: 10 * time.Second},
+		Restart: config.ServiceRestart{Within: time.Hour},
 	}
 	if change != nil {
 		change(&s)
@@ -62,13 +63,25 @@ func newRig(t *testing.T, services ...config.Service) *rig {
 	t.Helper()
 	r := &rig{t: t, dir: t.TempDir(), log: &buffer{}, states: make(chan State, 10_000)}
 	for i := range services {
-		for _, c := range []*string{&services[i].Start, &services[i].Stop, &services[i].Check} {
+		for _, c := range []*string{&services[i].Start, &services[i].Stop, &services[i].Check, &services[i].Promote, &services[i].Demote, &services[i].Process} {
 			*c = strings.ReplaceAll(*c, "$D", r.dir)
+		}
+		if o := services[i].OCF; o != nil {
+			for j := range o.Params {
+				o.Params[j].Value = strings.ReplaceAll(o.Params[j].Value, "$D", r.dir)
+			}
 		}
 	}
 	log := slog.New(slog.NewTextHandler(r.log, nil))
-	r.Manager = New(services, log, func(s State) { r.states <- s })
-	t.Cleanup(r.Close)
+	r.Manager = New(services, r.dir, log, func(s State) { r.states <- s })
+	t.Cleanup(func() {
+		r.Close()
+		for _, s := range services {
+			if r.groups != nil { // what a service leaves running would outlive the test
+				_ = r.groups.of(s.Name).end(t.Context())
+			}
+		}
+	})
 	return r
 }
 

@@ -128,11 +128,11 @@ func TestStartOverItsTimeLimitLosesItsProcessGroup(t *testing.T) {
 	if !errors.Is(err, errTimeLimit) {
 		t.Error(err)
 	}
-	gone(t, r.read("child")[0])
+	hasEnded(t, r.read("child")[0])
 }
 
-// gone fails unless the process has ended; a zombie has.
-func gone(t *testing.T, pid string) {
+// hasEnded fails unless the process has ended; a zombie has.
+func hasEnded(t *testing.T, pid string) {
 	t.Helper()
 	n, err := strconv.Atoi(pid)
 	if err != nil {
@@ -156,7 +156,7 @@ func TestWhatIgnoresSIGTERMIsKilled(t *testing.T) {
 	if d := time.Since(began); d < killAfter {
 		t.Errorf("after %v", d)
 	}
-	gone(t, r.read("pid")[0])
+	hasEnded(t, r.read("pid")[0])
 }
 
 func TestStopDuringStartCancelsIt(t *testing.T) {
@@ -171,7 +171,7 @@ func TestStopDuringStartCancelsIt(t *testing.T) {
 	if err := <-ended; !errors.Is(err, ErrStopped) {
 		t.Error(err)
 	}
-	gone(t, pid)
+	hasEnded(t, pid)
 	if r.phase("a") != Stopped || r.phase("b") != Stopped {
 		t.Errorf("%+v", r.States())
 	}
@@ -193,7 +193,7 @@ func TestStartWhoseContextEndsIsCancelled(t *testing.T) {
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
-	gone(t, pid)
+	hasEnded(t, pid)
 	if p := r.phase("a"); p != Failed {
 		t.Error(p)
 	}
