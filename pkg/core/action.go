@@ -155,6 +155,7 @@ const (
 	KindAddressFailed  = "address-failed"
 	KindServiceFailed  = "service-failed"
 	KindServiceBack    = "service-back"
+	KindServiceExpired = "service-expired" // its failure no longer counts
 	KindPersistFailed  = "persist-failed"
 	KindLinkLost       = "link-lost"
 	KindLinkBack       = "link-back"

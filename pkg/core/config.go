@@ -9,7 +9,9 @@ type Config struct {
 	Self       int      // this node's number, which is its place in Nodes
 	Nodes      []string // two are a pair, more are many: see the package comment
 	Identities []IdentityConfig
-	Concurrent []string // services that run on both nodes
+	Concurrent []string // services that run on all nodes
+	// Vital are those of them without which a node shall own nothing, as long as another one is well.
+	Vital []string
 	// DemandIfLost: what a peer owns whose supervisor is lost is demanded of its kernel.
 	DemandIfLost bool
 	// Hold keeps this node, whose kernel's words are new, in standby if a peer serves when it is

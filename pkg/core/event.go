@@ -111,11 +111,13 @@ type LinkChanged struct {
 }
 
 // ServiceState is a service's health after restarts in place: Failed means that
-// they are used up. Identity is -1 for a concurrent service.
+// they are used up. Identity is -1 for a concurrent service. Expired: it is not up,
+// but that it failed was so long ago that it may be tried here again.
 type ServiceState struct {
 	Identity int
 	Service  string
 	Healthy  bool
+	Expired  bool
 	Err      string
 }
 

@@ -261,6 +261,8 @@ func (m *Machine) reasonToMove(id *identity, fits []int) (to int, cause string) 
 		return healthy[0], "this node's NIC for it has lost the clients' network"
 	case len(id.failed) > 0:
 		return healthy[0], "its services failed on this node"
+	case m.unwell() != "":
+		return healthy[0], m.unwell() + " failed on this node"
 	case m.failbackAt(id) != 0 && m.now >= m.failbackAt(id) && slices.Contains(healthy, id.cfg.Home):
 		return id.cfg.Home, "it goes home"
 	}

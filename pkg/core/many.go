@@ -169,7 +169,7 @@ func (m *Machine) standbyWordOfMany(id *identity) Word {
 		return MakeWord(0, g)
 	}
 	free := !m.standby() && !m.leaving
-	mayArm := free && !m.unsynced(id) && (!m.durable.Frozen || id.released) // a frozen node only gets back what it had
+	mayArm := free && !m.unsynced(id) && (m.unwell() == "" || len(m.fits(id)) == 0) && (!m.durable.Frozen || id.released) // a frozen node only gets back what it had
 	if free {
 		m.promise(id, m.next(id, g))
 		m.promise(id, m.next(id, m.outOfReach(id)))

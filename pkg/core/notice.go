@@ -143,6 +143,10 @@ func (m *Machine) serviceState(e ServiceState) {
 		failed = id.failed
 	}
 	switch {
+	case e.Expired && failed[e.Service]:
+		delete(failed, e.Service)
+		m.notify(KindServiceExpired, id, "service %s failed here a while ago: it may be tried again", e.Service)
+	case e.Expired:
 	case e.Healthy && failed[e.Service]:
 		delete(failed, e.Service)
 		m.notify(KindServiceBack, id, "service %s is healthy again", e.Service)

@@ -89,6 +89,9 @@ func (x *Transcript) Head(saved Saved) []string {
 	if len(c.Concurrent) > 0 {
 		lines = append(lines, "concurrent "+strings.Join(c.Concurrent, " "))
 	}
+	if len(c.Vital) > 0 {
+		lines = append(lines, "vital "+strings.Join(c.Vital, " "))
+	}
 	if c.Hold {
 		lines = append(lines, "hold"+pick(c.UntilSynced, " until-synced", ""))
 	}
@@ -165,7 +168,7 @@ func (x *Transcript) Event(at int64, ev Event) string {
 	case LinkChanged:
 		s = fmt.Sprintf("link %s%s %s", pick(x.cfg.many(), x.cfg.node(e.Peer)+" ", ""), e.Link, pick(e.Up, "up", "down"))
 	case ServiceState:
-		s = fmt.Sprintf("service %s %s %s", x.cfg.name(e.Identity), e.Service, pick(e.Healthy, "healthy", "failed: "+e.Err))
+		s = fmt.Sprintf("service %s %s %s", x.cfg.name(e.Identity), e.Service, pick(e.Expired, "expired", pick(e.Healthy, "healthy", "failed: "+e.Err)))
 	case CmdMove:
 		s = "cmd move " + x.cfg.name(e.Identity)
 		if e.To >= 0 && e.To < len(x.cfg.Nodes) {

@@ -164,6 +164,8 @@ func (x *transcript) do(f []string) []Action {
 		x.identity(f[1:])
 	case "concurrent":
 		x.cfg.Concurrent = f[1:]
+	case "vital":
+		x.cfg.Vital = f[1:]
 	case "hold":
 		x.cfg.Hold, x.cfg.UntilSynced = true, len(f) > 1 && f[1] == "until-synced"
 	case "demand-if-lost":
@@ -204,7 +206,7 @@ func (x *transcript) do(f []string) []Action {
 		if why == "" {
 			why = "exit status 1"
 		}
-		return x.step(ServiceState{Identity: i, Service: f[2], Healthy: f[3] == "healthy", Err: why})
+		return x.step(ServiceState{Identity: i, Service: f[2], Healthy: f[3] == "healthy", Expired: f[3] == "expired", Err: why})
 	case "cmd":
 		return x.step(x.command(f[1:]))
 	default:

@@ -109,7 +109,7 @@ func (m *Machine) overdue(id *identity) bool {
 func (m *Machine) standbyWord(id *identity) Word {
 	w, g := id.word, id.word.Gen()
 	free := !m.standby() && !m.leaving
-	whole := !m.unsynced(id)
+	whole := !m.unsynced(id) && (m.unwell() == "" || m.dead(id)) // served badly is better than dark
 	mayArm := free && whole && (!m.durable.Frozen || w.Has(Want) && !m.peerOwns(id))
 	if free {
 		m.promise(id, m.next(id, g))
@@ -239,6 +239,16 @@ func (m *Machine) reportUncovered(id *identity) {
 		why = "for its copy of the data is not whole; `xdpha move --force` takes it all the same"
 	}
 	m.notify(KindUncovered, id, "nobody owns %s, and this node may not %s", id.cfg.Name, why)
+}
+
+// unwell is a vital service that failed on this node, or "".
+func (m *Machine) unwell() string {
+	for _, s := range m.cfg.Vital {
+		if m.failed[s] {
+			return s
+		}
+	}
+	return ""
 }
 
 // unsynced: with a copy of the data that is not whole, or is older than another node's, services do
