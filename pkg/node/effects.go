@@ -107,9 +107,7 @@ func (n *node) act(a core.Action) {
 		n.startServices(a)
 	case core.StopServices:
 		e.starting[a.Identity]()
-		n.do(e.services[a.Identity], func(ctx context.Context) {
-			n.report(a.Op, n.services.Stop(ctx, n.Config.Identities[a.Identity].Services))
-		})
+		n.do(e.services[a.Identity], func(ctx context.Context) { n.report(a.Op, n.stopServices(ctx, a.Identity)) })
 	case core.StartConcurrent:
 		n.do(e.concurrent, func(ctx context.Context) {
 			n.report(a.Op, n.startAll(ctx, n.concurrentNames(), service.Env{Node: n.self()}))
@@ -229,22 +227,6 @@ func (n *node) startAll(ctx context.Context, names []string, env service.Env) er
 		}
 	}
 	return n.services.Start(ctx, names, env)
-}
-
-func (n *node) serviceChanged(s service.State) {
-	identity := -1
-	for i, id := range n.Config.Identities {
-		if id.Name == s.Env.Identity {
-			identity = i
-		}
-	}
-	// From a goroutine of its own: the manager must not wait for the loop. What the core need
-	// not know wakes the loop all the same: the peer is told which services are up.
-	var ev any = func() {}
-	if s.Phase == service.Failed || s.Phase == service.Up {
-		ev = core.ServiceState{Identity: identity, Service: s.Service, Healthy: s.Phase == service.Up, Err: s.Reason}
-	}
-	go n.post(ev)
 }
 
 func (n *node) announceIdentity(a core.Announce) {

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -73,6 +74,7 @@ type node struct {
 	inbox   chan any        // events for the core, and func() to run in the loop
 	ended   <-chan struct{} // nobody reads the inbox any more
 	clean   bool            // close takes everything away: nothing is owned here
+	goes    atomic.Bool     // the daemon leaves: warm services are stopped, too
 	effects effects
 	loop    loopState
 
@@ -324,6 +326,7 @@ func (n *node) serve(ctx context.Context) error {
 		return nil
 	}
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+	n.goes.Store(true)
 	n.post(core.CmdLeave{Op: n.effects.commands.Add(1)})
 	select {
 	case <-loopDone:

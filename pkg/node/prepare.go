@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net/netip"
+	"slices"
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/arbiter"
@@ -150,6 +151,11 @@ func (n *node) datapathConfig() (loader.Config, error) {
 		for _, node := range id.Prefer {
 			ic.Candidates |= 1 << node
 		}
+		for _, s := range cfg.Services {
+			if slices.Contains(id.Services, s.Name) {
+				ic.Ports = append(ic.Ports, s.Ports...)
+			}
+		}
 		for _, r := range id.Addresses {
 			for a := range r.All() {
 				ic.Addresses = append(ic.Addresses, a)
@@ -195,6 +201,9 @@ func coreConfig(cfg *config.Config, booted bool, floor func(identity int) uint64
 	for _, s := range cfg.Services {
 		if s.Concurrent {
 			c.Concurrent = append(c.Concurrent, s.Name)
+		}
+		if s.MoveIfUnhealthy {
+			c.Vital = append(c.Vital, s.Name)
 		}
 	}
 	return c

@@ -4,13 +4,61 @@ package node
 
 import (
 	"context"
+	"slices"
 
 	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/core"
+	"github.com/xdpha/xdpha/pkg/service"
 )
 
 // prepareServices finds out what the starts of services would miss on this host, while none waits for it.
 func (n *node) prepareServices(ctx context.Context) {
 	if err := n.services.Prepare(ctx); err != nil && ctx.Err() == nil {
 		n.tell(loader.Now(), "services-unprepared", -1, err.Error(), nil)
+	}
+}
+
+// stopServices stops an identity's services; warm ones go on in standby, unless the daemon leaves.
+func (n *node) stopServices(ctx context.Context, identity int) error {
+	id := n.Config.Identities[identity]
+	if n.goes.Load() {
+		return n.services.Stop(ctx, id.Services)
+	}
+	return n.services.Standby(ctx, id.Services, service.Env{Identity: id.Name, Node: n.self()})
+}
+
+// serviceChanged is called by the manager, which must not wait for the loop: what follows is done by
+// a goroutine of its own, in order.
+func (n *node) serviceChanged(s service.State) {
+	identity := slices.IndexFunc(n.Config.Identities, func(id config.Identity) bool { return id.Name == s.Env.Identity })
+	n.letIn(identity, s)
+	// What the core need not know wakes the loop all the same: the peers are told which services are up.
+	var ev any = func() {}
+	switch {
+	case s.Phase == service.Failed:
+		ev = core.ServiceState{Identity: identity, Service: s.Service, Err: s.Reason}
+	case s.Phase == service.Up, s.Phase == service.Standby:
+		ev = core.ServiceState{Identity: identity, Service: s.Service, Healthy: true}
+	case s.Phase == service.Stopped && s.Failure == "":
+		ev = core.ServiceState{Identity: identity, Service: s.Service, Expired: true} // if it had failed
+	}
+	go n.post(ev)
+}
+
+// letIn tells the kernel whether the service behind an identity's ports is ready, at the generation
+// that it was started for: a new owner's clients wait for its own.
+func (n *node) letIn(identity int, s service.State) {
+	if identity < 0 {
+		return
+	}
+	generation := uint64(0)
+	if s.Ready() {
+		generation = s.Env.Generation
+	}
+	for _, port := range s.Ports {
+		if err := n.dp.SetReady(identity, port, generation); err != nil {
+			n.tell(loader.Now(), "port-failed", identity, err.Error(), nil)
+		}
 	}
 }
