@@ -21,7 +21,7 @@ const (
 	PartBits  = 11
 	PartSlots = firstIdentityPart + MaxIdentities
 
-	firstIdentityPart = 6
+	firstIdentityPart = 7
 )
 
 // Parts are the configuration's, each at the same place on both nodes.
@@ -38,6 +38,7 @@ func (c *Config) Parts() (parts [PartSlots]Part) {
 	}
 	put(4, "services", c.Services)
 	put(5, "the number of identities", len(c.Identities))
+	put(6, "mirrors", c.Mirrors)
 	for i, id := range c.Identities {
 		put(firstIdentityPart+i, "identity "+id.Name, id)
 	}

@@ -16,6 +16,7 @@ func TestThePartThatDiffersIsTheOneThatWasChanged(t *testing.T) {
 		"arbiter":                  func(c *Config) { c.Arbiter.None = true },
 		"node serv2":               func(c *Config) { c.Nodes[1].Spare = "eth2" },
 		"services":                 func(c *Config) { c.Services = []Service{{Name: "dns"}} },
+		"mirrors":                  func(c *Config) { c.Mirrors = []Mirror{{Name: "mails"}} },
 		"identity mail":            func(c *Config) { c.Identities[1].Home = 1 },
 		"the number of identities": func(c *Config) { c.Identities = append(c.Identities, Identity{Name: "news"}) },
 	} {

@@ -18,6 +18,7 @@ type rawFile struct {
 	identities                      []rawIdentity
 	identitiesAt                    pos
 	services                        []rawService
+	mirrors                         []rawMirror
 	hookEvents                      value[string]
 	metricsListen                   value[string]
 }
@@ -48,7 +49,7 @@ type rawIdentity struct {
 	name                         value[string]
 	home, mac, staging, failback value[string]
 	failbackAfter                value[time.Duration]
-	addresses, services          list
+	addresses, services, mirror  list
 }
 
 type rawService struct {
@@ -90,7 +91,7 @@ func (d decoder) file(n ast.Node) *rawFile {
 				r.services = append(r.services, d.service(name, kv.Value))
 			})
 		}},
-		d.later("mirrors", "remove it and copy the data by other means"),
+		d.mirrors(&r.mirrors),
 		d.inside("hooks", d.text("events", &r.hookEvents, "/etc/xdpha/on-event")),
 		d.inside("metrics", d.text("listen", &r.metricsListen, "127.0.0.1:9640")),
 	)
@@ -148,7 +149,7 @@ func (d decoder) identity(name value[string], n ast.Node) rawIdentity {
 		d.texts("addresses", &r.addresses, "192.0.2.21/24"),
 		d.choice("staging", &r.staging, "on-takeover", "ahead"),
 		d.texts("services", &r.services, "samba"),
-		d.later("mirror", "remove it and copy the data by other means"),
+		d.texts("mirror", &r.mirror, "samba-data"),
 		d.choice("failback", &r.failback, "manual", "never", "auto"),
 		d.duration("failback_after", &r.failbackAfter, 0, 24*time.Hour, "1m"),
 	)

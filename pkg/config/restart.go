@@ -57,13 +57,22 @@ var serviceSettings = []setting[Service]{
 	{"run", func(s *Service) any { return s.Concurrent }},
 }
 
+var mirrorSettings = []setting[Mirror]{
+	{"paths", func(m *Mirror) any { return m.Paths }},
+	{"every", func(m *Mirror) any { return m.Every }},
+	{"on_change", func(m *Mirror) any { return m.OnChange }},
+	{"exclude", func(m *Mirror) any { return m.Exclude }},
+	{"bandwidth", func(m *Mirror) any { return m.BytesPerSecond }},
+}
+
 // NeedRestart names the settings in which a configuration differs from a running one and which a
 // daemon follows at its start only: all but the secrets and the hooks.
 func NeedRestart(running, file *Config) (names []string) {
 	names = differing("", fileSettings, running, file)
 	names = append(names, members("nodes", nodeSettings, running.Nodes[:], file.Nodes[:], func(n *Node) string { return n.Name })...)
 	names = append(names, members("identities", identitySettings, running.Identities, file.Identities, func(i *Identity) string { return i.Name })...)
-	return append(names, members("services", serviceSettings, running.Services, file.Services, func(s *Service) string { return s.Name })...)
+	names = append(names, members("services", serviceSettings, running.Services, file.Services, func(s *Service) string { return s.Name })...)
+	return append(names, members("mirrors", mirrorSettings, running.Mirrors, file.Mirrors, func(m *Mirror) string { return m.Name })...)
 }
 
 func differing[T any](path string, settings []setting[T], a, b *T) (names []string) {
