@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	mostGreeting = 16                     // connections that have not said their first word
+	mostGreeting = 16                     // connections of a link that have not said their first word
 	acceptAgain  = 100 * time.Millisecond // after an error, which may last
 )
 
@@ -28,7 +28,6 @@ func (m *Manager) listen(ctx context.Context) error {
 	defer serving.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	greeting := make(chan struct{}, mostGreeting)
 	for _, r := range m.routes() {
 		lc := net.ListenConfig{Control: onSocket, KeepAliveConfig: keepAlive}
 		lc.SetMultipathTCP(false)
@@ -37,13 +36,14 @@ func (m *Manager) listen(ctx context.Context) error {
 			return fmt.Errorf("listen for mirrors on the %s: %w", r.name, err)
 		}
 		context.AfterFunc(ctx, func() { l.Close() })
-		serving.Go(func() { m.accept(ctx, l, r, greeting, &serving) })
+		serving.Go(func() { m.accept(ctx, l, r, &serving) })
 	}
 	<-ctx.Done()
 	return nil
 }
 
-func (m *Manager) accept(ctx context.Context, l net.Listener, r route, greeting chan struct{}, serving *sync.WaitGroup) {
+func (m *Manager) accept(ctx context.Context, l net.Listener, r route, serving *sync.WaitGroup) {
+	greeting := make(chan struct{}, mostGreeting) // a link's own: a flood on the lan leaves the crossover alone
 	for ctx.Err() == nil {
 		c, err := l.Accept()
 		if err != nil {

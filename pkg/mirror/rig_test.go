@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"net/rpc"
 	"os"
@@ -56,6 +57,7 @@ func needRoot(t testing.TB) {
 type Node struct {
 	m    *Manager
 	stop func() error
+	open []net.Conn
 }
 
 type stdio struct {
@@ -372,4 +374,47 @@ func eventually(t testing.TB, what string, ok func() bool) {
 			t.Fatalf("not within 20 s: %s", what)
 		}
 	}
+}
+
+// Talk is a stranger's part of a connection.
+type Talk struct {
+	From, To string
+	Says     []byte
+	Times    int // connections that stay open
+}
+
+// Talk leaves connections open and returns what the last one was told before it was closed.
+func (n *Node) Talk(t Talk, heard *[]byte) error {
+	for range t.Times {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(t.From)}, Timeout: 5 * time.Second}
+		c, err := d.Dial("tcp4", t.To)
+		if err != nil {
+			return err
+		}
+		n.open = append(n.open, c)
+		_, _ = c.Write(t.Says) // the other end may have heard enough
+	}
+	last := n.open[len(n.open)-1]
+	if err := last.SetReadDeadline(time.Now().Add(4 * greetTime)); err != nil {
+		return err
+	}
+	b, err := io.ReadAll(last)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errors.New("the connection stays open")
+	}
+	*heard = b // a reset is an end, too
+	return nil
+}
+
+// Address gives the node's end of the lan one more address.
+func (n *Node) Address(a string, _ *Nothing) error {
+	l, err := netlink.LinkByName("lan")
+	if err != nil {
+		return err
+	}
+	ip, err := netlink.ParseAddr(a)
+	if err != nil {
+		return err
+	}
+	return netlink.AddrAdd(l, ip)
 }

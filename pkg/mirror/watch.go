@@ -250,6 +250,10 @@ func (w *watcher) trouble() error {
 func filesFrom(root string, dirs map[string]bool) []byte {
 	var list []byte
 	for _, d := range slices.Sorted(maps.Keys(dirs)) {
+		if d == "" {
+			list = append(list, "./\x00"...)
+			continue
+		}
 		if info, err := os.Lstat(filepath.Join(root, d)); err != nil || !info.IsDir() {
 			continue
 		}
