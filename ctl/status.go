@@ -253,12 +253,33 @@ func statusServices(b *strings.Builder, s control.Status) {
 	if len(s.Mirrors) > 0 {
 		b.WriteString("\n")
 		table(b, func(w io.Writer) {
-			fmt.Fprintln(w, "mirror\tdirection\tlag")
+			fmt.Fprintln(w, "mirror\tdirection\tlag\t")
 			for _, m := range s.Mirrors {
-				fmt.Fprintf(w, "%s\t%s\t%s\n", m.Name, m.Direction, shortNS(m.LagS*1e9))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", m.Name, m.Direction, mirrorLag(m), mirrorNote(m))
 			}
 		})
 	}
+}
+
+func mirrorLag(m control.Mirror) string {
+	if m.LagS < 0 {
+		return "-"
+	}
+	return shortNS(m.LagS * 1e9)
+}
+
+// mirrorNote is what a set does now, and what keeps it from that.
+func mirrorNote(m control.Mirror) string {
+	var notes []string
+	if p := m.Progress; p != nil {
+		notes = append(notes, fmt.Sprintf("copying over the %s: %d %%, %d files left", m.Link, p.Percent, p.FilesLeft))
+	}
+	for _, text := range []string{m.Error, m.Unwatched} {
+		if text != "" {
+			notes = append(notes, text)
+		}
+	}
+	return strings.Join(notes, "; ")
 }
 
 // statusPeer tells the peer's three values apart: its kernel, its daemon, its services.

@@ -79,9 +79,9 @@ func (m *Manager) UseKeys(cfg *config.Config) error {
 }
 
 // Run receives until ctx ends; then every run has ended, here and there.
-func (m *Manager) Run(ctx context.Context) error {
+func (m *Manager) Run(ctx context.Context) {
 	defer m.rest()
-	return m.listen(ctx)
+	m.listen(ctx)
 }
 
 // rest ends all runs.

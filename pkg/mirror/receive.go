@@ -19,27 +19,48 @@ import (
 
 const (
 	mostGreeting = 16                     // connections of a link that have not said their first word
+	listenAgain  = time.Second
 	acceptAgain  = 100 * time.Millisecond // after an error, which may last
 )
 
 // listen takes connections from the peer on each link until ctx ends.
-func (m *Manager) listen(ctx context.Context) error {
-	var serving sync.WaitGroup
-	defer serving.Wait()
+func (m *Manager) listen(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	var serving sync.WaitGroup
 	for _, r := range m.routes() {
-		lc := net.ListenConfig{Control: onSocket, KeepAliveConfig: keepAlive}
-		lc.SetMultipathTCP(false)
-		l, err := lc.Listen(ctx, "tcp4", netip.AddrPortFrom(r.own, Port).String())
-		if err != nil {
-			return fmt.Errorf("listen for mirrors on the %s: %w", r.name, err)
-		}
-		context.AfterFunc(ctx, func() { l.Close() })
-		serving.Go(func() { m.accept(ctx, l, r, &serving) })
+		serving.Go(func() {
+			l := m.listener(ctx, r)
+			if l == nil {
+				return
+			}
+			stop := context.AfterFunc(ctx, func() { l.Close() })
+			defer stop()
+			m.accept(ctx, l, r, &serving)
+		})
 	}
-	<-ctx.Done()
-	return nil
+	serving.Wait()
+}
+
+// listener listens on a link, as soon as it can: that another program has the port must not keep a
+// node from serving. It is nil when ctx ends first.
+func (m *Manager) listener(ctx context.Context, r route) net.Listener {
+	lc := net.ListenConfig{Control: onSocket, KeepAliveConfig: keepAlive}
+	lc.SetMultipathTCP(false)
+	for told := false; ; told = true {
+		l, err := lc.Listen(ctx, "tcp4", netip.AddrPortFrom(r.own, Port).String())
+		if err == nil {
+			return l
+		}
+		if !told {
+			m.Log.Error("cannot receive mirrors yet", "link", r.name, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(listenAgain):
+		}
+	}
 }
 
 func (m *Manager) accept(ctx context.Context, l net.Listener, r route, serving *sync.WaitGroup) {

@@ -56,7 +56,7 @@ func needRoot(t testing.TB) {
 // Node is what the test asks of a node: a process in a network and a mount namespace of its own.
 type Node struct {
 	m    *Manager
-	stop func() error
+	stop func()
 	open []net.Conn
 }
 
@@ -170,16 +170,22 @@ func (n *Node) Start(s Start, _ *Nothing) (err error) {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- n.m.Run(ctx) }()
-	n.stop = func() error {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		n.m.Run(ctx)
+	}()
+	n.stop = func() {
 		cancel()
-		return <-ended
+		<-ended
 	}
 	return nil
 }
 
-func (n *Node) Stop(Nothing, *Nothing) error { return n.stop() }
+func (n *Node) Stop(Nothing, *Nothing) error {
+	n.stop()
+	return nil
+}
 
 func (n *Node) Keys(keys []config.Key, _ *Nothing) error {
 	cfg := *n.m.Config

@@ -40,6 +40,7 @@ type loopState struct {
 	left       bool
 	etcd       etcd.State // as it was read last
 	told       [loader.MaxIdentities]toldStages
+	mirroring  [loader.MaxIdentities]mirroring
 	unseen     [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
 	theirs     map[int]bool               // the last word on the peer's services, by identity
 }
@@ -82,6 +83,7 @@ func (n *node) run(ctx context.Context) error {
 			}
 		}
 		n.followOwners()
+		n.followMirrors()
 		n.publish()
 	}
 	return nil
