@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	mostGreeting = 16                     // connections of a link that have not said their first word
+	mostGreeting = 16 // connections of a link that have not said their first word
 	listenAgain  = time.Second
 	acceptAgain  = 100 * time.Millisecond // after an error, which may last
 )
