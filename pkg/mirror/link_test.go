@@ -23,9 +23,13 @@ func TestACutCrossoverIsReplacedByTheLanUntilItIsBack(t *testing.T) {
 		r.a.do("Cable", Cable{"crossover", step.up})
 		name := fmt.Sprint("file", i)
 		r.a.write(name, "x")
-		r.a.sync()
-		if v := r.a.view(); v.Link != step.link || !r.b.has(name) {
-			t.Errorf("crossover up %v: over the %s, want %s; arrived %v", step.up, v.Link, step.link, r.b.has(name))
+		// A cable that was plugged in needs a moment before it carries.
+		eventually(t, fmt.Sprintf("crossover up %v: a run over the %s", step.up, step.link), func() bool {
+			r.a.sync()
+			return r.a.view().Link == step.link
+		})
+		if !r.b.has(name) {
+			t.Errorf("over the %s nothing arrives", step.link)
 		}
 	}
 	r.a.do("Cable", Cable{"crossover", false})

@@ -21,8 +21,8 @@ type Options struct {
 	RunDir   string
 	Program  string // this program: rsync calls it with PipeCommand
 	Log      *slog.Logger
-	// Changed is called when a set's first run after a failure succeeds, and when one fails in another
-	// way than the one before. It must not block, and not wait for the manager.
+	// Changed is called when a set's run fails after one that did not, or succeeds after one that
+	// failed. It must not block, and not wait for the manager.
 	Changed func(State)
 }
 

@@ -267,7 +267,7 @@ func (s *set) receive(ctx context.Context, conn *tls.Conn, h hello, r *root) err
 	}
 	said := &tail{}
 	cmd.Stdout, cmd.Stderr = conn, said
-	if err := cmd.start(); err != nil {
+	if err := cmd.start(r.dir); err != nil {
 		return err
 	}
 	go func() {

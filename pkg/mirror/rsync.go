@@ -85,14 +85,14 @@ func newProcess(dir string, args []string) (*process, error) {
 	return p, nil
 }
 
-// start starts it; files are its descriptors from 3 on.
-func (p *process) start(files ...*os.File) error {
+// start starts it; files are its descriptors from 3 on. It can write below writable alone; nil: nowhere.
+func (p *process) start(writable *os.File, files ...*os.File) error {
 	life, theirs, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("run rsync: %w", err)
 	}
 	p.ExtraFiles = append(files, theirs)
-	err = p.Start()
+	err = confined(writable, p.Start)
 	theirs.Close()
 	if err != nil {
 		life.Close()

@@ -57,9 +57,9 @@ func (s *sender) ended(ctx context.Context, stats Stats, err error, k kind, begi
 	case ctx.Err() == nil:
 		v.Failures, v.Error = v.Failures+1, err.Error()
 	}
-	now := v.Error
+	told := was == "" != (v.Error == "")
 	s.mu.Unlock()
-	if now != was && s.m.Changed != nil {
+	if told && s.m.Changed != nil {
 		s.m.Changed(s.view())
 	}
 }
@@ -112,7 +112,7 @@ func (s *sender) rsync(ctx context.Context, conn *tls.Conn, dir string, k kind, 
 	said := &tail{}
 	out := &reader{progress: func(p Progress) { s.change(func(v *State) { v.Progress = p }) }}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(list), out, said
-	err = cmd.start(its)
+	err = cmd.start(nil, its)
 	its.Close()
 	if err != nil {
 		return Stats{}, err

@@ -18,6 +18,7 @@ import (
 type mirroring struct {
 	generation uint64
 	role       mirror.Role
+	peer       bool // it is heard: what failed without it is worth another try
 }
 
 // prepareMirrors makes their manager, if there are sets.
@@ -54,13 +55,14 @@ func (n *node) followMirrors() {
 // mirrorsOf is what an identity's mirrors have to do: the owner's word says whose data it is. While
 // nobody is known to own it, nothing is copied, at the generation that was known.
 func (n *node) mirrorsOf(i int, id core.IdentitySnapshot) mirroring {
+	peer := n.loop.last.Peer == core.PeerUp
 	switch word := n.dp.Word(i); {
 	case word.Has(core.Owner):
-		return mirroring{word.Gen(), mirror.Owner}
+		return mirroring{word.Gen(), mirror.Owner, peer}
 	case id.Owner == n.Config.Peer():
-		return mirroring{id.PeerWord.Gen(), mirror.Standby}
+		return mirroring{id.PeerWord.Gen(), mirror.Standby, peer}
 	}
-	return mirroring{n.loop.mirroring[i].generation, mirror.None}
+	return mirroring{n.loop.mirroring[i].generation, mirror.None, peer}
 }
 
 // followMirror returns when nobody else writes to the identity's sets any more.
