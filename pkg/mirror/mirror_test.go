@@ -139,16 +139,30 @@ func attributes(t testing.TB, dir, name string) string {
 
 func TestACopyKeepsAllThatAFileIs(t *testing.T) {
 	r := newRig(t, config.Mirror{})
+	for path, set := range map[string]string{"trusted.note": "kept too", "trusted.overlay.opaque": "y"} { // root's alone
+		mustMkdir(t, filepath.Join(r.a.data, "dir"))
+		if err := unix.Setxattr(filepath.Join(r.a.data, "dir"), path, []byte(set), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	keepsAll(t, r)
+}
+
+func TestADaemonWithAUserOfItsOwnKeepsAllToo(t *testing.T) {
+	keepsAll(t, newUserRig(t, config.Mirror{}))
+}
+
+func keepsAll(t *testing.T, r *rig) {
 	at := func(name string) string { return filepath.Join(r.a.data, name) }
 	r.a.write("plain", "x")
 	r.a.write("dir/inside", "y")
 	r.a.write("program", "z")
 	for _, err := range []error{
-		os.Chown(at("plain"), 64998, 64997), os.Chmod(at("plain"), 0o4751),
+		os.Chown(at("plain"), 64998, 64997), os.Chmod(at("plain"), os.ModeSetuid|0o751),
 		os.Chown(at("dir"), 64996, 64995), os.Chmod(at("dir"), os.ModeSetgid|os.ModeSticky|0o770),
 		os.Link(at("plain"), at("dir/second-name")), os.Symlink("/nowhere/at all", at("symlink")), os.Lchown(at("symlink"), 64994, 64993),
 		unix.Mkfifo(at("fifo"), 0o640), unix.Mknod(at("null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))),
-		unix.Setxattr(at("dir/inside"), "user.note", []byte("kept"), 0), unix.Setxattr(at("dir"), "trusted.note", []byte("kept too"), 0),
+		unix.Setxattr(at("dir/inside"), "user.note", []byte("kept"), 0),
 		os.Truncate(at("dir/inside"), 1<<30), // a hole
 		os.Chtimes(at("program"), time.Time{}, time.Unix(1e9, 123456789)),
 	} {

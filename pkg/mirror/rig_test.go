@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/privilege"
 )
 
 // asNode makes a copy of this program one node.
@@ -261,9 +263,11 @@ func (n *node) view() (s State) {
 
 // rig is a pair of nodes and the set "data" of the identity "files".
 type rig struct {
-	a, b *node
-	path string // of the set, on both
-	dir  string
+	a, b    *node
+	path    string // of the set, on both
+	dir     string
+	user    uint32 // of the daemons; 0: root
+	program string
 }
 
 // tests' secrets.
@@ -272,8 +276,40 @@ func key(n byte) config.Key {
 }
 
 func newRig(t testing.TB, set config.Mirror) *rig {
+	t.Helper()
 	needRoot(t)
-	r := &rig{dir: t.TempDir()}
+	return (&rig{dir: t.TempDir(), program: os.Args[0]}).make(t, set)
+}
+
+// daemonUser is nobody's number.
+const daemonUser = 64999
+
+// newUserRig is a pair whose daemons run as a user of their own with the capabilities that the unit
+// grants, and two that the test's own part in them needs. They come from the file, so that children
+// get what they are given only.
+func newUserRig(t testing.TB, set config.Mirror) *rig {
+	t.Helper()
+	needRoot(t)
+	dir, err := os.MkdirTemp("", "xdpha-mirror-test-")
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	r := &rig{dir: dir, user: daemonUser, program: filepath.Join(dir, "program")}
+	run(t, "cp", os.Args[0], r.program)
+	caps := []string{"cap_net_admin", "cap_sys_admin"}
+	for _, c := range privilege.Mirror {
+		caps = append(caps, strings.ToLower(c.Name))
+	}
+	run(t, "setcap", strings.Join(caps, ",")+"+ep", r.program)
+	return r.make(t, set)
+}
+
+func (r *rig) make(t testing.TB, set config.Mirror) *rig {
+	t.Helper()
 	r.path = filepath.Join(r.dir, "srv")
 	mustMkdir(t, r.path)
 	set.Name, set.Paths = "data", append([]string{r.path}, set.Paths...)
@@ -303,10 +339,16 @@ func (r *rig) node(t testing.TB, cfg config.Config, self int) *node {
 	n := &node{t: t, cfg: cfg, data: filepath.Join(home, "data"), state: filepath.Join(home, "state")}
 	mustMkdir(t, n.data)
 	mustMkdir(t, n.state)
-	n.cmd = exec.Command(os.Args[0])
+	n.cmd = exec.Command(r.program)
 	n.cmd.Env = append(os.Environ(), asNode+"=1")
 	n.cmd.Stderr = testLog{t}
 	n.cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET}
+	if r.user != 0 {
+		n.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: r.user, Gid: r.user}
+		if err := os.Chown(n.state, int(r.user), int(r.user)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	in, err := n.cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

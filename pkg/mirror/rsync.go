@@ -29,8 +29,8 @@ const ioTimeout = time.Minute
 // holes are kept, numbers of users instead of names, for the two nodes' lists may differ.
 // What is mounted below a path is left alone: while it is not mounted on the sender its copy would
 // be deleted. Deletions come last, and rsync skips them if anything could not be read; so a set of
-// millions of files is listed in memory.
-var always = []string{"--delete-after", "--modify-window=-1", "--numeric-ids", "--timeout=" + strconv.Itoa(int(ioTimeout/time.Second))}
+// millions of files is listed in memory. --super: a daemon that is not root has its capabilities (see grant).
+var always = []string{"--super", "--delete-after", "--modify-window=-1", "--numeric-ids", "--timeout=" + strconv.Itoa(int(ioTimeout/time.Second))}
 
 // clientArgs are those of the sending rsync, whose remote shell is pipe.
 func clientArgs(k kind, set *config.Mirror, pipe string) []string {

@@ -106,3 +106,19 @@ func TestAProgramsNameReachesRsyncWhole(t *testing.T) {
 		t.Error("a quote is taken")
 	}
 }
+
+func TestTheVersionOfRsyncIsRead(t *testing.T) {
+	for said, want := range map[string][2]int{
+		"rsync  version 3.2.7  protocol version 31\nCopyright": {3, 2},
+		"rsync  version v3.1.3pre1  protocol version 31":       {3, 1},
+		"rsync  version 10.20  protocol version 99":            {},
+		"openrsync: protocol version 29":                       {},
+		"rsync  version":                                       {},
+		"":                                                     {},
+	} {
+		got, ok := rsyncVersion(said)
+		if ok != (want != [2]int{}) || got != want && ok {
+			t.Errorf("%q: %v, %v", said, got, ok)
+		}
+	}
+}
