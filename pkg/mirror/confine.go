@@ -23,14 +23,14 @@ const (
 	truncate = unix.LANDLOCK_ACCESS_FS_TRUNCATE // Linux 6.2
 )
 
-// errNoLandlock is wrapped if the kernel was built or started without it.
-var errNoLandlock = errors.New("the kernel has no Landlock (CONFIG_SECURITY_LANDLOCK, lsm=landlock)")
+// errNoLandlock: the kernel was built or started without it, or a filter of system calls forbids it.
+var errNoLandlock = errors.New("no Landlock (CONFIG_SECURITY_LANDLOCK, lsm=landlock, the unit's SystemCallFilter)")
 
 // landlockABI is what the running kernel can.
 func landlockABI() (int, error) {
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
 	switch {
-	case errno == unix.ENOSYS, errno == unix.EOPNOTSUPP, errno == 0 && abi < 2:
+	case errno == unix.ENOSYS, errno == unix.EOPNOTSUPP, errno == unix.EPERM, errno == 0 && abi < 2:
 		return 0, errNoLandlock
 	case errno != 0:
 		return 0, fmt.Errorf("ask for Landlock: %w", errno)
