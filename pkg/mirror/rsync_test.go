@@ -3,11 +3,15 @@
 package mirror
 
 import (
+	"context"
+	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/xdpha/xdpha/pkg/config"
@@ -120,5 +124,32 @@ func TestTheVersionOfRsyncIsRead(t *testing.T) {
 		if ok != (want != [2]int{}) || got != want && ok {
 			t.Errorf("%q: %v, %v", said, got, ok)
 		}
+	}
+}
+
+func TestAProcessThatDoesNotListenIsKilledWithItsChildren(t *testing.T) {
+	p := &process{Cmd: exec.Command("sh", "-c", `trap '' TERM; (while :; do sleep 1000; done) & echo up; while :; do wait; done`)}
+	p.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	up, out, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer up.Close()
+	p.Stdout = out
+	err = p.start(nil)
+	out.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := up.Read(make([]byte, 3)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(errRoleEnded)
+	if err := p.wait(ctx); !errors.Is(err, errRoleEnded) {
+		t.Errorf("%v", err)
+	}
+	if n, err := up.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+		t.Errorf("somebody still lives: %d, %v", n, err)
 	}
 }
