@@ -140,3 +140,21 @@ func TestAFailedRunIsTriedAgainEverMoreSeldom(t *testing.T) {
 		t.Errorf("at last %v", last)
 	}
 }
+
+func TestChangesOfNothingThatIsCopiedAreLookedAtEverMoreSeldom(t *testing.T) {
+	s := &sender{}
+	last := time.Duration(0)
+	for range 20 {
+		p := s.pause(Stats{Took: time.Millisecond}, nil, kindChanges)
+		if p < last || p > longestPause {
+			t.Fatalf("after %v comes %v", last, p)
+		}
+		last = p
+	}
+	if last != longestPause {
+		t.Errorf("at last %v", last)
+	}
+	if p := s.pause(Stats{Took: time.Second, Copied: 1}, nil, kindChanges); p != time.Second {
+		t.Errorf("after a run that copied something: %v", p)
+	}
+}

@@ -34,6 +34,7 @@ type Manager struct {
 	sets   map[string]*set
 	names  []string // of the sets, in configuration order
 	keys   atomic.Pointer[credentials]
+	ended  atomic.Bool // nothing is begun any more
 }
 
 // New returns a manager whose sets rest until Follow tells whose they are.
@@ -86,6 +87,7 @@ func (m *Manager) Run(ctx context.Context) {
 
 // rest ends all runs.
 func (m *Manager) rest() {
+	m.ended.Store(true)
 	for _, name := range m.names {
 		_ = m.sets[name].follow(0, None) // generation 0 is never higher
 	}

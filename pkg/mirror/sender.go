@@ -13,15 +13,19 @@ const (
 	lastRetry  = 10 * time.Second
 )
 
+// longestPause is how long a change may wait in a set where most changes are of nothing that is copied.
+const longestPause = 5 * time.Second
+
 // sender copies a set to the other node for as long as this node owns it at one generation. It runs
 // in a goroutine of its own, one run at a time.
 type sender struct {
 	*set
 	generation uint64
-	watcher    *watcher  // nil: changes wait for the interval
-	pending    changes   // that no run has copied yet
-	dueAt      time.Time // of the next comparison of all
-	notBefore  time.Time // what changes meanwhile is looked at together
+	watcher    *watcher      // nil: changes wait for the interval
+	pending    changes       // that no run has copied yet
+	dueAt      time.Time     // of the next comparison of all
+	notBefore  time.Time     // what changes meanwhile is looked at together
+	futile     time.Duration // the pause after runs that copied nothing
 	retry      time.Duration
 }
 
@@ -140,13 +144,25 @@ func (s *sender) copy(ctx context.Context) {
 	}
 	s.pending = changes{}
 	stats, err := s.once(ctx, k, todo.under)
-	s.notBefore = time.Now().Add(stats.Took) // half of the time at most
+	s.notBefore = time.Now().Add(s.pause(stats, err, k))
 	if err == nil && k == kindFull {
 		s.settled(stats)
 	}
 	if s.retry = s.after(err); err != nil {
 		s.pending.join(todo)
 	}
+}
+
+// pause is how long changes are left alone after a run: half of the time at most goes to runs, and
+// ever less where changes are of nothing that is copied, as below an excluded directory.
+func (s *sender) pause(stats Stats, err error, k kind) time.Duration {
+	switch {
+	case k != kindChanges || err != nil || stats.Copied+stats.Created+stats.Deleted > 0:
+		s.futile = 0
+	default:
+		s.futile = min(max(settle, 2*s.futile), longestPause)
+	}
+	return max(stats.Took, s.futile)
 }
 
 // settled is after everything was compared.

@@ -91,6 +91,9 @@ var errRoleEnded = errors.New("the node's role has changed")
 func (s *set) follow(generation uint64, role Role) error {
 	s.following.Lock()
 	defer s.following.Unlock()
+	if s.m.ended.Load() {
+		role = None
+	}
 	if seen := s.m.memory.generation(s.cfg.Name); generation < seen && role != None {
 		return fmt.Errorf("%w: %d, this is %d", ErrStale, seen, generation)
 	}

@@ -83,7 +83,6 @@ func (n *node) run(ctx context.Context) error {
 			}
 		}
 		n.followOwners()
-		n.followMirrors()
 		n.publish()
 	}
 	return nil
@@ -271,6 +270,7 @@ func (n *node) publish() {
 	if !n.loop.differs { // such a peer is told something else in their place
 		n.setFlags(func(f *loader.Flags) { f.Services = n.ownServices(snap) })
 	}
+	n.followMirrors(snap)
 	n.mu.Lock()
 	n.shared.snapshot = snap
 	n.mu.Unlock()

@@ -37,11 +37,11 @@ func (n *node) prepareMirrors() error {
 }
 
 // followMirrors tells the mirrors of an identity whose owner has changed. The loop calls it.
-func (n *node) followMirrors() {
+func (n *node) followMirrors(snap core.Snapshot) {
 	if n.mirrors == nil {
 		return
 	}
-	for i, id := range n.loop.machine.Snapshot().Identities {
+	for i, id := range snap.Identities {
 		now, was := n.mirrorsOf(i, id), n.loop.mirroring[i]
 		if now == was || len(n.Config.Identities[i].Mirror) == 0 {
 			continue
