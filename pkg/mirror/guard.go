@@ -30,6 +30,11 @@ func (r *root) Close() error { return r.dir.Close() }
 // at names the directory for a child that inherits nothing: it is entered before exec closes it.
 func (r *root) at() string { return "/proc/self/fd/" + strconv.Itoa(int(r.dir.Fd())) }
 
+// wrongPath is a path that cannot be one of a set as it stands.
+type wrongPath struct{ what, remedy string }
+
+func (w wrongPath) Error() string { return w.what + ": " + w.remedy }
+
 // openRoot opens a path of a set as it stands. No part of it may be a symbolic link: that could lead
 // out of what the configuration allows.
 func openRoot(path string) (*root, error) {
@@ -37,11 +42,11 @@ func openRoot(path string) (*root, error) {
 	fd, err := unix.Openat2(unix.AT_FDCWD, path, how)
 	switch {
 	case errors.Is(err, unix.ENOENT):
-		return nil, fmt.Errorf("%s is missing: mount what belongs there, or make the directory", path)
+		return nil, wrongPath{path + " is missing", "mount what belongs there, or make the directory"}
 	case errors.Is(err, unix.ELOOP):
-		return nil, fmt.Errorf("%s goes through a symbolic link: write where it leads to in the configuration", path)
+		return nil, wrongPath{path + " goes through a symbolic link", "write where it leads to in the configuration"}
 	case errors.Is(err, unix.ENOTDIR):
-		return nil, fmt.Errorf("%s is not a directory: write the directory that holds it, with what else is there in exclude", path)
+		return nil, wrongPath{path + " is not a directory", "write the directory that holds it, with what else is there in exclude"}
 	case err != nil:
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}

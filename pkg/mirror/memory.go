@@ -19,8 +19,9 @@ import (
 type memory struct {
 	path string
 
-	mu   sync.Mutex
-	sets map[string]remembered
+	mu      sync.Mutex
+	sets    map[string]remembered
+	unsaved bool // what is on disk is older
 }
 
 // remembered is what is known of one set.
@@ -89,10 +90,10 @@ func (m *memory) raise(set string, generation uint64) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	r := m.sets[set]
-	if generation <= r.Generation {
+	if generation <= r.Generation && !m.unsaved {
 		return nil
 	}
-	r.Generation = generation
+	r.Generation = max(r.Generation, generation)
 	m.sets[set] = r
 	return m.save()
 }
@@ -114,8 +115,15 @@ func (m *memory) note(set, path string, d directory) error {
 	return m.save()
 }
 
-// save writes it so that a crash at any instant leaves the old or the new one.
-func (m *memory) save() (err error) {
+// save makes what is on disk the same.
+func (m *memory) save() error {
+	err := m.write()
+	m.unsaved = err != nil
+	return err
+}
+
+// write writes it so that a crash at any instant leaves the old or the new one.
+func (m *memory) write() (err error) {
 	fail := func(err error) error { return fmt.Errorf("write what is known of mirrors: %w", err) }
 	sets, err := json.Marshal(m.sets)
 	if err != nil {

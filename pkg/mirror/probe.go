@@ -4,6 +4,7 @@ package mirror
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -33,18 +34,23 @@ func Probe(ctx context.Context, cfg *config.Config) (found []Finding) {
 	}
 	for _, set := range cfg.Mirrors {
 		for _, path := range set.Paths {
-			f := Finding{Name: "mirror " + set.Name, OK: true}
-			if r, err := openRoot(path); err == nil {
-				f.Detail = path + " is on the file system mounted on " + mountPoint(r.fs)
-				r.Close()
-			} else {
-				what, remedy, _ := strings.Cut(err.Error(), ": ")
-				f.OK, f.Detail, f.Remedy = false, what, remedy
-			}
-			found = append(found, f)
+			found = append(found, probePath("mirror "+set.Name, path))
 		}
 	}
 	return found
+}
+
+func probePath(name, path string) Finding {
+	r, err := openRoot(path)
+	var wrong wrongPath
+	switch {
+	case errors.As(err, &wrong):
+		return Finding{name, wrong.what, false, wrong.remedy}
+	case err != nil:
+		return Finding{name, err.Error(), false, "run it as root, or as the daemon's user with its capabilities"}
+	}
+	defer r.Close()
+	return Finding{name, path + " is on the file system mounted on " + mountPoint(r.fs), true, ""}
 }
 
 func probeRsync(ctx context.Context) Finding {

@@ -124,13 +124,14 @@ type session struct {
 	done       chan struct{}
 }
 
-// end ends it and waits until its processes are gone.
+// end ends it and waits until its processes are gone. With an error they are not: it stays the set's run,
+// and no other begins, until they are.
 func (in *session) end(why error) error {
 	in.cancel(why)
 	select {
 	case <-in.done:
 		return nil
-	case <-time.After(killAfter + 2*endTime):
+	case <-time.After(endTime):
 		return fmt.Errorf("a run of generation %d does not end: look for a process rsync that hangs", in.generation)
 	}
 }

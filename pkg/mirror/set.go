@@ -104,11 +104,11 @@ func (s *set) follow(generation uint64, role Role) error {
 		s.nudge()
 		return nil
 	}
-	err := s.m.memory.raise(s.cfg.Name, generation) // in force without the disk, too
-	s.stopSending(errRoleEnded)
+	err := s.stopSending(errRoleEnded)
 	if in := s.receiving(); in != nil && (role != Standby || in.generation < generation) {
 		err = errors.Join(err, in.end(errRoleEnded))
 	}
+	err = errors.Join(err, s.m.memory.raise(s.cfg.Name, generation)) // in force without the disk, too
 	s.change(func(v *State) { v.Role, v.Generation, v.Error = role, generation, "" })
 	if role == Owner {
 		s.startSending(generation)
@@ -141,15 +141,21 @@ func (s *set) startSending(generation uint64) {
 	}()
 }
 
-// stopSending ends the sender and waits for its processes' end.
-func (s *set) stopSending(why error) {
+// stopSending ends the sender and waits for its processes' end. They only read: one that hangs is left to itself.
+func (s *set) stopSending(why error) error {
 	s.mu.Lock()
 	stop, ended := s.stop, s.stopped
 	s.stop, s.stopped = nil, nil
 	s.mu.Unlock()
-	if stop != nil {
-		stop(why)
-		<-ended
+	if stop == nil {
+		return nil
+	}
+	stop(why)
+	select {
+	case <-ended:
+		return nil
+	case <-time.After(endTime):
+		return errors.New("a run that was sent does not end: look for a process rsync that hangs")
 	}
 }
 
