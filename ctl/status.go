@@ -274,10 +274,8 @@ func mirrorNote(m control.Mirror) string {
 	if p := m.Progress; p != nil {
 		notes = append(notes, fmt.Sprintf("copying over the %s: %d %%, %d files left", m.Link, p.Percent, p.FilesLeft))
 	}
-	for _, text := range []string{m.Error, m.Unwatched} {
-		if text != "" {
-			notes = append(notes, text)
-		}
+	if m.Error != "" {
+		notes = append(notes, m.Error)
 	}
 	return strings.Join(notes, "; ")
 }
@@ -467,6 +465,14 @@ func attention(s control.Status) []string {
 	for _, v := range s.Services {
 		if v.State == "failed" || v.State == "failing" {
 			add("service %s is %s: %s", v.Name, v.State, orDash(v.Reason))
+		}
+	}
+	for _, m := range s.Mirrors {
+		if m.Error != "" && s.Peer.State != control.PeerDead { // of which the first line tells
+			add("mirror set %s is not copied: %s", m.Name, m.Error)
+		}
+		if m.Unwatched != "" {
+			add("mirror set %s: %s", m.Name, m.Unwatched)
 		}
 	}
 	if !s.Arbiter.Satisfied {
