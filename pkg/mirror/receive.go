@@ -208,7 +208,7 @@ func (s *set) mayWrite(h hello) error {
 		return err
 	}
 	if role != Standby {
-		return refused("%s is not in standby for mirror set %s yet", s.m.self(), s.cfg.Name)
+		return refusal{answer{Code: refusedEarly, Text: fmt.Sprintf("%s is not in standby for mirror set %s yet", s.m.self(), s.cfg.Name)}}
 	}
 	return nil
 }

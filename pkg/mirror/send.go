@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -35,7 +34,9 @@ func (s *sender) once(ctx context.Context, k kind, under map[string]map[string]b
 		paths[path] = d
 	}
 	if err == nil && k == kindFull {
-		err = errors.Join(s.tellComplete(ctx, begin), s.remember(paths))
+		if err = s.tellComplete(ctx, begin); err == nil {
+			err = s.remember(paths)
+		}
 	}
 	stats.Took = time.Since(begin)
 	s.ended(ctx, stats, err, k, begin)
@@ -46,18 +47,21 @@ func (s *sender) once(ctx context.Context, k kind, under map[string]map[string]b
 func (s *sender) ended(ctx context.Context, stats Stats, err error, k kind, begin time.Time) {
 	s.mu.Lock()
 	v := &s.state
-	was := v.Error
+	was := s.failing
 	v.Running, v.Sent = false, v.Sent+stats.Sent
 	switch {
 	case err == nil:
-		v.Runs, v.Error = v.Runs+1, ""
+		v.Runs, v.Error, s.failing = v.Runs+1, "", false
 		if k == kindFull {
 			s.complete = begin
 		}
-	case ctx.Err() == nil:
-		v.Failures, v.Error = v.Failures+1, err.Error()
+	case ctx.Err() != nil:
+	case isRefused(err, refusedEarly):
+		v.Error = err.Error()
+	default:
+		v.Failures, v.Error, s.failing = v.Failures+1, err.Error(), true
 	}
-	told := was == "" != (v.Error == "")
+	told := was != s.failing
 	s.mu.Unlock()
 	if told && s.m.Changed != nil {
 		s.m.Changed(s.view())

@@ -102,6 +102,7 @@ func (s *sender) next(ctx context.Context) (o *order, ok bool) {
 			return nil, true
 		case <-s.wake:
 			if s.retry > 0 {
+				s.retry = 0 // what failed then says nothing of now
 				return nil, true
 			}
 		case <-woken:
@@ -176,7 +177,7 @@ func (s *sender) after(err error) time.Duration {
 	switch {
 	case err == nil:
 		return 0
-	case isStale(err), s.retry >= lastRetry/2: // stale: Follow ends it, or it is a mistake that must stay visible
+	case isRefused(err, refusedStale), s.retry >= lastRetry/2: // stale: Follow ends it, or it is a mistake that must stay visible
 		return lastRetry
 	}
 	return max(firstRetry, 2*s.retry)

@@ -45,6 +45,7 @@ type set struct {
 	mu       sync.Mutex // guards what follows
 	state    State
 	complete time.Time // the last complete copy's start
+	failing  bool      // as it was told last
 	stop     context.CancelCauseFunc
 	stopped  chan struct{} // the sender's goroutine has ended
 	wake     chan struct{} // one place: try again at once
@@ -109,7 +110,7 @@ func (s *set) follow(generation uint64, role Role) error {
 		err = errors.Join(err, in.end(errRoleEnded))
 	}
 	err = errors.Join(err, s.m.memory.raise(s.cfg.Name, generation)) // in force without the disk, too
-	s.change(func(v *State) { v.Role, v.Generation, v.Error = role, generation, "" })
+	s.change(func(v *State) { v.Role, v.Generation, v.Error, s.failing = role, generation, "", false })
 	if role == Owner {
 		s.startSending(generation)
 	}

@@ -33,8 +33,9 @@ type hello struct {
 
 // The codes of a refusal for which the sender has an answer.
 const (
-	refusedStale = "stale" // the receiver has seen a higher generation
-	refusedOther = "other" // it is tried again
+	refusedStale = "stale"   // the receiver has seen a higher generation
+	refusedEarly = "not yet" // the receiver has not been told its role: a change of owner is on its way
+	refusedOther = "other"   // it is tried again
 )
 
 // answer is the receiver's. After an OK the bytes are rsync's, but with kindComplete.
@@ -58,9 +59,9 @@ func refused(format string, args ...any) refusal {
 	return refusal{answer{Code: refusedOther, Text: fmt.Sprintf(format, args...)}}
 }
 
-func isStale(err error) bool {
+func isRefused(err error, code string) bool {
 	var r refusal
-	return errors.As(err, &r) && r.Code == refusedStale
+	return errors.As(err, &r) && r.Code == code
 }
 
 // maxMessage is more than the longest path and text need.
