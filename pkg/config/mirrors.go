@@ -67,6 +67,10 @@ func (c *checker) mirrors() {
 		c.add(raw[maxMirrors].name.at, "%d mirror sets, the limit is %d; join some, a set can have many paths", len(raw), maxMirrors)
 		return
 	}
+	if len(raw) > 0 && len(c.raw.nodes) > 2 {
+		c.add(raw[0].name.at, "mirrors keep two nodes alike, this cluster has %d; remove mirrors, and share the data by other means", len(c.raw.nodes))
+		return
+	}
 	slices.SortFunc(raw, byName(func(r *rawMirror) string { return r.name.v }))
 	var used []usedPath
 	for i := range raw {

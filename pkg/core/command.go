@@ -77,13 +77,13 @@ func (m *Machine) ask(c *command, id *identity) {
 	switch {
 	case m.standby():
 		c.errs = append(c.errs, id.cfg.Name+": this node is in standby: end that first with `xdpha standby off`")
-	case !m.obs.PeerSupervisorOK && !c.force:
-		c.errs = append(c.errs, id.cfg.Name+": "+m.peerName()+"'s supervisor does not run; --force demands it of its kernel")
-	case m.obs.PeerFrozen && !c.force:
-		c.errs = append(c.errs, id.cfg.Name+": "+m.peerName()+" is frozen")
+	case !m.view(id.peer).SupervisorOK && !c.force:
+		c.errs = append(c.errs, id.cfg.Name+": "+m.peerName(id)+"'s supervisor does not run; --force demands it of its kernel")
+	case m.view(id.peer).Frozen && !c.force:
+		c.errs = append(c.errs, id.cfg.Name+": "+m.peerName(id)+" is frozen")
 	default:
 		c.waiting[id.index], c.asking[id.index] = true, true
-		if !m.obs.PeerSupervisorOK || m.obs.PeerFrozen {
+		if !m.view(id.peer).SupervisorOK || m.view(id.peer).Frozen {
 			m.force(c, id)
 		}
 	}
@@ -93,11 +93,12 @@ func (m *Machine) ask(c *command, id *identity) {
 func (m *Machine) force(c *command, id *identity) {
 	c.forcing[id.index] = true
 	c.asked = m.now
-	m.notify(KindDemand, id, "%s is demanded of %s's kernel", id.cfg.Name, m.peerName())
+	m.notify(KindDemand, id, "%s is demanded of %s's kernel", id.cfg.Name, m.peerName(id))
 }
 
-func (m *Machine) handOver(c *command, id *identity, cause string) {
-	if why := m.beginHandover(id, cause, c.force, c); why != "" {
+// handOver begins a hand-over to a node, or with -1 to the one that comes next.
+func (m *Machine) handOver(c *command, id *identity, to int, cause string) {
+	if why := m.beginHandover(id, to, cause, c.force, c); why != "" {
 		c.errs = append(c.errs, id.cfg.Name+": "+why)
 		return
 	}
@@ -116,7 +117,7 @@ func (m *Machine) cmdMove(e CmdMove) {
 	if m.busy(e.Op) {
 		return
 	}
-	if e.Identity < 0 || e.Identity >= len(m.ids) || e.To < -1 || e.To > 1 {
+	if e.Identity < 0 || e.Identity >= len(m.ids) || e.To < -1 || e.To >= len(m.cfg.Nodes) {
 		m.refuse(e.Op, "no such identity or node")
 		return
 	}
@@ -124,31 +125,46 @@ func (m *Machine) cmdMove(e CmdMove) {
 		m.refuse(e.Op, frozenText)
 		return
 	}
-	id, self := m.ids[e.Identity], m.cfg.Self
-	mine, theirs := id.word.Has(Owner), m.peerOwns(id)
-	if e.To == -1 {
-		e.To = self
-		if mine {
-			e.To = 1 - self
+	id := m.ids[e.Identity]
+	if e.To == -1 && !m.cfg.many() {
+		e.To = m.cfg.Self
+		if id.word.Has(Owner) {
+			e.To = m.only()
 		}
 	}
+	may := strings.Join(m.names(id.cfg.Prefer), ", ")
 	switch {
-	case mine && e.To == self && id.ho.phase == hoNone, theirs && e.To != self:
+	case e.To == -1:
+		m.refuse(e.Op, "%s: name the node that it shall move to, one of %s", id.cfg.Name, may)
+	case !id.has(e.To):
+		m.refuse(e.Op, "%s: %s may not own it, only %s", id.cfg.Name, m.cfg.Nodes[e.To], may)
+	default:
+		m.move(e, id)
+	}
+}
+
+// move carries out an order to move an identity to a node that may own it.
+func (m *Machine) move(e CmdMove, id *identity) {
+	mine, theirs, here := id.word.Has(Owner), m.peerOwns(id), e.To == m.cfg.Self
+	switch {
+	case mine && here && id.ho.phase == hoNone, theirs && e.To == id.peer:
 		m.emit(Reply{Op: e.Op}) // it is there
-	case mine && e.To == self:
+	case mine && here:
 		m.refuse(e.Op, "%s is being handed over", id.cfg.Name)
 	case mine:
-		if n := carrier(m.obs.PeerLan, id.cfg.Home == e.To); !n.Healthy() && !e.Force && m.up() {
-			m.refuse(e.Op, "%s: %s's NIC for it does not reach the clients' network; --force moves it anyway", id.cfg.Name, m.peerName())
+		if v := m.view(e.To); !carrier(v.Lan, id.cfg.Home == e.To).Healthy() && !e.Force && v.State == PeerUp {
+			m.refuse(e.Op, "%s: %s's NIC for it does not reach the clients' network; --force moves it anyway", id.cfg.Name, m.cfg.Nodes[e.To])
 			return
 		}
 		c := m.newCommand(e.Op, cmdMove)
 		c.force = e.Force
-		m.handOver(c, id, "ordered")
-	case theirs:
+		m.handOver(c, id, e.To, "ordered")
+	case theirs && here:
 		c := m.newCommand(e.Op, cmdMove)
 		c.force = e.Force
 		m.ask(c, id)
+	case theirs:
+		m.refuse(e.Op, "%s: %s owns it: order this there, or on %s", id.cfg.Name, m.peerName(id), m.cfg.Nodes[e.To])
 	default:
 		m.refuse(e.Op, "%s: nobody owns it now", id.cfg.Name)
 	}
@@ -167,7 +183,7 @@ func (m *Machine) cmdGiveback(e CmdGiveback) {
 		home := id.cfg.Home == m.cfg.Self
 		switch {
 		case id.word.Has(Owner) && !home:
-			m.handOver(c, id, "give-back ordered")
+			m.handOver(c, id, id.cfg.Home, "give-back ordered")
 		case m.peerOwns(id) && home:
 			m.ask(c, id)
 		}
@@ -182,14 +198,34 @@ func (m *Machine) cmdStandby(e CmdStandby) {
 		m.refuse(e.Op, frozenText)
 		return
 	}
-	if e.On && !m.up() && slices.ContainsFunc(m.ids, func(id *identity) bool { return id.word.Has(Owner) }) {
-		m.refuse(e.Op, "%s is %v: nobody could take over what this node serves", m.peerName(), m.obs.Peer)
+	if why := m.strands(); e.On && why != "" {
+		m.refuse(e.Op, "%s: nobody could take over what this node serves", why)
 		return
 	}
 	c := m.newCommand(e.Op, cmdStandby)
 	c.on, c.saving, m.want.Standby = e.On, true, e.On
 	m.held = m.held && e.On
 	m.flagsSaved() // it may be so already
+}
+
+// strands says who is not up, if this node owns what no other could take, or "".
+func (m *Machine) strands() string {
+	up := func(p int) bool { return m.view(p).State == PeerUp }
+	for _, id := range m.ids {
+		others := m.candidates(id)
+		if !id.word.Has(Owner) || slices.ContainsFunc(others, up) {
+			continue
+		}
+		var states []string
+		for _, p := range others {
+			states = append(states, fmt.Sprintf("%s is %v", m.cfg.Nodes[p], m.view(p).State))
+		}
+		if len(states) == 0 {
+			return "no other node may own " + id.cfg.Name
+		}
+		return strings.Join(states, ", ")
+	}
+	return ""
 }
 
 func (m *Machine) cmdFreeze(e CmdFreeze) {
@@ -211,7 +247,7 @@ func (m *Machine) flagsSaved() {
 			m.notify(KindStandby, nil, "standby %s", onOff(c.on))
 			for _, id := range m.ids {
 				if c.on && id.word.Has(Owner) {
-					m.handOver(c, id, "this node goes to standby")
+					m.handOver(c, id, -1, "this node goes to standby")
 				}
 			}
 		case c.kind == cmdFreeze && m.durable.Frozen == c.on:
@@ -258,7 +294,7 @@ func (m *Machine) cmdLeave(e CmdLeave) {
 		case m.keep:
 			c.errs = append(c.errs, id.cfg.Name+": kept, this node is frozen")
 		default:
-			m.handOver(c, id, "this node leaves")
+			m.handOver(c, id, -1, "this node leaves")
 		}
 	}
 }
@@ -270,24 +306,24 @@ func (m *Machine) driveCommands() {
 			if !c.asking[id.index] {
 				continue
 			}
-			intent := id.peer.Has(Owner | Yield)
+			intent := m.theirs(id).Has(Owner|Yield) && m.meansMe(m.theirs(id))
 			c.begun[id.index] = c.begun[id.index] || intent
 			switch {
 			case id.word.Has(Owner):
 				c.resolve(id, "")
 			case c.forcing[id.index] && m.now >= c.asked+m.cfg.Limits.Stage:
-				c.resolve(id, m.peerName()+"'s kernel did not release it in time: is this node armed for it?")
+				c.resolve(id, m.peerName(id)+"'s kernel did not release it in time: is this node armed for it?")
 			case c.forcing[id.index]:
-			case c.force && (m.now >= c.asked+m.cfg.Limits.Stage || id.peer.Has(Owner) && !intent && c.begun[id.index]):
+			case c.force && (m.now >= c.asked+m.cfg.Limits.Stage || m.theirs(id).Has(Owner) && !intent && c.begun[id.index]):
 				m.force(c, id)
-			case id.peer.Has(Owner) && !intent && c.begun[id.index]:
-				c.resolve(id, m.peerName()+" began to hand it over and took that back: see its events")
+			case m.theirs(id).Has(Owner) && !intent && c.begun[id.index]:
+				c.resolve(id, m.peerName(id)+" began to hand it over and took that back: see its events")
 			case !c.begun[id.index] && m.now >= c.asked+m.cfg.Limits.Stage:
-				c.resolve(id, m.peerName()+" did not begin to hand it over in time")
+				c.resolve(id, m.peerName(id)+" did not begin to hand it over in time")
 			case m.durable.Frozen || m.standby():
 				c.resolve(id, "this node may no longer take it")
 			case m.now >= c.deadline:
-				c.resolve(id, m.peerName()+" did not hand it over in time")
+				c.resolve(id, m.peerName(id)+" did not hand it over in time")
 			}
 		}
 	}

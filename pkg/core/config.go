@@ -2,27 +2,31 @@
 
 package core
 
+import "slices"
+
 // Config is what the machine needs of the configuration.
 type Config struct {
-	Self       int // this node's index, 0 or 1
-	Nodes      [2]string
+	Self       int      // this node's number, which is its place in Nodes
+	Nodes      []string // two are a pair, more are many: see the package comment
 	Identities []IdentityConfig
 	Concurrent []string // services that run on both nodes
 	// DemandIfLost: what a peer owns whose supervisor is lost is demanded of its kernel.
 	DemandIfLost bool
-	// Hold keeps this node, whose kernel's words are new, in standby if its peer serves when it is
+	// Hold keeps this node, whose kernel's words are new, in standby if a peer serves when it is
 	// heard for the first time.
 	Hold       bool
-	Etcd       bool  // while the peer is silent, what is owned or taken needs its key in etcd
-	Fence      bool  // a dead peer is switched off before anything of it is taken
+	Etcd       bool  // what no peer's word covers needs its key in etcd; many need it
+	Fence      bool  // a dead peer is switched off before anything of it is taken; in a pair
 	FenceDelay int64 // ns that this node waits before it does so
 	Limits     Limits
 }
 
 // IdentityConfig is one identity.
 type IdentityConfig struct {
-	Name          string
-	Home          int
+	Name string
+	Home int
+	// Prefer are the nodes that may own it, in order of preference, home first. Empty: all.
+	Prefer        []int
 	Failback      string // never | manual | auto
 	FailbackAfter int64  // ns of an up and armed home node before auto gives it back
 	StagingAhead  bool
@@ -43,6 +47,28 @@ type Limits struct {
 	LanStable int64 // reach below the majority before it counts (200 ms)
 	MoveEvery int64 // least time between automatic moves of an identity (10 s)
 	Fence     int64 // switching the peer off (10 min)
+}
+
+// many reports that there are more than two nodes.
+func (c Config) many() bool { return len(c.Nodes) > 2 }
+
+// complete is the configuration with what it does not say.
+func (c Config) complete() Config {
+	c.Limits = c.Limits.withDefaults()
+	c.Identities = slices.Clone(c.Identities)
+	for i := range c.Identities {
+		id := &c.Identities[i]
+		if len(id.Prefer) > 0 {
+			continue
+		}
+		id.Prefer = []int{id.Home}
+		for n := range c.Nodes {
+			if n != id.Home {
+				id.Prefer = append(id.Prefer, n)
+			}
+		}
+	}
+	return c
 }
 
 func (l Limits) withDefaults() Limits {

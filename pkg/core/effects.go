@@ -90,7 +90,7 @@ func (m *Machine) wantAddresses(id *identity) bool {
 		return true
 	case m.leaving:
 		return false
-	case id.cfg.StagingAhead:
+	case id.cfg.StagingAhead && id.has(m.cfg.Self):
 		return true
 	}
 	return w.Has(Ready) && m.prepares(id)

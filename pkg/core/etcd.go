@@ -2,6 +2,8 @@
 
 package core
 
+import "fmt"
+
 // key is what is known of an identity's key in etcd.
 func (m *Machine) key(id *identity) Key {
 	if !m.cfg.Etcd || id.index >= len(m.obs.Keys) {
@@ -18,9 +20,11 @@ func (m *Machine) wantKey(id *identity) uint64 {
 	switch {
 	case !m.cfg.Etcd || !id.known:
 		return 0
-	case w.Has(Owner) && (!m.up() && m.obs.Peer != PeerUnknown || m.key(id).Held != 0 && !m.obs.Granted):
+	case m.cfg.many():
+		return m.wantKeyOfMany(id)
+	case w.Has(Owner) && (!m.up(id) && m.view(id.peer).State != PeerUnknown || m.key(id).Held != 0 && !m.granted(id)):
 		return w.Gen()
-	case m.dead() && w.Has(Ready):
+	case m.dead(id) && w.Has(Ready):
 		return m.next(id, w.Gen())
 	}
 	return 0
@@ -50,7 +54,10 @@ func (m *Machine) driveKey(id *identity) {
 // by this node: what is owned here is out of date, and the next one must be above it.
 func (m *Machine) superseded(id *identity) bool {
 	stored := m.key(id).Stored
-	return m.dead() && stored > id.word.Gen() && stored != id.wanted
+	if stored <= id.word.Gen() || stored == id.wanted {
+		return false
+	}
+	return m.cfg.many() && m.supersededOfMany(id) || !m.cfg.many() && m.dead(id)
 }
 
 // supersede moves to the generation that etcd knows.
@@ -58,10 +65,14 @@ func (m *Machine) supersede(id *identity, mayArm bool) Word {
 	stored := m.key(id).Stored
 	switch {
 	case id.word.Has(Owner):
-		m.notify(KindSuperseded, id, "%s was taken at generation %d while this node had %d and heard nothing", id.cfg.Name, stored, id.word.Gen())
+		why := fmt.Sprintf("%s was taken at generation %d while this node had %d and heard nothing", id.cfg.Name, stored, id.word.Gen())
+		if m.cfg.many() {
+			why = fmt.Sprintf("the key of %s was won at generation %d, this node has %d and not every grant", id.cfg.Name, stored, id.word.Gen())
+		}
+		m.notify(KindSuperseded, id, "%s", why)
 		return MakeWord(0, stored)
 	case mayArm && m.promise(id, m.next(id, stored)):
-		return MakeWord(Ready, stored)
+		return MakeWord(Ready|m.claim(id), stored)
 	}
 	return id.word
 }

@@ -9,34 +9,55 @@ type Event interface{ event() }
 type Started struct{}
 
 // Observed is what the kernel's maps say. The shell reads them at every
-// ring-buffer hint, after each swap and every 100 ms. Local and PeerWords are in
+// ring-buffer hint, after each swap and every 100 ms. What is of identities is in
 // the order of Config.Identities.
 type Observed struct {
 	// At is when the reading began. A reading older than the last swap's result is
 	// ignored for that identity. 0: read in order with the swaps.
-	At               int64
-	Peer             PeerState
-	PeerBoot         uint64
-	PeerSupervisorOK bool
-	PeerStandby      bool
-	PeerFrozen       bool
-	Local            []Word
-	PeerWords        []Word
-	MyLan            LanView
-	PeerLan          LanView
-	Isolated         bool  // the arbiter says that this node is cut off
-	Granted          bool  // by the peer, or by listed hosts: this node may serve
-	Keys             []Key // in etcd, in the order of Config.Identities
-	Fenced           bool  // the kernel knows that the dead peer is off
+	At       int64
+	Local    []Word
+	MyLan    LanView
+	Peers    []PeerView // by node number; this node's own is zero
+	Isolated bool       // the arbiter says that this node is cut off
+	// Granted: this node may serve the identity by the word of all other nodes that may own it (in
+	// a pair, of the peer or of listed hosts, and the same for all identities).
+	Granted []bool
+	Keys    []Key // in etcd
+	Fenced  bool  // the kernel knows that the dead peer is off; in a pair
 	// Barred: with the peer dead the kernel would take nothing, off or not: this node's right to
-	// serve has run out, or the peer's configuration was another one.
+	// serve has run out, or the peer's configuration was another one. In a pair.
 	Barred bool
+}
+
+func (o Observed) granted(identity int) bool {
+	return identity < len(o.Granted) && o.Granted[identity]
+}
+
+// PeerView is what is known of another node, most of it as its last frame said.
+type PeerView struct {
+	State        PeerState
+	Boot         uint64
+	SupervisorOK bool
+	Standby      bool
+	Frozen       bool
+	Lan          LanView
+	Words        []Word
+}
+
+// word is its word of an identity.
+func (v PeerView) word(identity int) Word {
+	if identity < len(v.Words) {
+		return v.Words[identity]
+	}
+	return 0
 }
 
 // Key is what is known of an identity's key in etcd.
 type Key struct {
 	Held   uint64 // the generation at which this node holds it; 0: it does not
 	Stored uint64 // the highest one at which anybody ever did, as far as known
+	// Elsewhere: another node holds it, by etcd's last answer.
+	Elsewhere bool
 }
 
 // LanView is one node's sight of the clients' network.
@@ -75,8 +96,9 @@ type Swapped struct {
 	Current  Word
 }
 
-// LinkChanged is a link's loss or return.
+// LinkChanged is the loss or return of a link to a peer.
 type LinkChanged struct {
+	Peer int
 	Link string
 	Up   bool
 }
@@ -90,7 +112,7 @@ type ServiceState struct {
 	Err      string
 }
 
-// CmdMove hands an identity over. To is a node's index, or -1 for the node that
+// CmdMove hands an identity over. To is a node's number, or -1 in a pair for the node that
 // does not own it. With Force, a service that does not stop does not hold it up.
 type CmdMove struct {
 	Op       uint64

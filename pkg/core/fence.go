@@ -19,6 +19,11 @@ type fencing struct {
 	backoff  int64
 }
 
+// only is the other node of a pair.
+func (m *Machine) only() int { return 1 - m.cfg.Self }
+
+func (m *Machine) onlyDead() bool { return m.view(m.only()).State == PeerDead }
+
 // awaitsFence lists what the kernel would take if the peer were known to be off.
 func (m *Machine) awaitsFence() (names []string) {
 	for _, id := range m.ids {
@@ -31,7 +36,7 @@ func (m *Machine) awaitsFence() (names []string) {
 
 // mayFence: a node that would not take anything has no reason to switch its peer off.
 func (m *Machine) mayFence() bool {
-	if !m.cfg.Fence || !m.dead() || m.obs.Isolated || m.obs.Barred {
+	if !m.cfg.Fence || !m.onlyDead() || m.obs.Isolated || m.obs.Barred {
 		return false
 	}
 	return !m.standby() && !m.durable.Frozen && !m.leaving
@@ -41,7 +46,7 @@ func (m *Machine) mayFence() bool {
 // before it knows that. If both nodes live, the delay lets one of them be first.
 func (m *Machine) driveFence() {
 	f := &m.fence
-	if m.dead() && m.obs.Fenced {
+	if !m.cfg.Fence || m.onlyDead() && m.obs.Fenced {
 		return
 	}
 	names := m.awaitsFence()
@@ -56,7 +61,7 @@ func (m *Machine) driveFence() {
 		return
 	}
 	f.op, f.deadline = m.op(), m.now+m.cfg.Limits.Fence
-	m.notify(KindFenceBegun, nil, "%s is switched off before this node takes %s", m.peerName(), strings.Join(names, ", "))
+	m.notify(KindFenceBegun, nil, "%s is switched off before this node takes %s", m.cfg.Nodes[m.only()], strings.Join(names, ", "))
 	m.emit(Fence{Op: f.op})
 }
 
@@ -64,10 +69,10 @@ func (m *Machine) cancelFence() {
 	if m.fence.op != 0 {
 		m.emit(CancelFence{Op: m.fence.op})
 		why := "this node would take nothing now"
-		if !m.dead() {
+		if !m.onlyDead() {
 			why = "it is heard"
 		}
-		m.notify(KindFenceCancelled, nil, "switching %s off is called off: %s", m.peerName(), why)
+		m.notify(KindFenceCancelled, nil, "switching %s off is called off: %s", m.cfg.Nodes[m.only()], why)
 	}
 	m.fence = fencing{}
 }
@@ -76,12 +81,15 @@ func (m *Machine) cancelFence() {
 func (m *Machine) fenceResult(err string) {
 	f := &m.fence
 	f.op = 0
+	if err != "" && m.onlyDead() && m.obs.Fenced {
+		return // somebody else has said so meanwhile, and the agent was called off
+	}
 	if err == "" {
 		f.backoff, f.retryAt = 0, m.now+fenceShows
-		m.notify(KindFenced, nil, "%s is off", m.peerName())
+		m.notify(KindFenced, nil, "%s is off", m.cfg.Nodes[m.only()])
 		return
 	}
 	f.backoff = min(max(2*f.backoff, fenceRetryFirst), fenceRetryMost)
 	f.retryAt = m.now + f.backoff
-	m.notify(KindFenceFailed, nil, "switch %s off: %s; tried again, until then nobody serves %s", m.peerName(), err, strings.Join(m.awaitsFence(), ", "))
+	m.notify(KindFenceFailed, nil, "switch %s off: %s; tried again, until then nobody serves %s", m.cfg.Nodes[m.only()], err, strings.Join(m.awaitsFence(), ", "))
 }

@@ -2,7 +2,10 @@
 
 package core
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // handover is a planned change of owner, seen from the owner:
 //
@@ -12,6 +15,7 @@ import "slices"
 //	released   the peer's kernel takes it with the next frame
 type handover struct {
 	phase    hoPhase
+	to       int // the node that shall take it
 	gen      uint64
 	cause    string
 	force    bool
@@ -34,17 +38,24 @@ var hoNames = [...]string{"", "intent", "stopping", "releasing", "released"}
 
 func (p hoPhase) String() string { return hoNames[p] }
 
-// beginHandover starts one, or joins the one that runs; it says why not.
-func (m *Machine) beginHandover(id *identity, cause string, force bool, c *command) string {
+// beginHandover starts one to a node, or with -1 to the one that comes next, and reaches the
+// clients if any does; or it joins the one that runs. It says why not.
+func (m *Machine) beginHandover(id *identity, to int, cause string, force bool, c *command) string {
 	if id.ho.phase == hoNone {
 		if !id.word.Has(Owner) {
 			return "this node does not own it"
 		}
-		if why := m.peerCannot(id); why != "" {
+		if fits := m.fits(id); to == -1 && len(fits) > 0 {
+			to = append(m.healthy(id, fits), fits...)[0]
+		} else if to == -1 {
+			return m.noneFits(id)
+		}
+		if why := m.cannot(id, to); why != "" {
 			return why
 		}
-		id.ho = handover{phase: hoIntent, gen: id.word.Gen(), cause: cause, deadline: m.now + m.cfg.Limits.Stage}
-		m.notify(KindHandover, id, "handing %s over to %s: %s", id.cfg.Name, m.peerName(), cause)
+		id.peer = to
+		id.ho = handover{phase: hoIntent, to: to, gen: id.word.Gen(), cause: cause, deadline: m.now + m.cfg.Limits.Stage}
+		m.notify(KindHandover, id, "handing %s over to %s: %s", id.cfg.Name, m.peerName(id), cause)
 	}
 	id.ho.force = id.ho.force || force
 	if c != nil && !slices.Contains(id.ho.commands, c) {
@@ -61,7 +72,7 @@ func (m *Machine) endHandover(id *identity, err string) handover {
 	}
 	if err == "" {
 		id.cause = KindHandoverDone
-		m.notify(KindHandoverDone, id, "%s owns %s at generation %d", m.peerName(), id.cfg.Name, id.peer.Gen())
+		m.notify(KindHandoverDone, id, "%s owns %s at generation %d", m.peerName(id), id.cfg.Name, m.theirs(id).Gen())
 	} else {
 		id.lastFailed = m.now
 		m.notify(KindHandoverFailed, id, "%s: %s", id.cfg.Name, err)
@@ -84,25 +95,25 @@ func (m *Machine) driveHandover(id *identity) {
 	if ho.phase == hoReleasing && (id.swap.op != 0 || id.stale) {
 		return // it may be released already: services must not start again
 	}
-	if m.obs.Peer == PeerSuspect && m.now < ho.deadline {
+	if m.suspect(id) && m.now < ho.deadline {
 		return // up or dead soon
 	}
 	if why := m.handoverBroken(id); why != "" {
 		id.ho = m.endHandover(id, why)
 		return
 	}
-	staged := id.peer.Has(Ready | Staged)
+	staged := m.theirs(id).Has(Ready | Staged)
 	switch ho.phase {
 	case hoIntent:
 		if staged && id.word.Has(Owner|Yield) {
 			ho.phase, ho.deadline = hoStopping, m.now+m.cfg.Limits.Service
 		} else if m.now >= ho.deadline {
-			id.ho = m.endHandover(id, m.peerName()+" did not prepare in time")
+			id.ho = m.endHandover(id, m.peerName(id)+" did not prepare in time")
 		}
 	case hoStopping:
 		switch {
 		case !staged:
-			id.ho = m.endHandover(id, m.peerName()+" is no longer prepared")
+			id.ho = m.endHandover(id, m.peerName(id)+" is no longer prepared")
 		case id.svc.state == actOff || ho.unclean:
 			ho.phase, ho.deadline = hoReleasing, m.now+m.cfg.Limits.Stage
 		case m.now >= ho.deadline:
@@ -110,7 +121,7 @@ func (m *Machine) driveHandover(id *identity) {
 		}
 	case hoReleasing:
 		if !staged || m.now >= ho.deadline {
-			id.ho = m.endHandover(id, m.peerName()+" is no longer prepared")
+			id.ho = m.endHandover(id, m.peerName(id)+" is no longer prepared")
 		}
 	}
 }
@@ -119,32 +130,38 @@ func (m *Machine) handoverBroken(id *identity) string {
 	if m.durable.Frozen && !m.leaving {
 		return "this node was frozen"
 	}
-	return m.peerCannot(id)
+	return m.cannot(id, id.ho.to)
 }
 
 func (m *Machine) awaitTaking(id *identity) {
 	switch {
-	case m.peerOwns(id) && id.peer.Gen() > id.ho.gen:
+	case m.peerOwns(id) && m.theirs(id).Gen() > id.ho.gen && id.peer != id.ho.to:
+		id.ho = m.endHandover(id, fmt.Sprintf("%s took it, and not %s", m.peerName(id), m.cfg.Nodes[id.ho.to]))
+	case m.peerOwns(id) && m.theirs(id).Gen() > id.ho.gen:
 		id.ho = m.endHandover(id, "")
-	case m.dead():
-		id.ho = m.endHandover(id, m.peerName()+" died before it took it")
+	case m.dead(id):
+		id.ho = m.endHandover(id, m.peerName(id)+" died before it took it")
 	case m.now >= id.ho.deadline:
-		id.ho = m.endHandover(id, m.peerName()+" did not take it in time")
+		id.ho = m.endHandover(id, m.peerName(id)+" did not take it in time")
 	}
 }
 
 // moveByItself begins the hand-overs that nobody at this node ordered.
 func (m *Machine) moveByItself(id *identity) {
-	if !id.word.Has(Owner) || id.ho.phase != hoNone || m.durable.Frozen || m.leaving || m.peerCannot(id) != "" {
+	if !id.word.Has(Owner) || id.ho.phase != hoNone || m.durable.Frozen || m.leaving {
 		return
 	}
-	if id.peer.Has(Want) {
+	fits := m.fits(id)
+	for _, p := range fits {
+		if !m.view(p).word(id.index).Has(Want) {
+			continue
+		}
 		if id.lastFailed == 0 || m.now-id.lastFailed >= m.cfg.Limits.MoveEvery {
-			m.beginHandover(id, m.peerName()+" asked for it", false, nil)
+			m.beginHandover(id, p, m.cfg.Nodes[p]+" asked for it", false, nil)
 		}
 		return
 	}
-	cause := m.reasonToMove(id)
+	to, cause := m.reasonToMove(id, fits)
 	if cause == "" || !m.mayMoveNow(id) {
 		return
 	}
@@ -156,7 +173,7 @@ func (m *Machine) moveByItself(id *identity) {
 		id.hold = 0
 	}
 	id.lastAuto = m.now
-	m.beginHandover(id, cause, false, nil)
+	m.beginHandover(id, to, cause, false, nil)
 }
 
 func (m *Machine) mayMoveNow(id *identity) bool {
@@ -176,29 +193,39 @@ func (m *Machine) mayMoveNow(id *identity) bool {
 	return true
 }
 
-// reasonToMove says why the owner should hand over by itself, or "".
-func (m *Machine) reasonToMove(id *identity) string {
-	if m.standby() {
-		return "this node is in standby"
-	}
-	if !carrier(m.obs.PeerLan, id.cfg.Home == 1-m.cfg.Self).Healthy() {
-		return ""
-	}
+// reasonToMove says why the owner should hand over by itself, and to which of those that could take
+// it (-1: the one that comes next), or "".
+func (m *Machine) reasonToMove(id *identity, fits []int) (to int, cause string) {
+	healthy := m.healthy(id, fits)
 	switch {
+	case len(fits) > 0 && m.standby():
+		return -1, "this node is in standby"
+	case len(healthy) == 0:
+		return -1, ""
 	case m.carrierWatch(id).bad:
-		return "this node's NIC for it has lost the clients' network"
+		return healthy[0], "this node's NIC for it has lost the clients' network"
 	case len(id.failed) > 0:
-		return "its services failed on this node"
-	case m.failbackAt(id) != 0 && m.now >= m.failbackAt(id):
-		return "it goes home"
+		return healthy[0], "its services failed on this node"
+	case m.failbackAt(id) != 0 && m.now >= m.failbackAt(id) && slices.Contains(healthy, id.cfg.Home):
+		return id.cfg.Home, "it goes home"
 	}
-	return ""
+	return -1, ""
+}
+
+// healthy are those of some nodes that reach the clients' network.
+func (m *Machine) healthy(id *identity, nodes []int) (healthy []int) {
+	for _, p := range nodes {
+		if carrier(m.view(p).Lan, id.cfg.Home == p).Healthy() {
+			healthy = append(healthy, p)
+		}
+	}
+	return healthy
 }
 
 // failbackAt is when an automatic give-back is due, 0 if none is.
 func (m *Machine) failbackAt(id *identity) int64 {
-	if id.cfg.Failback != "auto" || id.cfg.Home == m.cfg.Self || id.peerReadySince == 0 || m.durable.Frozen {
+	if id.cfg.Failback != "auto" || id.cfg.Home == m.cfg.Self || id.homeReadySince == 0 || m.durable.Frozen {
 		return 0
 	}
-	return id.peerReadySince + id.cfg.FailbackAfter
+	return id.homeReadySince + id.cfg.FailbackAfter
 }

@@ -11,7 +11,7 @@ type identity struct {
 
 	known     bool // word has been observed
 	word      Word // this node's
-	peer      Word // the peer's, as of its last frame
+	peer      int  // the node that this one has to do with for it: see counterpart
 	role      role
 	cause     string // kind of the last change of owner
 	lastClaim Word   // the owner word that this node last asked for
@@ -33,7 +33,7 @@ type identity struct {
 	// peerBooted: the peer has booted, and its word has shown nothing of its daemon since: its
 	// kernel adopts this node's generation before its daemon has looked at what it promised.
 	peerBooted     bool
-	peerReadySince int64 // since when the peer could take it; 0: it could not
+	homeReadySince int64 // since when its home node could take it; 0: it could not
 	arrived        int64 // when it came here by hand-over
 	lastAuto       int64 // the last automatic move
 	hold           int64 // how long the next one must wait
@@ -135,10 +135,12 @@ func (m *Machine) causeOf(id *identity, old Word, first bool) string {
 		return KindReclaim
 	case id.lastClaim != 0 && id.word == id.lastClaim:
 		return KindClaim
-	case old.Has(Demand) && !m.dead():
+	case old.Has(Demand) && !m.dead(id):
 		return KindStandDown
-	case old.Has(Staged) && !m.dead():
+	case old.Has(Staged) && !m.dead(id):
 		return KindHandoverIn
+	case m.cfg.many() && !m.ownedBefore(id):
+		return KindClaim
 	}
 	return KindTakeover
 }
@@ -165,9 +167,13 @@ func (m *Machine) becomeOwner(id *identity, cause string) {
 	why := ""
 	switch cause {
 	case KindStandDown:
-		why = fmt.Sprintf(": %s's kernel released it", m.peerName())
+		why = fmt.Sprintf(": %s's kernel released it", m.peerName(id))
 	case KindTakeover:
-		why = fmt.Sprintf(": %s is %v", m.peerName(), m.obs.Peer)
+		if m.cfg.many() && m.up(id) {
+			why = fmt.Sprintf(": %s released it", m.peerName(id))
+			break
+		}
+		why = fmt.Sprintf(": %s is %v", m.peerName(id), m.view(id.peer).State)
 	}
 	m.notify(cause, id, "%s owns %s at generation %d%s", m.cfg.Nodes[m.cfg.Self], id.cfg.Name, id.word.Gen(), why)
 }
@@ -192,8 +198,13 @@ func (m *Machine) becomeReleased(id *identity) {
 		m.notify(KindLeaving, id, "%s is stopped: nobody could take it", id.cfg.Name)
 		return
 	}
-	id.ho = m.endHandover(id, "the kernel released it: this node's supervisor was late, or "+m.peerName()+" demanded it")
-	m.notify(KindLapsed, id, "the kernel released %s at generation %d: this node's supervisor was late, or %s demanded it", id.cfg.Name, id.word.Gen(), m.peerName())
+	demander := m.peerName(id)
+	if m.cfg.many() {
+		demander = "another node"
+	}
+	why := "this node's supervisor was late, or " + demander + " demanded it"
+	id.ho = m.endHandover(id, "the kernel released it: "+why)
+	m.notify(KindLapsed, id, "the kernel released %s at generation %d: %s", id.cfg.Name, id.word.Gen(), why)
 }
 
 func (m *Machine) becomeArmed(id *identity) {
@@ -214,35 +225,22 @@ func (m *Machine) becomeStandby(id *identity) {
 // peerOwns reports whether the peer is owner by what is known now. What a dead
 // peer said last does not count, nor a word that this node's will close.
 func (m *Machine) peerOwns(id *identity) bool {
-	return (m.up() || m.obs.Peer == PeerSuspect) && id.peer.Has(Owner) && id.peer.Gen() >= id.word.Gen()
-}
-
-// peerCannot says why the peer cannot take an identity in a hand-over, or "".
-func (m *Machine) peerCannot(id *identity) string {
-	switch {
-	case !m.up():
-		return fmt.Sprintf("%s is %v", m.peerName(), m.obs.Peer)
-	case !m.obs.PeerSupervisorOK:
-		return m.peerName() + "'s supervisor does not run"
-	case m.obs.PeerStandby:
-		return m.peerName() + " is in standby"
-	case m.obs.PeerFrozen:
-		return m.peerName() + " is frozen"
-	case id.peer.Gen() != id.word.Gen() || !id.peer.Has(Ready):
-		return m.peerName() + " is not armed for it"
-	}
-	return ""
+	return (m.up(id) || m.suspect(id)) && m.theirs(id).Has(Owner) && m.theirs(id).Gen() >= id.word.Gen()
 }
 
 // watch keeps the times that policy depends on.
 func (m *Machine) watch(id *identity) {
-	if m.obs.Peer == PeerSuspect {
+	if m.suspect(id) {
 		return // no news yet
 	}
-	if id.peer.Flags() != 0 {
+	if m.theirs(id).Flags() != 0 {
 		id.peerBooted = false
 	}
-	unowned := m.up() && !id.word.Has(Owner) && !m.peerOwns(id)
+	known := m.up(id)
+	if m.cfg.many() {
+		known = !m.unheard(id)
+	}
+	unowned := known && !id.word.Has(Owner) && !m.peerOwns(id)
 	switch {
 	case !unowned:
 		id.unownedSince, id.uncovered = 0, false
@@ -250,20 +248,36 @@ func (m *Machine) watch(id *identity) {
 		id.unownedSince, id.unownedGen = m.now, id.word.Gen()
 	}
 	switch {
-	case !id.word.Has(Owner) || m.peerCannot(id) != "":
-		id.peerReadySince = 0
-	case id.peerReadySince == 0:
-		id.peerReadySince = m.now
+	case !id.word.Has(Owner) || m.cannot(id, id.cfg.Home) != "":
+		id.homeReadySince = 0
+	case id.homeReadySince == 0:
+		id.homeReadySince = m.now
 	}
 	if m.peerOwns(id) {
 		id.released = false
 	}
-	two := m.up() && id.word.Has(Owner) && id.peer.Has(Owner) && id.peer.Gen() <= id.word.Gen()
+	rival := m.rival(id)
+	two := rival >= 0
 	if two && !id.twoOwners {
-		m.notify(KindTwoOwners, id, "both nodes own %s: here generation %d, there %d", id.cfg.Name, id.word.Gen(), id.peer.Gen())
+		who := "both nodes own " + id.cfg.Name
+		if m.cfg.many() {
+			who = m.cfg.Nodes[rival] + " owns " + id.cfg.Name + " too"
+		}
+		m.notify(KindTwoOwners, id, "%s: here generation %d, there %d", who, id.word.Gen(), m.view(rival).word(id.index).Gen())
 	}
 	if !two && id.twoOwners && id.word.Has(Owner) {
 		id.announceAgain = true // the network may have learned the other place
 	}
 	id.twoOwners = two
+}
+
+// rival is another node that owns what this one owns, and has not heard of it yet; -1: there is none.
+func (m *Machine) rival(id *identity) int {
+	for _, p := range m.candidates(id) {
+		w := m.view(p).word(id.index)
+		if id.word.Has(Owner) && m.view(p).State == PeerUp && w.Has(Owner) && w.Gen() <= id.word.Gen() {
+			return p
+		}
+	}
+	return -1
 }

@@ -20,12 +20,11 @@ type Machine struct {
 	leaving bool
 	keep    bool // leaving frozen: everything stays as it is
 
-	obs       Observed // the last one
-	nics      [2]nicWatch
-	peerBoot  uint64
-	peerSupOK bool
-	isolated  bool
-	ids       []*identity
+	obs      Observed // the last one
+	nics     [2]nicWatch
+	peers    []peerMemory // by node number
+	isolated bool
+	ids      []*identity
 
 	durable Saved // on disk
 	want    Saved // to be on disk
@@ -43,10 +42,11 @@ type Machine struct {
 
 // New returns a machine that waits for Started.
 func New(cfg Config, saved Saved) *Machine {
-	cfg.Limits = cfg.Limits.withDefaults()
+	cfg = cfg.complete()
 	m := &Machine{cfg: cfg, durable: saved.clone(), want: saved.clone(), failed: map[string]bool{}, returning: cfg.Hold}
+	m.peers = make([]peerMemory, len(cfg.Nodes))
 	for i, c := range cfg.Identities {
-		m.ids = append(m.ids, &identity{index: i, cfg: c, failed: map[string]bool{}})
+		m.ids = append(m.ids, &identity{index: i, cfg: c, peer: c.firstOther(cfg.Self), failed: map[string]bool{}})
 	}
 	return m
 }
@@ -127,29 +127,22 @@ func (m *Machine) notify(kind string, id *identity, format string, args ...any) 
 	m.emit(Notify{Kind: kind, Identity: i, Text: fmt.Sprintf(format, args...)})
 }
 
-func (m *Machine) peerName() string { return m.cfg.Nodes[1-m.cfg.Self] }
-
-func (m *Machine) up() bool   { return m.obs.Peer == PeerUp }
-func (m *Machine) dead() bool { return m.obs.Peer == PeerDead }
-
 // observed takes the maps' contents. It reports every change once.
 func (m *Machine) observed(o Observed) {
-	before := m.obs.Peer
+	before := m.obs
 	m.obs = o.clone()
-	if !m.seen {
-		m.peerSupOK = true
-	}
-	m.peerChanged(before)
+	m.peersChanged(before.Peers)
+	m.isolationChanged()
 	m.lanChanged()
 	for i, id := range m.ids {
-		if i >= len(o.Local) || i >= len(o.PeerWords) {
+		if i >= len(o.Local) {
 			continue
 		}
-		id.peer = o.PeerWords[i]
 		if o.At == 0 || o.At > id.swappedAt {
 			id.stale = false
 			m.follow(id, o.Local[i])
 		}
+		m.meet(id)
 		m.watch(id)
 	}
 	m.seen = true
@@ -175,7 +168,7 @@ func (m *Machine) swapped(e Swapped) {
 		id.stale = true
 		return
 	}
-	if done.new == MakeWord(Yield, done.new.Gen()) || done.new.Has(Demand) {
+	if roleOf(done.new) == roleReleased || done.new.Has(Demand) {
 		m.emit(Pulse{}) // the peer's kernel waits for just this, and nobody serves until it comes
 	}
 	if id.word == done.old { // else a reading has shown it already, and perhaps more

@@ -53,49 +53,68 @@ func (m *Machine) lanChanged() {
 	}
 }
 
-func (m *Machine) peerChanged(before PeerState) {
-	o := m.obs
-	if before != o.Peer {
-		switch o.Peer {
-		case PeerUp:
-			if before != PeerSuspect {
-				m.notify(KindPeerUp, nil, "%s is up", m.peerName())
-			}
-		case PeerDead:
-			m.notify(KindPeerDead, nil, "%s is dead", m.peerName())
+// peerMemory is what was told last of a peer.
+type peerMemory struct {
+	boot         uint64
+	supervisorOK bool
+}
+
+func (m *Machine) peersChanged(before []PeerView) {
+	for _, p := range m.others() {
+		if !m.seen {
+			m.peers[p].supervisorOK = true
 		}
+		was := PeerUnknown
+		if p < len(before) {
+			was = before[p].State
+		}
+		m.peerChanged(p, was)
 	}
-	if o.PeerBoot != 0 && o.PeerBoot != m.peerBoot {
-		if m.peerBoot != 0 {
-			m.notify(KindPeerRestarted, nil, "%s has restarted", m.peerName())
+}
+
+func (m *Machine) peerChanged(p int, was PeerState) {
+	v, known, name := m.view(p), &m.peers[p], m.cfg.Nodes[p]
+	switch {
+	case v.State == PeerUp && was != PeerUp && was != PeerSuspect:
+		m.notify(KindPeerUp, nil, "%s is up", name)
+	case v.State == PeerDead && was != PeerDead:
+		m.notify(KindPeerDead, nil, "%s is dead", name)
+	}
+	if v.Boot != 0 && v.Boot != known.boot {
+		if known.boot != 0 {
+			m.notify(KindPeerRestarted, nil, "%s has restarted", name)
 		}
-		m.peerBoot = o.PeerBoot
+		known.boot = v.Boot
 		for _, id := range m.ids {
-			id.peerBooted = true
+			id.peerBooted = !m.cfg.many()
 		}
 	}
-	if m.up() && o.PeerSupervisorOK != m.peerSupOK {
-		m.peerSupOK = o.PeerSupervisorOK
-		if m.peerSupOK {
-			m.notify(KindSupervisorBack, nil, "%s's supervisor is back", m.peerName())
+	if v.State == PeerUp && v.SupervisorOK != known.supervisorOK {
+		known.supervisorOK = v.SupervisorOK
+		if v.SupervisorOK {
+			m.notify(KindSupervisorBack, nil, "%s's supervisor is back", name)
 		} else {
-			m.notify(KindSupervisorLost, nil, "%s's kernel answers, but its supervisor does not run: %s", m.peerName(), m.lostPolicy())
-		}
-	}
-	if o.Isolated != m.isolated {
-		m.isolated = o.Isolated
-		if m.isolated {
-			m.notify(KindIsolated, nil, "this node is cut off: its gates are closed")
-		} else {
-			m.notify(KindIsolatedEnd, nil, "this node is no longer cut off")
+			m.notify(KindSupervisorLost, nil, "%s's kernel answers, but its supervisor does not run: %s", name, m.lostPolicy(v))
 		}
 	}
 }
 
+func (m *Machine) isolationChanged() {
+	if m.obs.Isolated == m.isolated {
+		return
+	}
+	m.isolated = m.obs.Isolated
+	if m.isolated {
+		m.notify(KindIsolated, nil, "this node is cut off: its gates are closed")
+	} else {
+		m.notify(KindIsolatedEnd, nil, "this node is no longer cut off")
+	}
+}
+
 // lostPolicy says what follows from a lost supervisor.
-func (m *Machine) lostPolicy() string {
+func (m *Machine) lostPolicy(v PeerView) string {
 	switch {
-	case m.standby() || m.durable.Frozen || m.obs.PeerFrozen:
+	case m.standby() || m.durable.Frozen || v.Frozen:
 		return "nothing is done, for a node is frozen or in standby"
 	case m.cfg.DemandIfLost:
 		return "what it owns is demanded of its kernel"
@@ -104,10 +123,13 @@ func (m *Machine) lostPolicy() string {
 }
 
 func (m *Machine) linkChanged(e LinkChanged) {
+	if e.Peer < 0 || e.Peer >= len(m.cfg.Nodes) {
+		return
+	}
 	if e.Up {
-		m.notify(KindLinkBack, nil, "link %s to %s is back", e.Link, m.peerName())
+		m.notify(KindLinkBack, nil, "link %s to %s is back", e.Link, m.cfg.Nodes[e.Peer])
 	} else {
-		m.notify(KindLinkLost, nil, "link %s to %s is lost; nothing moves for that", e.Link, m.peerName())
+		m.notify(KindLinkLost, nil, "link %s to %s is lost; nothing moves for that", e.Link, m.cfg.Nodes[e.Peer])
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 
 // What would let time, chance or the outside world in is not imported.
 func TestImportsOnlyWhatIsPure(t *testing.T) {
-	pure := []string{`"fmt"`, `"maps"`, `"slices"`, `"strings"`}
+	pure := []string{`"fmt"`, `"maps"`, `"slices"`, `"strconv"`, `"strings"`}
 	entries, err := os.ReadDir(".")
 	if err != nil {
 		t.Fatal(err)

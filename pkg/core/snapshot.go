@@ -9,11 +9,7 @@ import (
 
 // Snapshot is the machine's state for status; it shares nothing with the machine.
 type Snapshot struct {
-	Peer             PeerState
-	PeerBoot         uint64
-	PeerSupervisorOK bool
-	PeerStandby      bool
-	PeerFrozen       bool
+	Peers            []PeerView // by node number; this node's own is zero
 	Standby, Frozen  bool
 	Leaving          bool
 	Isolated         bool
@@ -25,9 +21,9 @@ type Snapshot struct {
 type IdentitySnapshot struct {
 	Name      string
 	Home      int
-	Owner     int // node index, -1 if nobody is known to own it
+	Owner     int // a node's number, -1 if none is known to own it
+	Heir      int // who would take it from there, -1 if nobody could
 	Word      Word
-	PeerWord  Word
 	Role      string // unknown | standby | armed | owner | yielding | released
 	Handover  string // phase of a hand-over from this node, or ""
 	Addresses string // unknown | off | adding | on | removing
@@ -46,8 +42,7 @@ var (
 // Snapshot returns the machine's state for status.
 func (m *Machine) Snapshot() Snapshot {
 	s := Snapshot{
-		Peer: m.obs.Peer, PeerBoot: m.obs.PeerBoot, PeerSupervisorOK: m.obs.PeerSupervisorOK,
-		PeerStandby: m.obs.PeerStandby, PeerFrozen: m.obs.PeerFrozen,
+		Peers:   m.obs.clone().Peers,
 		Standby: m.durable.Standby || m.held, Frozen: m.durable.Frozen, Leaving: m.leaving, Isolated: m.obs.Isolated,
 		FailedConcurrent: slices.Sorted(maps.Keys(m.failed)),
 	}
@@ -57,10 +52,10 @@ func (m *Machine) Snapshot() Snapshot {
 		case id.word.Has(Owner):
 			owner = m.cfg.Self
 		case m.peerOwns(id):
-			owner = 1 - m.cfg.Self
+			owner = id.peer
 		}
 		s.Identities = append(s.Identities, IdentitySnapshot{
-			Name: id.cfg.Name, Home: id.cfg.Home, Owner: owner, Word: id.word, PeerWord: id.peer,
+			Name: id.cfg.Name, Home: id.cfg.Home, Owner: owner, Heir: m.heir(id), Word: id.word,
 			Role: id.role.String(), Handover: id.ho.phase.String(),
 			Addresses: addrNames[id.addr.state], Services: svcNames[id.svc.state],
 			Failed: slices.Sorted(maps.Keys(id.failed)), FailbackAt: m.failbackAt(id), LastCause: id.cause,

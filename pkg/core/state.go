@@ -9,37 +9,42 @@ import (
 )
 
 // StateVersion names the meaning of State; one of another version is not restored.
-const StateVersion = 1
+const StateVersion = 2
 
 // State is all that a machine knows, as plain data: a machine that is restored from it
 // decides as the one that it was taken from. It shares nothing with the machine.
 type State struct {
-	Version          int
-	Now              int64
-	Ops              uint64
-	Started, Seen    bool
-	Left             bool
-	Leaving, Keep    bool
-	Observed         Observed
-	NICs             [2]NICState
-	PeerBoot         uint64
-	PeerSupervisorOK bool
-	Isolated         bool
-	Returning, Held  bool
-	Identities       []IdentityState
-	Durable, Wanted  Saved
-	Persist          PersistState
-	Fence            FenceState
-	Flags            *SetFlags
-	Commands         []CommandState
-	Concurrent       ActuatorState
-	Failed           []string
+	Version         int
+	Now             int64
+	Ops             uint64
+	Started, Seen   bool
+	Left            bool
+	Leaving, Keep   bool
+	Observed        Observed
+	NICs            [2]NICState
+	Peers           []PeerMemory // by node number
+	Isolated        bool
+	Returning, Held bool
+	Identities      []IdentityState
+	Durable, Wanted Saved
+	Persist         PersistState
+	Fence           FenceState
+	Flags           *SetFlags
+	Commands        []CommandState
+	Concurrent      ActuatorState
+	Failed          []string
 }
 
 // NICState is what the machine remembers of a NIC.
 type NICState struct {
 	BadSince int64
 	Bad      bool
+}
+
+// PeerMemory is what was told last of a peer.
+type PeerMemory struct {
+	Boot         uint64
+	SupervisorOK bool
 }
 
 // PersistState is the write in flight.
@@ -76,7 +81,7 @@ type CommandState struct {
 
 // HandoverState is a hand-over from this node; Commands are indices into State.Commands.
 type HandoverState struct {
-	Phase          int
+	Phase, To      int
 	Gen            uint64
 	Cause          string
 	Force, Unclean bool
@@ -94,7 +99,8 @@ type SwapState struct {
 // IdentityState is what the machine knows of an identity.
 type IdentityState struct {
 	Known                               bool
-	Word, Peer                          Word
+	Word                                Word
+	Peer                                int // a node's number
 	Role                                int
 	Cause                               string
 	LastClaim                           Word
@@ -109,7 +115,7 @@ type IdentityState struct {
 	UnownedSince                        int64
 	UnownedGen                          uint64
 	Uncovered, PeerBooted               bool
-	PeerReadySince                      int64
+	HomeReadySince                      int64
 	Arrived, LastAuto, Hold, LastFailed int64
 	TwoOwners                           bool
 	KeyWanted, KeyHeld                  uint64 // generations of its key in etcd
@@ -120,11 +126,14 @@ type IdentityState struct {
 func (m *Machine) State() State {
 	s := State{
 		Version: StateVersion, Now: m.now, Ops: m.ops, Started: m.started, Seen: m.seen, Left: m.left, Leaving: m.leaving, Keep: m.keep,
-		Observed: m.obs.clone(), PeerBoot: m.peerBoot, PeerSupervisorOK: m.peerSupOK, Isolated: m.isolated, Returning: m.returning, Held: m.held,
+		Observed: m.obs.clone(), Isolated: m.isolated, Returning: m.returning, Held: m.held,
 		Durable: m.durable.clone(), Wanted: m.want.clone(),
 		Persist:    PersistState{m.persist.op, m.persist.saved.clone(), m.persist.deadline, m.persist.retryAt, m.persist.reported},
 		Fence:      FenceState{m.fence.op, m.fence.since, m.fence.deadline, m.fence.retryAt, m.fence.backoff},
 		Concurrent: m.concurrent.save(), Failed: keys(m.failed),
+	}
+	for _, p := range m.peers {
+		s.Peers = append(s.Peers, PeerMemory{p.boot, p.supervisorOK})
 	}
 	for i, n := range m.nics {
 		s.NICs[i] = NICState{n.badSince, n.bad}
@@ -146,7 +155,7 @@ func (m *Machine) State() State {
 }
 
 func (m *Machine) saveIdentity(id *identity) IdentityState {
-	ho := HandoverState{int(id.ho.phase), id.ho.gen, id.ho.cause, id.ho.force, id.ho.unclean, id.ho.deadline, nil}
+	ho := HandoverState{int(id.ho.phase), id.ho.to, id.ho.gen, id.ho.cause, id.ho.force, id.ho.unclean, id.ho.deadline, nil}
 	for _, c := range id.ho.commands {
 		if i := slices.Index(m.commands, c); i >= 0 { // else it is answered, and nobody looks at it again
 			ho.Commands = append(ho.Commands, i)
@@ -157,7 +166,7 @@ func (m *Machine) saveIdentity(id *identity) IdentityState {
 		Swap: SwapState{id.swap.op, id.swap.old, id.swap.new, id.swap.deadline}, SwappedAt: id.swappedAt, Stale: id.stale,
 		Addr: id.addr.save(), Svc: id.svc.save(), SvcGen: id.svcGen, Announced: id.announced, AnnounceAgain: id.announceAgain,
 		Handover: ho, UnownedSince: id.unownedSince, UnownedGen: id.unownedGen, Uncovered: id.uncovered, PeerBooted: id.peerBooted,
-		PeerReadySince: id.peerReadySince, Arrived: id.arrived, LastAuto: id.lastAuto, Hold: id.hold, LastFailed: id.lastFailed,
+		HomeReadySince: id.homeReadySince, Arrived: id.arrived, LastAuto: id.lastAuto, Hold: id.hold, LastFailed: id.lastFailed,
 		TwoOwners: id.twoOwners, Failed: keys(id.failed), KeyWanted: id.wanted, KeyHeld: id.held,
 	}
 }
@@ -169,16 +178,21 @@ func Restore(cfg Config, s State) (*Machine, error) {
 	switch {
 	case s.Version != StateVersion:
 		return nil, fmt.Errorf("restore machine: the state has version %d, this build knows %d", s.Version, StateVersion)
+	case len(s.Peers) != len(cfg.Nodes):
+		return nil, fmt.Errorf("restore machine: the state is of %d nodes, the configuration of %d", len(s.Peers), len(cfg.Nodes))
 	case len(s.Identities) != len(m.ids):
 		return nil, fmt.Errorf("restore machine: the state is of %d identities, the configuration of %d", len(s.Identities), len(m.ids))
 	}
 	m.now, m.ops, m.started, m.seen, m.left, m.leaving, m.keep = s.Now, s.Ops, s.Started, s.Seen, s.Left, s.Leaving, s.Keep
-	m.obs, m.peerBoot, m.peerSupOK, m.isolated = s.Observed.clone(), s.PeerBoot, s.PeerSupervisorOK, s.Isolated
+	m.obs, m.isolated = s.Observed.clone(), s.Isolated
 	m.returning, m.held = s.Returning, s.Held
 	m.want = s.Wanted.clone()
 	m.persist = persistOp{s.Persist.Op, s.Persist.Saved.clone(), s.Persist.Deadline, s.Persist.RetryAt, s.Persist.Reported}
 	m.fence = fencing{s.Fence.Op, s.Fence.Since, s.Fence.Deadline, s.Fence.RetryAt, s.Fence.Backoff}
 	m.failed = setOf(s.Failed)
+	for i, p := range s.Peers {
+		m.peers[i] = peerMemory{p.Boot, p.SupervisorOK}
+	}
 	for i, n := range s.NICs {
 		m.nics[i] = nicWatch{n.BadSince, n.Bad}
 	}
@@ -218,8 +232,10 @@ func (m *Machine) restoreIdentity(id *identity, s IdentityState) error {
 		return fmt.Errorf("no role %d", s.Role)
 	case h.Phase < 0 || h.Phase >= len(hoNames):
 		return fmt.Errorf("no phase %d of a hand-over", h.Phase)
+	case s.Peer < 0 || s.Peer >= len(m.cfg.Nodes) || h.To < 0 || h.To >= len(m.cfg.Nodes):
+		return fmt.Errorf("its counterpart is node %d, and its hand-over to node %d, of %d", s.Peer, h.To, len(m.cfg.Nodes))
 	default:
-		id.ho = handover{phase: hoPhase(h.Phase), gen: h.Gen, cause: h.Cause, force: h.Force, unclean: h.Unclean, deadline: h.Deadline}
+		id.ho = handover{phase: hoPhase(h.Phase), to: h.To, gen: h.Gen, cause: h.Cause, force: h.Force, unclean: h.Unclean, deadline: h.Deadline}
 		for _, i := range h.Commands {
 			if i < 0 || i >= len(m.commands) {
 				return fmt.Errorf("its hand-over is for command %d of %d", i, len(m.commands))
@@ -231,7 +247,7 @@ func (m *Machine) restoreIdentity(id *identity, s IdentityState) error {
 	id.swap, id.swappedAt, id.stale = swapOp{s.Swap.Op, s.Swap.Old, s.Swap.New, s.Swap.Deadline}, s.SwappedAt, s.Stale
 	id.svcGen, id.announced, id.announceAgain = s.SvcGen, s.Announced, s.AnnounceAgain
 	id.unownedSince, id.unownedGen, id.uncovered, id.peerBooted = s.UnownedSince, s.UnownedGen, s.Uncovered, s.PeerBooted
-	id.peerReadySince, id.arrived, id.lastAuto, id.hold, id.lastFailed = s.PeerReadySince, s.Arrived, s.LastAuto, s.Hold, s.LastFailed
+	id.homeReadySince, id.arrived, id.lastAuto, id.hold, id.lastFailed = s.HomeReadySince, s.Arrived, s.LastAuto, s.Hold, s.LastFailed
 	id.twoOwners, id.failed = s.TwoOwners, setOf(s.Failed)
 	id.wanted, id.held = s.KeyWanted, s.KeyHeld
 	var err error
@@ -256,7 +272,11 @@ func restoreActuator(s ActuatorState) (actuator, error) {
 }
 
 func (o Observed) clone() Observed {
-	o.Local, o.PeerWords, o.Keys = slices.Clone(o.Local), slices.Clone(o.PeerWords), slices.Clone(o.Keys)
+	o.Local, o.Granted, o.Keys = slices.Clone(o.Local), slices.Clone(o.Granted), slices.Clone(o.Keys)
+	o.Peers = slices.Clone(o.Peers)
+	for i := range o.Peers {
+		o.Peers[i].Words = slices.Clone(o.Peers[i].Words)
+	}
 	return o
 }
 

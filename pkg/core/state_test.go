@@ -11,7 +11,7 @@ import (
 )
 
 func stateConfig() Config {
-	return Config{Nodes: [2]string{"serv1", "serv2"}, Identities: []IdentityConfig{{Name: "files"}}}
+	return Config{Nodes: []string{"serv1", "serv2"}, Identities: []IdentityConfig{{Name: "files"}}}
 }
 
 // busyMachine has one of everything, and all of it zero.
@@ -22,7 +22,8 @@ func busyMachine() *Machine {
 	m.commands = []*command{m.newCommand(0, 0)}
 	*m.commands[0] = command{waiting: map[int]bool{}, asking: map[int]bool{}, forcing: map[int]bool{}, begun: map[int]bool{}}
 	m.ids[0].ho.commands = m.commands[:1:1]
-	m.obs.Local, m.obs.PeerWords, m.obs.Keys = []Word{0}, []Word{0}, []Key{{}}
+	m.obs = Observed{Local: []Word{0}, Peers: []PeerView{{Words: []Word{0}}, {Words: []Word{0}}}, Granted: []bool{false}, Keys: []Key{{}}}
+	m.ids[0].peer = 0
 	return m
 }
 
@@ -128,7 +129,7 @@ func TestAStateSharesNothing(t *testing.T) {
 	m := busyMachine()
 	s, same := m.State(), busyMachine().State()
 	m.want.Generations["files"], m.durable.Generations["files"], m.failed["dns"] = 1, 1, true
-	m.obs.Local[0], m.obs.PeerWords[0], m.obs.Keys[0].Held, m.flags.Frozen, m.ids[0].failed["samba"], m.commands[0].waiting[0] = 1, 1, 1, true, true, true
+	m.obs.Local[0], m.obs.Peers[1].Words[0], m.obs.Keys[0].Held, m.flags.Frozen, m.ids[0].failed["samba"], m.commands[0].waiting[0] = 1, 1, 1, true, true, true
 	m.persist.saved.Generations["files"] = 1
 	if !reflect.DeepEqual(s, same) {
 		t.Errorf("the state has changed with the machine:\n%+v\n%+v", s, same)
@@ -140,8 +141,11 @@ func TestAStateOfNoMachineIsRefused(t *testing.T) {
 		spoil func(*State)
 		want  string
 	}{
-		"another version":   {func(s *State) { s.Version++ }, "version 2"},
+		"another version":   {func(s *State) { s.Version++ }, "version 3"},
 		"identities":        {func(s *State) { s.Identities = nil }, "of 0 identities"},
+		"nodes":             {func(s *State) { s.Peers = nil }, "of 0 nodes"},
+		"counterpart":       {func(s *State) { s.Identities[0].Peer = 2 }, "counterpart is node 2"},
+		"hand-over's node":  {func(s *State) { s.Identities[0].Handover.To = -1 }, "hand-over to node -1"},
 		"role":              {func(s *State) { s.Identities[0].Role = 6 }, "identity files: no role 6"},
 		"phase":             {func(s *State) { s.Identities[0].Handover.Phase = -1 }, "no phase -1"},
 		"addresses":         {func(s *State) { s.Identities[0].Addr.State = 5 }, "addresses: no state 5"},

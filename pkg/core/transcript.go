@@ -18,7 +18,7 @@ type Transcript struct {
 
 // NewTranscript begins the transcript of a machine of cfg that starts.
 func NewTranscript(cfg Config) *Transcript {
-	return &Transcript{cfg: cfg, seen: unseen(len(cfg.Identities)), pending: map[uint64]string{}}
+	return &Transcript{cfg: cfg, seen: unseen(len(cfg.Nodes), len(cfg.Identities)), pending: map[uint64]string{}}
 }
 
 // ResumeTranscript begins the transcript of a machine that goes on from a state.
@@ -43,21 +43,25 @@ func ResumeTranscript(cfg Config, s State) *Transcript {
 }
 
 // unseen is what the first Observed of a transcript is compared with.
-func unseen(identities int) Observed {
+func unseen(nodes, identities int) Observed {
 	ok := LanView{Lan: NIC{Present: true, Carrier: true}, Spare: NIC{Present: true, Carrier: true}}
-	return Observed{
-		PeerSupervisorOK: true, MyLan: ok, PeerLan: ok,
-		Local: make([]Word, identities), PeerWords: make([]Word, identities),
+	o := Observed{MyLan: ok, Local: make([]Word, identities), Granted: make([]bool, identities), Keys: make([]Key, identities)}
+	for range nodes {
+		o.Peers = append(o.Peers, PeerView{SupervisorOK: true, Lan: ok, Words: make([]Word, identities)})
 	}
+	return o
 }
 
 // Head is the configuration and what was on the disk.
 func (x *Transcript) Head(saved Saved) []string {
 	c := x.cfg
-	lines := []string{fmt.Sprintf("node %s %s self=%s", c.Nodes[0], c.Nodes[1], c.Nodes[c.Self])}
+	lines := []string{fmt.Sprintf("node %s self=%s", strings.Join(c.Nodes, " "), c.Nodes[c.Self])}
 	floors, promises := "", ""
 	for _, id := range c.Identities {
 		s := fmt.Sprintf("identity %s home=%s", id.Name, c.Nodes[id.Home])
+		for i, p := range id.Prefer {
+			s += pick(i == 0, " prefer=", ",") + c.Nodes[p]
+		}
 		if len(id.Exclusive) > 0 {
 			s += " " + strings.Join(id.Exclusive, " ")
 		}
@@ -152,7 +156,7 @@ func (x *Transcript) Event(at int64, ev Event) string {
 	case Swapped:
 		s = x.swapped(e)
 	case LinkChanged:
-		s = fmt.Sprintf("link %s %s", e.Link, pick(e.Up, "up", "down"))
+		s = fmt.Sprintf("link %s%s %s", pick(x.cfg.many(), x.cfg.node(e.Peer)+" ", ""), e.Link, pick(e.Up, "up", "down"))
 	case ServiceState:
 		s = fmt.Sprintf("service %s %s %s", x.cfg.name(e.Identity), e.Service, pick(e.Healthy, "healthy", "failed: "+e.Err))
 	case CmdMove:
@@ -198,7 +202,7 @@ func (c Config) Describe(a Action) string {
 		}
 		s += flagsText(a.Saved)
 	case Swap:
-		s = fmt.Sprintf("swap %s: %v -> %v", c.name(a.Identity), a.Old, a.New)
+		s = fmt.Sprintf("swap %s: %s -> %s", c.name(a.Identity), c.word(a.Old), c.word(a.New))
 	case StartServices:
 		s = fmt.Sprintf("start %s, generation %d", c.name(a.Identity), a.Generation)
 	case Win:
@@ -273,6 +277,18 @@ func (x *Transcript) swapped(e Swapped) string {
 	return pick(e.OK, "ok ", "fail ") + x.result(e.Op)
 }
 
+// node is a node's name.
+func (c Config) node(i int) string {
+	if i < 0 || i >= len(c.Nodes) {
+		return fmt.Sprintf("node-%d", i)
+	}
+	return c.Nodes[i]
+}
+
+func (c Config) word(w Word) string {
+	return strings.Join(append(w.names(c.node), fmt.Sprintf("gen %d", w.Gen())), " ")
+}
+
 // name is an identity's, or node.
 func (c Config) name(i int) string {
 	switch {
@@ -284,60 +300,107 @@ func (c Config) name(i int) string {
 	return c.Identities[i].Name
 }
 
+// news is what of an Observed is new, as text.
+type news struct{ strings.Builder }
+
+func (n *news) add(is bool, key, value string) {
+	if is {
+		n.WriteString(" " + key + "=" + value)
+	}
+}
+
+func (n *news) flag(is, was bool, key string) { n.add(is != was, key, pick(is, "yes", "no")) }
+
 // see is what of an Observed is new.
-func (x *Transcript) see(o Observed) (s string) {
-	was := x.seen
+func (x *Transcript) see(o Observed) string {
+	was, n := x.seen, &news{}
 	x.seen = o.clone()
-	add := func(is bool, key, value string) {
-		if is {
-			s += " " + key + "=" + value
+	var peers []int
+	for p := range x.cfg.Nodes {
+		if p != x.cfg.Self && p < len(o.Peers) && p < len(was.Peers) {
+			peers = append(peers, p)
 		}
 	}
-	add(o.Peer != was.Peer, "peer", o.Peer.String())
-	add(o.PeerBoot != was.PeerBoot, "boot", fmt.Sprint(o.PeerBoot))
-	for _, f := range []struct {
-		key     string
-		is, was bool
-	}{
-		{"supervisor", o.PeerSupervisorOK, was.PeerSupervisorOK}, {"peer-standby", o.PeerStandby, was.PeerStandby},
-		{"peer-frozen", o.PeerFrozen, was.PeerFrozen}, {"isolated", o.Isolated, was.Isolated},
-		{"granted", o.Granted, was.Granted}, {"fenced", o.Fenced, was.Fenced}, {"barred", o.Barred, was.Barred},
-	} {
-		add(f.is != f.was, f.key, pick(f.is, "yes", "no"))
+	for _, p := range peers {
+		x.seePeer(n, p, o.Peers[p], was.Peers[p])
 	}
-	for _, n := range []struct {
-		key     string
-		is, was NIC
-	}{
-		{"lan", o.MyLan.Lan, was.MyLan.Lan}, {"spare", o.MyLan.Spare, was.MyLan.Spare},
-		{"peer-lan", o.PeerLan.Lan, was.PeerLan.Lan}, {"peer-spare", o.PeerLan.Spare, was.PeerLan.Spare},
-	} {
-		add(n.is != n.was, n.key, n.is.text())
+	n.flag(o.Isolated, was.Isolated, "isolated")
+	if !x.cfg.many() {
+		n.flag(o.granted(0), was.granted(0), "granted")
+	}
+	n.flag(o.Fenced, was.Fenced, "fenced")
+	n.flag(o.Barred, was.Barred, "barred")
+	n.add(o.MyLan.Lan != was.MyLan.Lan, "lan", o.MyLan.Lan.text())
+	n.add(o.MyLan.Spare != was.MyLan.Spare, "spare", o.MyLan.Spare.text())
+	for _, p := range peers {
+		pre, is, was := x.cfg.peerKey(p, "peer-"), o.Peers[p].Lan, was.Peers[p].Lan
+		n.add(is.Lan != was.Lan, pre+"lan", is.Lan.text())
+		n.add(is.Spare != was.Spare, pre+"spare", is.Spare.text())
 	}
 	for i := range x.cfg.Identities {
-		mine, theirs := newWord(was.Local, o.Local, i), newWord(was.PeerWords, o.PeerWords, i)
-		if theirs != "" {
-			theirs = "/" + theirs
+		x.seeIdentity(n, i, o, was)
+	}
+	return n.String()
+}
+
+// peerKey begins the key of what is of a peer: among many with its name, and so as it is in a pair.
+func (c Config) peerKey(p int, pair string) string {
+	if c.many() {
+		return c.node(p) + ":"
+	}
+	return pair
+}
+
+func (x *Transcript) seePeer(n *news, p int, v, was PeerView) {
+	name := pick(x.cfg.many(), x.cfg.node(p), "peer")
+	n.add(v.State != was.State, name, v.State.String())
+	n.add(v.Boot != was.Boot, x.cfg.peerKey(p, "")+"boot", fmt.Sprint(v.Boot))
+	n.flag(v.SupervisorOK, was.SupervisorOK, x.cfg.peerKey(p, "")+"supervisor")
+	n.flag(v.Standby, was.Standby, x.cfg.peerKey(p, "peer-")+"standby")
+	n.flag(v.Frozen, was.Frozen, x.cfg.peerKey(p, "peer-")+"frozen")
+}
+
+// seeIdentity tells the words as own/peer's, among many each peer's for itself.
+func (x *Transcript) seeIdentity(n *news, i int, o, was Observed) {
+	c, name := x.cfg, x.cfg.name(i)
+	text := c.newWord(was.Local, o.Local, i)
+	for p := range o.Peers {
+		theirs := ""
+		if p < len(was.Peers) && p != c.Self {
+			theirs = c.newWord(was.Peers[p].Words, o.Peers[p].Words, i)
 		}
-		add(mine+theirs != "", x.cfg.name(i), mine+theirs)
-		if i < len(o.Keys) {
-			add(i >= len(was.Keys) && o.Keys[i] != Key{} || i < len(was.Keys) && o.Keys[i] != was.Keys[i], "key:"+x.cfg.name(i), fmt.Sprintf("%d/%d", o.Keys[i].Held, o.Keys[i].Stored))
+		switch {
+		case theirs == "":
+		case c.many():
+			n.add(true, name+":"+c.node(p), theirs)
+		default:
+			text += "/" + theirs
 		}
 	}
-	return s
+	n.add(text != "", name, text)
+	if c.many() {
+		n.flag(o.granted(i), was.granted(i), "granted:"+name)
+	}
+	if i < len(o.Keys) && i < len(was.Keys) && o.Keys[i] != was.Keys[i] {
+		n.add(true, "key:"+name, o.Keys[i].text())
+	}
+}
+
+// text is the generations that are held and stored, and whether another node holds it.
+func (k Key) text() string {
+	return fmt.Sprintf("%d/%d", k.Held, k.Stored) + pick(k.Elsewhere, "/elsewhere", "")
 }
 
 // newWord is a word that is not what it was, or "".
-func newWord(was, is []Word, i int) string {
+func (c Config) newWord(was, is []Word, i int) string {
 	if i >= len(is) || i < len(was) && was[i] == is[i] {
 		return ""
 	}
-	text := is[i].String()
-	flags, gen, _ := strings.Cut(" "+text, " gen ")
-	if flags = strings.TrimSpace(flags); flags == "" {
-		flags = "plain"
+	flags := is[i].names(c.node)
+	if len(flags) == 0 {
+		flags = []string{"plain"}
 	}
-	return strings.ReplaceAll(flags, " ", "|") + "@" + gen
+	return fmt.Sprintf("%s@%d", strings.Join(flags, "|"), is[i].Gen())
 }
 
 func (n NIC) text() string {

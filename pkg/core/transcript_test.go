@@ -28,6 +28,14 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	start
 //	+100ms see peer=up files=ready@5/owner@5   only what changes; own/peer word
 //	see key:files=6/6                          generation held in etcd/highest stored there
+//	see key:files=0/6/elsewhere                another node holds it
+//
+// Among many, what is of a peer has its name:
+//
+//	node serv1 serv2 serv3 self=serv1
+//	identity files home=serv1 prefer=serv1,serv3
+//	see serv2=up serv2:boot=7 files=ready@5 files:serv3=owner|yield|to:serv1@5 granted:files=yes
+//	link serv2 crossover down
 //	ok|fail persist|fence|swap|add|remove|start|stop IDENTITY
 //	tick, cmd move files serv2, link crossover down, service files samba failed: exit status 1
 //	@12.5 tick                     at a time, instead of after the line above
@@ -97,13 +105,14 @@ type transcript struct {
 	now     time.Duration
 	obs     Observed
 	pending map[string]Action // by "verb identity"
+	wanted  map[int]uint64    // generations at which keys are wanted
 	cmd     uint64
 	text    *Transcript
 	again   strings.Builder // the transcript as a Transcript writes it
 }
 
 func newTranscript(t *testing.T) *transcript {
-	return &transcript{t: t, saved: Saved{}.clone(), now: time.Second, pending: map[string]Action{}, obs: unseen(0)}
+	return &transcript{t: t, saved: Saved{}.clone(), now: time.Second, pending: map[string]Action{}, wanted: map[int]uint64{}}
 }
 
 func (x *transcript) run(in string) string {
@@ -146,8 +155,10 @@ func (x *transcript) do(f []string) []Action {
 	}
 	switch f[0] {
 	case "node":
-		x.cfg.Nodes = [2]string{f[1], f[2]}
-		x.cfg.Self = x.node(strings.TrimPrefix(f[3], "self="))
+		x.cfg.Nodes = f[1 : len(f)-1]
+		x.cfg.Self = x.node(strings.TrimPrefix(f[len(f)-1], "self="))
+		x.obs = unseen(len(x.cfg.Nodes), 0)
+		x.obs.Peers[x.cfg.Self] = PeerView{}
 	case "identity":
 		x.identity(f[1:])
 	case "concurrent":
@@ -178,7 +189,11 @@ func (x *transcript) do(f []string) []Action {
 	case "ok", "fail":
 		return x.answer(f[0] == "ok", strings.Join(f[1:], " "))
 	case "link":
-		return x.step(LinkChanged{Link: f[1], Up: f[2] == "up"})
+		peer := 1 - x.cfg.Self
+		if x.cfg.many() {
+			peer, f = x.node(f[1]), f[1:]
+		}
+		return x.step(LinkChanged{Peer: peer, Link: f[1], Up: f[2] == "up"})
 	case "service":
 		i := -1
 		if f[1] != "node" {
@@ -203,6 +218,12 @@ func (x *transcript) step(ev Event) []Action {
 	for _, a := range out {
 		if op, what := x.cfg.asked(a); op != 0 {
 			x.pending[what] = a
+		}
+		switch a := a.(type) {
+		case Win:
+			x.wanted[a.Identity] = a.Generation
+		case GiveUp:
+			delete(x.wanted, a.Identity)
 		}
 	}
 	return out
@@ -232,7 +253,7 @@ func (x *transcript) answer(ok bool, what string) []Action {
 }
 
 func (x *transcript) node(name string) int {
-	i := slices.Index(x.cfg.Nodes[:], name)
+	i := slices.Index(x.cfg.Nodes, name)
 	if i < 0 {
 		x.fail("no such node: " + name)
 	}
@@ -256,6 +277,10 @@ func (x *transcript) identity(f []string) {
 			c.Exclusive = append(c.Exclusive, a)
 		case k == "home":
 			c.Home = x.node(v)
+		case k == "prefer":
+			for name := range strings.SplitSeq(v, ",") {
+				c.Prefer = append(c.Prefer, x.node(name))
+			}
 		case k == "failback":
 			c.Failback = v
 		case k == "after":
@@ -268,7 +293,12 @@ func (x *transcript) identity(f []string) {
 	}
 	x.cfg.Identities = append(x.cfg.Identities, c)
 	x.obs.Local = append(x.obs.Local, 0)
-	x.obs.PeerWords = append(x.obs.PeerWords, 0)
+	for p := range x.obs.Peers {
+		if p != x.cfg.Self {
+			x.obs.Peers[p].Words = append(x.obs.Peers[p].Words, 0)
+		}
+	}
+	x.obs.Granted = append(x.obs.Granted, false)
 	x.obs.Keys = append(x.obs.Keys, Key{})
 }
 
@@ -297,7 +327,7 @@ func (x *transcript) duration(s string) int64 {
 }
 
 func (x *transcript) number(s string) uint64 {
-	n, err := strconv.ParseUint(s, 10, 56)
+	n, err := strconv.ParseUint(s, 10, 48)
 	if err != nil {
 		x.fail(err.Error())
 	}
@@ -310,6 +340,10 @@ func (x *transcript) word(s string) Word {
 	flags, gen, _ := strings.Cut(s, "@")
 	var w Word
 	for f := range strings.SplitSeq(flags, "|") {
+		if to, isTo := strings.CutPrefix(f, "to:"); isTo {
+			w |= ToNode(x.node(to))
+			continue
+		}
 		b, ok := wordFlags[f]
 		if !ok {
 			x.fail("no such flag: " + f)
@@ -322,7 +356,7 @@ func (x *transcript) word(s string) Word {
 // wordOf refuses what no kernel of that node would hold.
 func (x *transcript) wordOf(node int, s string) Word {
 	w := x.word(s)
-	if w.Has(Owner) && w.Gen()%2 != uint64(node) {
+	if w.Has(Owner) && w.Gen()%uint64(len(x.cfg.Nodes)) != uint64(node) {
 		x.fail(fmt.Sprintf("%s cannot own generation %d", x.cfg.Nodes[node], w.Gen()))
 	}
 	return w
@@ -333,53 +367,99 @@ func (x *transcript) see(f []string) Observed {
 	o := &x.obs
 	for _, a := range f {
 		k, v, _ := strings.Cut(a, "=")
-		yes := v == "yes" || v == "on"
-		switch k {
-		case "peer":
-			o.Peer = PeerState(slices.Index(peerStateNames[:], v))
-		case "boot":
-			o.PeerBoot = x.number(v)
-		case "supervisor":
-			o.PeerSupervisorOK = yes
-		case "peer-standby":
-			o.PeerStandby = yes
-		case "peer-frozen":
-			o.PeerFrozen = yes
-		case "isolated":
-			o.Isolated = yes
-		case "granted":
-			o.Granted = yes
-		case "fenced":
-			o.Fenced = yes
-		case "barred":
-			o.Barred = yes
-		case "lan":
+		name, part, _ := strings.Cut(k, ":")
+		switch peer := slices.Index(x.cfg.Nodes, name); {
+		case x.cfg.many() && peer >= 0:
+			x.seePeer(&o.Peers[peer], part, v)
+		case !x.cfg.many() && x.seePeer(&o.Peers[1-x.cfg.Self], pairKey(k), v):
+		case k == "isolated":
+			o.Isolated = v == "yes"
+		case k == "fenced":
+			o.Fenced = v == "yes"
+		case k == "barred":
+			o.Barred = v == "yes"
+		case k == "lan":
 			x.nic(&o.MyLan.Lan, v)
-		case "spare":
+		case k == "spare":
 			x.nic(&o.MyLan.Spare, v)
-		case "peer-lan":
-			x.nic(&o.PeerLan.Lan, v)
-		case "peer-spare":
-			x.nic(&o.PeerLan.Spare, v)
+		case k == "granted":
+			for i := range o.Granted {
+				o.Granted[i] = v == "yes"
+			}
+		case name == "granted":
+			o.Granted[x.id(part)] = v == "yes"
+		case name == "key":
+			x.key(x.id(part), v)
+		case part != "":
+			p := x.node(part)
+			o.Peers[p].Words[x.id(name)] = x.wordOf(p, v)
 		default:
-			mine, theirs, both := strings.Cut(v, "/")
-			if name, isKey := strings.CutPrefix(k, "key:"); isKey {
-				o.Keys = slices.Clone(o.Keys)
-				o.Keys[x.id(name)] = Key{Held: x.number(mine), Stored: x.number(theirs)}
-				continue
-			}
-			i := x.id(k)
-			if mine != "" {
-				o.Local[i] = x.wordOf(x.cfg.Self, mine)
-			}
-			if both {
-				o.PeerWords[i] = x.wordOf(1-x.cfg.Self, theirs)
-			}
+			x.words(x.id(k), v)
 		}
 	}
-	c := *o
-	c.Local, c.PeerWords = slices.Clone(o.Local), slices.Clone(o.PeerWords)
-	return c
+	return o.clone()
+}
+
+// pairKey is what a key of a pair is of a peer.
+func pairKey(k string) string {
+	switch k {
+	case "peer":
+		return ""
+	case "boot", "supervisor":
+		return k
+	}
+	if part, found := strings.CutPrefix(k, "peer-"); found {
+		return part
+	}
+	return "not of a peer"
+}
+
+// seePeer reports whether that is something of a peer's.
+func (x *transcript) seePeer(p *PeerView, what, v string) bool {
+	switch what {
+	case "":
+		p.State = PeerState(slices.Index(peerStateNames[:], v))
+	case "boot":
+		p.Boot = x.number(v)
+	case "supervisor":
+		p.SupervisorOK = v == "yes"
+	case "standby":
+		p.Standby = v == "yes"
+	case "frozen":
+		p.Frozen = v == "yes"
+	case "lan":
+		x.nic(&p.Lan.Lan, v)
+	case "spare":
+		x.nic(&p.Lan.Spare, v)
+	default:
+		return false
+	}
+	return true
+}
+
+// words takes this node's word, and in a pair the peer's after a slash.
+func (x *transcript) words(i int, v string) {
+	mine, theirs, both := strings.Cut(v, "/")
+	if mine != "" {
+		was, w := x.obs.Local[i], x.wordOf(x.cfg.Self, mine)
+		if x.cfg.many() && x.m.seen && w.Has(Owner) && !was.Has(Owner) && x.obs.Keys[i].Held != w.Gen() {
+			x.fail("its kernel takes nothing without the key")
+		}
+		x.obs.Local[i] = w
+	}
+	if both {
+		p := 1 - x.cfg.Self
+		x.obs.Peers[p].Words[i] = x.wordOf(p, theirs)
+	}
+}
+
+func (x *transcript) key(i int, v string) {
+	f := strings.Split(v, "/")
+	k := Key{Held: x.number(f[0]), Stored: x.number(f[1]), Elsewhere: len(f) > 2}
+	if k.Held != 0 && k.Held != x.wanted[i] {
+		x.fail(fmt.Sprintf("a key that is wanted at generation %d is not won there", x.wanted[i]))
+	}
+	x.obs.Keys[i] = k
 }
 
 // nic takes up, down, none or reached/majority.

@@ -2,7 +2,11 @@
 
 package core
 
-import "fmt"
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
 
 // Word is an identity's ownership word as the kernel holds it and as frames
 // carry it: flags in the high bits, the generation below. It changes by
@@ -18,11 +22,22 @@ const (
 	Staged Word = 1 << 59 // not owner: addresses are in place behind the closed gate
 	Demand Word = 1 << 58 // not owner, with Ready: asks the owner's kernel to release it at once
 
-	genMask Word = 1<<56 - 1
+	toShift      = 51
+	toMask  Word = 31 << toShift // with Yield: who is meant, a node number + 1; 0: nobody in particular
+	genMask Word = 1<<48 - 1
 )
 
 // Gen returns the generation.
 func (w Word) Gen() uint64 { return uint64(w & genMask) }
+
+// To returns the number of the node that a word that yields is meant for, if it names one.
+func (w Word) To() (node int, ok bool) {
+	n := int(w & toMask >> toShift)
+	return n - 1, n != 0
+}
+
+// ToNode returns the flag that names a node as the one who is meant.
+func ToNode(node int) Word { return Word(node+1) << toShift & toMask }
 
 // Has reports whether all flags in f are set.
 func (w Word) Has(f Word) bool { return w&f == f }
@@ -34,19 +49,26 @@ func (w Word) Flags() Word { return w &^ genMask }
 func MakeWord(flags Word, gen uint64) Word { return flags&^genMask | Word(gen)&genMask }
 
 func (w Word) String() string {
-	s := ""
+	return strings.Join(append(w.names(strconv.Itoa), fmt.Sprintf("gen %d", w.Gen())), " ")
+}
+
+// names are those of its flags; node names a node.
+func (w Word) names(node func(int) string) (names []string) {
 	for _, f := range []struct {
 		b Word
 		n string
 	}{{Owner, "owner"}, {Yield, "yield"}, {Ready, "ready"}, {Want, "want"}, {Staged, "staged"}, {Demand, "demand"}} {
 		if w.Has(f.b) {
-			s += f.n + " "
+			names = append(names, f.n)
 		}
 	}
-	return fmt.Sprintf("%sgen %d", s, w.Gen())
+	if to, ok := w.To(); ok {
+		names = append(names, "to:"+node(to))
+	}
+	return names
 }
 
-// PeerState is the kernel detector's state of the peer.
+// PeerState is the kernel detector's state of a peer.
 type PeerState uint32
 
 // The states, as numbered in bpf/abi.h.

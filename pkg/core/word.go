@@ -11,8 +11,12 @@ func (m *Machine) driveWord(id *identity) {
 	switch {
 	case id.word.Has(Owner):
 		want = m.ownerWord(id)
+	case id.word.Has(Yield) && m.cfg.many():
+		want = m.releasedWordOfMany(id)
 	case id.word.Has(Yield):
 		want = m.releasedWord(id)
+	case m.cfg.many():
+		want = m.standbyWordOfMany(id)
 	default:
 		want = m.standbyWord(id)
 	}
@@ -36,14 +40,22 @@ func (m *Machine) ownerWord(id *identity) Word {
 	m.promise(id, m.next(id, g+1))
 	switch id.ho.phase {
 	case hoIntent, hoStopping:
-		return MakeWord(Owner|Yield, g)
+		return MakeWord(Owner|Yield|m.target(id), g)
 	case hoReleasing:
-		return MakeWord(Yield, g)
+		return MakeWord(Yield|m.target(id), g)
 	}
 	if m.abandons(id) && id.svc.state == actOff {
 		return MakeWord(Yield, g) // for the peer, whenever it comes
 	}
 	return MakeWord(Owner, g)
+}
+
+// target names the node that a hand-over is to; in a pair nobody asks.
+func (m *Machine) target(id *identity) Word {
+	if m.cfg.many() {
+		return ToNode(id.ho.to)
+	}
+	return 0
 }
 
 // releasedWord takes back what the peer did not take.
@@ -53,13 +65,13 @@ func (m *Machine) releasedWord(id *identity) Word {
 	}
 	g := id.word.Gen()
 	switch {
-	case m.dead():
+	case m.dead(id):
 		// The next generation here too: the peer may have been wrongly declared dead,
 		// and the frame that released this one may still reach it.
 		if m.promise(id, m.next(id, g+1)) {
 			return MakeWord(Ready|Want, g+1)
 		}
-	case m.overdue(id), m.up() && id.ho.phase == hoNone && id.peer.Gen() == g && !id.peer.Has(Ready):
+	case m.overdue(id), m.up(id) && id.ho.phase == hoNone && m.theirs(id).Gen() == g && !m.theirs(id).Has(Ready):
 		return m.burn(id) // at once if the peer is not armed: it will not take it
 	}
 	return id.word
@@ -79,12 +91,13 @@ func (m *Machine) burn(id *identity) Word {
 	return MakeWord(Want, id.word.Gen()+1)
 }
 
-// next is the least generation above gen that this node may own: of its own parity, so that no
-// generation is ever owned by both nodes, and above all that it may have owned before it booted.
+// next is the least generation above gen that this node may own: of its own residue, so that no
+// generation is ever owned by two nodes, and above all that it may have owned before it booted.
 // The kernel counts in the same way.
 func (m *Machine) next(id *identity, gen uint64) uint64 {
 	gen = max(gen, id.cfg.Floor) + 1
-	return gen + (gen+uint64(m.cfg.Self))%2
+	nodes := uint64(len(m.cfg.Nodes))
+	return gen + (uint64(m.cfg.Self)+nodes-gen%nodes)%nodes
 }
 
 // overdue reports that nobody has taken it for so long that somebody must act.
@@ -100,7 +113,7 @@ func (m *Machine) standbyWord(id *identity) Word {
 	if free {
 		m.promise(id, m.next(id, g))
 	}
-	if m.obs.Peer == PeerUnknown { // hold after boot
+	if m.view(id.peer).State == PeerUnknown { // hold after boot
 		if !mayArm {
 			w &^= Ready | Staged
 		}
@@ -112,7 +125,7 @@ func (m *Machine) standbyWord(id *identity) Word {
 	if m.superseded(id) {
 		return m.supersede(id, mayArm)
 	}
-	if m.up() && id.peer.Gen() > g {
+	if m.up(id) && m.theirs(id).Gen() > g {
 		return w // the kernel is about to adopt it
 	}
 	if m.mayClaim(id) {
@@ -141,7 +154,7 @@ func (m *Machine) standbyWord(id *identity) Word {
 	case !free:
 	case !m.peerOwns(id):
 		f |= w & Want // a claim, kept until somebody owns it
-	case m.requested(id) && id.peer.Gen() == g:
+	case m.requested(id) && m.theirs(id).Gen() == g:
 		f |= Want
 	}
 	if f.Has(Ready) && m.demands(id) {
@@ -153,18 +166,29 @@ func (m *Machine) standbyWord(id *identity) Word {
 // prepares reports whether this node prepares to take what the peer hands over. What is prepared
 // stays so in a short silence: the peer does not know of it, and goes on.
 func (m *Machine) prepares(id *identity) bool {
-	w, p := id.word, id.peer
-	heard := m.up() || m.obs.Peer == PeerSuspect && w.Has(Staged)
-	return heard && p.Has(Yield) && p.Gen() == w.Gen()
+	w, p := id.word, m.theirs(id)
+	heard := m.up(id) || m.suspect(id) && w.Has(Staged)
+	if m.claim(id).Has(Staged) {
+		return true
+	}
+	return heard && p.Has(Yield) && p.Gen() == w.Gen() && m.meansMe(p)
+}
+
+// meansMe: what a pair's node yields can only be for the other one.
+func (m *Machine) meansMe(w Word) bool {
+	to, _ := w.To()
+	return to == m.cfg.Self || !m.cfg.many()
 }
 
 // demands reports whether the peer's kernel shall be asked to release an identity, past its
 // supervisor: it is lost and the policy says so, or this is ordered and nothing else helped.
 func (m *Machine) demands(id *identity) bool {
-	if !m.up() || !m.peerOwns(id) || id.peer.Gen() != id.word.Gen() {
+	if !m.up(id) || !m.peerOwns(id) || m.theirs(id).Gen() != id.word.Gen() {
 		return false
 	}
-	return m.forced(id) || m.cfg.DemandIfLost && !m.obs.PeerSupervisorOK && !m.obs.PeerFrozen
+	owner := m.view(id.peer)
+	lost := m.cfg.DemandIfLost && !owner.SupervisorOK && !owner.Frozen
+	return m.forced(id) || lost && (!m.cfg.many() || m.heir(id) == m.cfg.Self)
 }
 
 // raise brings a word that a reboot has cleared up to what this node promised
@@ -172,9 +196,9 @@ func (m *Machine) demands(id *identity) bool {
 // Not while the peer owns: its words count, and the promise covers the next one.
 func (m *Machine) raise(id *identity, mayArm bool) Word {
 	switch {
-	case m.up() && !id.peer.Has(Yield):
+	case m.up(id) && !m.theirs(id).Has(Yield):
 		return MakeWord(0, id.cfg.Floor)
-	case m.dead() && mayArm && m.promise(id, m.next(id, id.cfg.Floor)):
+	case m.dead(id) && mayArm && m.promise(id, m.next(id, id.cfg.Floor)):
 		return MakeWord(Ready, id.cfg.Floor)
 	}
 	return id.word
@@ -184,9 +208,9 @@ func (m *Machine) raise(id *identity, mayArm bool) Word {
 // Both nodes show the same generation, so neither is behind; and of the two only
 // one has the right to it: see the package comment.
 func (m *Machine) mayClaim(id *identity) bool {
-	w, p := id.word, id.peer
+	w, p := id.word, m.theirs(id)
 	switch {
-	case !m.up() || m.obs.Isolated || m.standby() || m.leaving:
+	case !m.up(id) || m.obs.Isolated || m.standby() || m.leaving:
 		return false
 	case m.durable.Frozen && !w.Has(Want): // a frozen node only gets back what it had
 		return false

@@ -18,7 +18,7 @@ import (
 )
 
 // Format is the version of the files' format.
-const Format = 1
+const Format = 2
 
 // maxLine bounds an entry. The largest is a state: some 2 KiB for each of up to 64 identities.
 const maxLine = 1 << 20
@@ -151,12 +151,15 @@ func parse(line []byte) (e entry, err error) {
 
 // plausible refuses a configuration that no core has.
 func plausible(c core.Config) error {
-	if c.Self < 0 || c.Self > 1 {
-		return fmt.Errorf("its configuration is of node %d of 2", c.Self)
+	nodes := len(c.Nodes)
+	if nodes < 2 || c.Self < 0 || c.Self >= nodes {
+		return fmt.Errorf("its configuration is of node %d of %d", c.Self, nodes)
 	}
 	for _, id := range c.Identities {
-		if id.Home < 0 || id.Home > 1 {
-			return fmt.Errorf("its configuration has identity %q at home on node %d of 2", id.Name, id.Home)
+		for i, p := range append([]int{id.Home}, id.Prefer...) {
+			if p < 0 || p >= nodes {
+				return fmt.Errorf("its configuration has identity %q %s node %d of %d", id.Name, [...]string{"at home on", "for"}[min(i, 1)], p, nodes)
+			}
 		}
 	}
 	return nil

@@ -17,7 +17,7 @@ import (
 
 var (
 	config = core.Config{
-		Nodes: [2]string{"serv1", "serv2"}, Self: 1, Identities: []core.IdentityConfig{{Name: "files", Failback: "manual", Exclusive: []string{"samba"}}},
+		Nodes: []string{"serv1", "serv2"}, Self: 1, Identities: []core.IdentityConfig{{Name: "files", Failback: "manual", Exclusive: []string{"samba"}}},
 	}
 	saved = core.Saved{Generations: map[string]uint64{"files": 7}}
 	start = Start{Version: "1.0", Boot: "a boot", AtNS: 5, Config: config, Saved: saved}
@@ -44,8 +44,8 @@ func closed(t *testing.T, j *Writer) {
 func observed(at int64, peer core.PeerState, mine, theirs core.Word) core.Observed {
 	ok := core.LanView{Lan: core.NIC{Present: true, Carrier: true}}
 	return core.Observed{
-		At: at, Peer: peer, PeerBoot: 7, PeerSupervisorOK: true, MyLan: ok, PeerLan: ok,
-		Local: []core.Word{mine}, PeerWords: []core.Word{theirs},
+		At: at, Local: []core.Word{mine}, MyLan: ok,
+		Peers: []core.PeerView{{State: peer, Boot: 7, SupervisorOK: true, Lan: ok, Words: []core.Word{theirs}}, {}},
 	}
 }
 
@@ -60,10 +60,12 @@ var takeover = []core.Event{
 }
 
 // live gives a core the events and returns the transcript of what it decides.
-func live(j *Writer, events []core.Event) string {
+func live(j *Writer, events []core.Event) string { return lived(j, start, events) }
+
+func lived(j *Writer, from Start, events []core.Event) string {
 	var b strings.Builder
-	text := core.NewTranscript(config)
-	b.WriteString(strings.Join(text.Head(saved), "\n") + "\n")
+	text := core.NewTranscript(from.Config)
+	b.WriteString(strings.Join(text.Head(from.Saved), "\n") + "\n")
 	for i, ev := range events {
 		at := int64(10 + i)
 		line := text.Event(at, ev) + "\n"
@@ -149,6 +151,43 @@ func TestAReplayIsTheLiveTranscript(t *testing.T) {
 	if bytes.Contains(b, []byte("Tick")) {
 		t.Error("a tick that changed nothing is kept")
 	}
+}
+
+// Among many every peer is played by its name, and a hand-over by whom it is meant for.
+func TestAReplayOfManyIsTheLiveTranscript(t *testing.T) {
+	from := start
+	from.Config = core.Config{
+		Nodes: []string{"serv1", "serv2", "serv3"}, Self: 2, Etcd: true,
+		Identities: []core.IdentityConfig{{Name: "files", Failback: "manual", Prefer: []int{0, 2}}},
+	}
+	from.Saved = core.Saved{Generations: map[string]uint64{"files": 8}}
+	see := func(at int64, mine, owner core.Word, key core.Key, third core.PeerState) core.Observed {
+		return core.Observed{
+			At: at, Local: []core.Word{mine}, Granted: []bool{true}, Keys: []core.Key{key},
+			Peers: []core.PeerView{{State: core.PeerUp, SupervisorOK: true, Words: []core.Word{owner}}, {State: third, Boot: 5, Words: []core.Word{0}}, {}},
+		}
+	}
+	yields := core.MakeWord(core.Owner|core.Yield|core.ToNode(2), 6)
+	dir := t.TempDir()
+	j, err := Open(filepath.Join(dir, Name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	j.Begin(from, core.New(from.Config, from.Saved))
+	want := lived(j, from, []core.Event{
+		core.Started{},
+		see(11, core.MakeWord(core.Ready, 6), core.MakeWord(core.Owner, 6), core.Key{}, core.PeerUp),
+		see(12, core.MakeWord(core.Ready, 6), yields, core.Key{Stored: 6, Elsewhere: true}, core.PeerDead),
+		core.LinkChanged{Peer: 1, Link: "lan"},
+		core.CmdMove{Op: 1, Identity: 0, To: 1},
+	})
+	closed(t, j)
+	for _, line := range []string{"node serv1 serv2 serv3 self=serv3", "prefer=serv1,serv3", "serv2=dead", "files:serv1=owner|yield|to:serv3@6", "key:files=0/6/elsewhere", "link serv2 lan down", "serv2 may not own it"} {
+		if !strings.Contains(want, line) {
+			t.Errorf("live, without %q:\n%s", line, want)
+		}
+	}
+	replayed(t, dir).is(t, want)
 }
 
 func TestATornEndIsPlayedUpToIt(t *testing.T) {
@@ -337,16 +376,17 @@ func TestWhatIsNoJournalIsRefused(t *testing.T) {
 		"a long line":        {strings.Repeat("x", 3*maxLine) + "\n", "journal:1: it is not what was written"},
 		"without a start":    {seal(`{"at_ns":1,"kind":"Tick","event":{}}`), "journal:1: no start is before it"},
 		"nothing":            {seal(`{}`), "neither a start nor an input"},
-		"a later format":     {seal(`{"start":{"format":2,"version":"9.0"}}`), `format 2, and this build reads 1: play it with xdpha "9.0"`},
-		"an unknown key":     {seal(`{"start":{"format":1,"colour":1}}`), `unknown field "colour"`},
+		"a later format":     {seal(`{"start":{"format":3,"version":"9.0"}}`), `format 3, and this build reads 2: play it with xdpha "9.0"`},
+		"an unknown key":     {seal(`{"start":{"format":2,"colour":1}}`), `unknown field "colour"`},
 		"two values":         {seal(`{} {}`), "something follows its end"},
-		"a third node":       {seal(`{"start":{"format":1,"config":{"Self":2}}}`), "of node 2 of 2"},
-		"a home on neither":  {seal(`{"start":{"format":1,"config":{"Identities":[{"Name":"a","Home":-1}]}}}`), `"a" at home on node -1`},
+		"a third node":       {seal(`{"start":{"format":2,"config":{"Nodes":["a","b"],"Self":2}}}`), "of node 2 of 2"},
+		"a home on neither":  {seal(`{"start":{"format":2,"config":{"Nodes":["a","b"],"Identities":[{"Name":"a","Home":-1}]}}}`), `"a" at home on node -1`},
+		"for a fourth node":  {seal(`{"start":{"format":2,"config":{"Nodes":["a","b","c"],"Identities":[{"Name":"a","Prefer":[0,3]}]}}}`), `"a" for node 3 of 3`},
 		"an unknown input":   {seal(`{"kind":"Moon"}`), `knows no input "Moon"`},
 		"an input cut short": {seal(`{"kind":"Tick"}`), "Tick: EOF"},
 		"before the boot":    {seal(`{"at_ns":-1,"kind":"Tick","event":{}}`), "before the boot"},
 		"a sum of letters":   {seal(`{"at_ns":1,"kind":"Tick","event":{},"decided":"xyz"}`), "decided: "},
-		"a state of nothing": {seal(`{"start":{"format":1},"state":{"Version":1,"Identities":[{}]}}`), "the state is of 1 identities"},
+		"a state of nothing": {seal(`{"start":{"format":2,"config":{"Nodes":["a","b"]}},"state":{"Version":2,"Peers":[{},{}],"Identities":[{}]}}`), "the state is of 1 identities"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(dir, Name)

@@ -85,7 +85,7 @@ func TestAnotherSecretIsRefusedAndARotationIsNot(t *testing.T) {
 
 func TestAKeyIsANodesAndAClusters(t *testing.T) {
 	of := func(keys []config.Key, self int) *credentials {
-		c, err := newCredentials(&config.Config{Keys: keys, Self: self, Nodes: [2]config.Node{{Name: "serv1"}, {Name: "serv2"}}})
+		c, err := newCredentials(&config.Config{Keys: keys, Self: self, Nodes: []config.Node{{Name: "serv1"}, {Name: "serv2"}}})
 		if err != nil {
 			t.Fatal(err)
 		}

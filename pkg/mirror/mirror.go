@@ -162,7 +162,7 @@ func (m *Manager) States() []State {
 func (m *Manager) self() string { return m.Config.Nodes[m.Config.Self].Name }
 func (m *Manager) peer() string { return m.Config.Nodes[m.Config.Peer()].Name }
 
-// ownerOf is the node that owns at a generation: they are even on the first node, odd on the second.
+// ownerOf is the node of a pair that owns at a generation: they are even on the first node, odd on the second.
 func ownerOf(generation uint64) int { return int(generation & 1) }
 
 func (m *Manager) stateFile(name string) string { return filepath.Join(m.StateDir, name) }

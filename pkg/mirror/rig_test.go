@@ -319,7 +319,7 @@ func (r *rig) make(t testing.TB, set config.Mirror) *rig {
 	cfg := config.Config{
 		Cluster: "test", Keys: []config.Key{key(1)}, Mirrors: []config.Mirror{set},
 		Identities: []config.Identity{{Name: "files", Mirror: []string{"data"}}},
-		Nodes: [2]config.Node{
+		Nodes: []config.Node{
 			{Name: "serv1", CrossAddr: netip.MustParsePrefix("192.168.111.1/24"), LanAddr: netip.MustParsePrefix("192.0.2.11/24")},
 			{Name: "serv2", CrossAddr: netip.MustParsePrefix("192.168.111.2/24"), LanAddr: netip.MustParsePrefix("192.0.2.12/24")},
 		},

@@ -68,9 +68,8 @@ func (n *node) seeEtcd(o *core.Observed, s *loader.State) {
 	if n.keeper == nil {
 		return
 	}
-	o.Granted = s.ServeUntilNS > s.AtNS
 	for _, c := range n.keeper.Claims() {
-		o.Keys = append(o.Keys, core.Key{Held: c.Generation, Stored: c.Stored})
+		o.Keys = append(o.Keys, core.Key{Held: c.Generation, Stored: c.Stored, Elsewhere: c.Holder != "" && c.Holder != n.self()})
 	}
 	now, was := n.keeper.State(), n.loop.etcd
 	n.loop.etcd = now

@@ -38,11 +38,11 @@ func (n *node) prepareMirrors() error {
 
 // followMirrors tells the mirrors of an identity whose owner has changed. The loop calls it.
 func (n *node) followMirrors(snap core.Snapshot) {
-	if n.mirrors == nil {
+	if n.mirrors == nil || len(snap.Peers) == 0 { // nothing was looked at yet
 		return
 	}
 	for i, id := range snap.Identities {
-		now, was := n.mirrorsOf(i, id), n.loop.mirroring[i]
+		now, was := n.mirrorsOf(i, id.Owner, &snap.Peers[n.Config.Peer()]), n.loop.mirroring[i]
 		if now == was || len(n.Config.Identities[i].Mirror) == 0 {
 			continue
 		}
@@ -54,13 +54,13 @@ func (n *node) followMirrors(snap core.Snapshot) {
 
 // mirrorsOf is what an identity's mirrors have to do: the owner's word says whose data it is. While
 // nobody is known to own it, nothing is copied, at the generation that was known.
-func (n *node) mirrorsOf(i int, id core.IdentitySnapshot) mirroring {
-	peer := n.loop.last.Peer == core.PeerUp
+func (n *node) mirrorsOf(i, owner int, p *core.PeerView) mirroring {
+	peer := p.State == core.PeerUp
 	switch word := n.dp.Word(i); {
 	case word.Has(core.Owner):
 		return mirroring{word.Gen(), mirror.Owner, peer}
-	case id.Owner == n.Config.Peer():
-		return mirroring{id.PeerWord.Gen(), mirror.Standby, peer}
+	case owner == n.Config.Peer():
+		return mirroring{p.Words[i].Gen(), mirror.Standby, peer}
 	}
 	return mirroring{n.loop.mirroring[i].generation, mirror.None, peer}
 }

@@ -3,6 +3,9 @@
 package sim
 
 import (
+	"fmt"
+	"slices"
+
 	"github.com/xdpha/xdpha/pkg/core"
 )
 
@@ -26,10 +29,11 @@ type Stats struct {
 // checker looks on at every instant.
 type checker struct {
 	w       *world
-	sentAt  [2]int64 // by receiver: when the latest accepted frame left
+	sentAt  [maxNodes]int64 // by receiver: when the latest accepted frame left
 	overlap []overlap
 	owned   []map[uint64]int // by identity and generation: which node had it
-	forced  []bool           // by identity: somebody forced a move in this run
+	served  []served
+	forced  []bool // by identity: somebody forced a move in this run
 	stats   Stats
 }
 
@@ -40,7 +44,7 @@ type overlap struct {
 }
 
 func newChecker(w *world) checker {
-	c := checker{w: w, overlap: make([]overlap, len(w.ids)), forced: make([]bool, len(w.ids))}
+	c := checker{w: w, overlap: make([]overlap, len(w.ids)), served: make([]served, len(w.ids)), forced: make([]bool, len(w.ids))}
 	for range w.ids {
 		c.owned = append(c.owned, map[uint64]int{})
 	}
@@ -56,6 +60,11 @@ func (c *checker) open(n *node, i int) bool {
 func (c *checker) instant() {
 	w := c.w
 	for i := range w.ids {
+		if w.p.Etcd {
+			c.keys(i)
+			c.rises(i)
+			continue
+		}
 		a, b := w.nodes[0], w.nodes[1]
 		if !a.powered || !b.powered {
 			c.overlap[i] = overlap{}
@@ -118,13 +127,58 @@ func (w *world) changed(n *node, i int, old, word core.Word, why string) {
 		w.fail("serv%d %s: the generation falls from %d to %d", n.self+1, w.ids[i].Name, old.Gen(), word.Gen())
 	}
 	if word.Has(core.Owner) && !(old.Has(core.Owner) && old.Gen() == word.Gen()) {
-		w.check.owns(n, i, word.Gen())
+		w.check.owns(n, i, word.Gen(), why)
 	}
 }
 
-// owns: no generation is owned two times.
-func (c *checker) owns(n *node, i int, gen uint64) {
+// keys: at no time do two nodes count on an identity's key.
+func (c *checker) keys(i int) {
+	holder := -1
+	for _, n := range c.w.nodes {
+		if !n.powered || n.stands() || !n.k.holdsKey(i, n.clock()) {
+			continue
+		}
+		if holder >= 0 {
+			c.w.fail("%s: serv%d and serv%d both count on its key in etcd", c.w.ids[i].Name, holder+1, n.self+1)
+		}
+		holder = n.self
+	}
+}
+
+// served is the latest time that an identity was served.
+type served struct {
+	gen  uint64
+	by   *node
+	life int // the node's
+}
+
+// rises: no two gates are open, and none opens at a lower generation than one that was open before, wherever, while the node
+// of that one still has the power that it had. An owner that was cut off may be granted again by a peer
+// that has taken over meanwhile, served, and booted: its kernel does not know what it had.
+func (c *checker) rises(i int) {
+	var open *node
+	for _, n := range c.w.nodes {
+		if !c.open(n, i) {
+			continue
+		}
+		if open != nil {
+			c.w.fail("%s: two gates are open, serv%d's at %v and serv%d's at %v", c.w.ids[i].Name, open.self+1, open.k.words[i], n.self+1, n.k.words[i])
+		}
+		open = n
+		last, gen := &c.served[i], n.k.words[i].Gen()
+		if gen < last.gen && last.by.powered && last.by.life == last.life {
+			c.w.fail("%s: serv%d's gate is open at generation %d, and serv%d's has been at %d", c.w.ids[i].Name, n.self+1, gen, last.by.self+1, last.gen)
+		}
+		*last = served{gen, n, n.life}
+	}
+}
+
+// owns: no generation is owned two times, and what is taken of a dead peer with etcd was won there.
+func (c *checker) owns(n *node, i int, gen uint64, why string) {
 	c.stats.Changes++
+	if c.w.p.Etcd && (why == tookOver || why == tookAmong) && c.w.etcd.views[i].stored < gen {
+		c.w.fail("%s: serv%d takes generation %d, and etcd knows of none above %d", c.w.ids[i].Name, n.self+1, gen, c.w.etcd.views[i].stored)
+	}
 	if before, used := c.owned[i][gen]; used {
 		c.w.fail("%s: serv%d takes generation %d, which serv%d has owned", c.w.ids[i].Name, n.self+1, gen, before+1)
 	}
@@ -151,28 +205,64 @@ func (c *checker) booted(n *node) { c.sentAt[n.self] = 0 }
 // unsettled says what is missing until all is as it should be without a fault; "": nothing.
 func (c *checker) unsettled() string {
 	w := c.w
-	for i, id := range w.ids {
-		a, b := w.nodes[0], w.nodes[1]
-		switch {
-		case !a.powered || !b.powered || !a.d.running || !b.d.running:
+	for _, n := range w.nodes {
+		if !n.powered || !n.d.running {
 			return "a node or a daemon does not run"
-		case c.open(a, i) == c.open(b, i):
-			return id.Name + " has not one open gate"
 		}
-		o, x := a, b
-		if c.open(b, i) {
-			o, x = b, a
+	}
+	for i, id := range w.ids {
+		var owner *node
+		for _, n := range w.nodes {
+			if c.open(n, i) && owner != nil {
+				return id.Name + " has two open gates"
+			} else if c.open(n, i) {
+				owner = n
+			}
 		}
-		switch {
-		case !x.k.words[i].Has(core.Ready) || x.k.words[i].Gen() != o.k.words[i].Gen():
-			return id.Name + ": the other node is not armed"
-		case !o.addrs[i] || x.addrs[i] != id.StagingAhead:
-			return id.Name + ": addresses are not where they should be"
-		case !o.svc[i] || x.svc[i]:
-			return id.Name + ": services are not where they should be"
-		case id.Failback == "auto" && o.self != id.Home:
+		if owner == nil {
+			return id.Name + " has no open gate"
+		}
+		for _, n := range w.nodes {
+			if why := c.misplaced(n, owner, i); why != "" {
+				return id.Name + ": " + why
+			}
+		}
+		if id.Failback == "auto" && owner.self != id.Home {
 			return id.Name + " is not at home"
 		}
+	}
+	return ""
+}
+
+// evacuated says what a node in standby still has, or nobody else; "": nothing.
+func (c *checker) evacuated(n *node) string {
+	for i, id := range c.w.ids {
+		owned := false
+		for _, x := range c.w.nodes {
+			if !x.powered {
+				return "a node has no power"
+			}
+			owned = owned || x != n && x.k.words[i].Has(core.Owner)
+		}
+		if mine := n.k.words[i]; !owned || mine.Has(core.Owner) || mine.Has(core.Ready) {
+			return fmt.Sprintf("of %s it has %v; whether another node owns it: %v", id.Name, mine, owned)
+		}
+	}
+	return ""
+}
+
+// misplaced says what of an identity is not as it should be on a node, or "".
+func (c *checker) misplaced(n, owner *node, i int) string {
+	word, candidate := n.k.words[i], slices.Contains(c.w.ids[i].Prefer, n.self)
+	switch {
+	case candidate && n != owner && (!word.Has(core.Ready) || word.Gen() != owner.k.words[i].Gen()):
+		return "another node is not armed"
+	case !candidate && word.Has(core.Ready):
+		return "who is no candidate is armed"
+	case n.addrs[i] != (n == owner || candidate && c.w.ids[i].StagingAhead):
+		return "addresses are not where they should be"
+	case n.svc[i] != (n == owner):
+		return "services are not where they should be"
 	}
 	return ""
 }

@@ -17,8 +17,11 @@ type daemon struct {
 	paused  int64
 	hinted  bool
 	replied map[uint64]bool
-	fencing uint64 // the Fence in flight
+	fencing uint64  // the Fence in flight
+	keeper  *keeper // nil: the arbiter is not etcd
 }
+
+var names = [maxNodes]string{"serv1", "serv2", "serv3", "serv4", "serv5"}
 
 func newDaemon(n *node) *daemon { return &daemon{n: n, replied: map[uint64]bool{}} }
 
@@ -32,10 +35,13 @@ func (d *daemon) start(booted bool) {
 		ids[i].Floor = n.k.floor[i]
 	}
 	d.m = n.w.newCore(core.Config{
-		Self: n.self, Nodes: [2]string{"serv1", "serv2"}, Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0, Hold: n.w.o.Seed%3 == 0 && booted,
-		Fence: n.w.p.Fence, FenceDelay: n.w.p.FenceDelay[1-n.self],
+		Self: n.self, Nodes: names[:n.w.p.Nodes], Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0, Hold: n.w.o.Seed%3 == 0 && booted,
+		Etcd: n.w.p.Etcd, Fence: n.w.p.Fence, FenceDelay: n.w.p.FenceDelay[max(1-n.self, 0)],
 		Limits: core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms, Fence: 5 * s},
 	}, saved)
+	if n.w.p.Etcd {
+		d.keeper = startKeeper(d)
+	}
 	d.step(core.Started{})
 	d.renew()
 	d.look()
@@ -145,6 +151,10 @@ func (d *daemon) act(a core.Action) {
 		d.fence(a.Op)
 	case core.CancelFence:
 		d.fencing = 0
+	case core.Win:
+		d.keeper.win(a.Identity, a.Generation)
+	case core.GiveUp:
+		d.keeper.giveUp(a.Identity)
 	case core.Announce:
 		if !n.addrs[a.Identity] {
 			w.fail("serv%d announces %s without its addresses", n.self+1, w.ids[a.Identity].Name)
@@ -159,6 +169,9 @@ func (d *daemon) act(a core.Action) {
 		}
 		d.replied[a.Op] = true
 	case core.Left:
+		if d.keeper != nil {
+			d.keeper.release()
+		}
 		d.end()
 		n.restart(w.rnd(50*ms, 2*s))
 	case core.Pulse:

@@ -9,8 +9,10 @@
 //
 //   - two gates that are open for one identity, but for the case that arbiter reach documents:
 //     both nodes reach the majority of the listed hosts, and not one frame has passed between
-//     them for dead_after; and that case ends with the first frame;
+//     them for dead_after; and that case ends with the first frame. With etcd there is none;
 //   - a generation that is owned two times, or one that is lower than the one before;
+//   - with etcd: two nodes that count on one key, something taken of a dead peer that was not won
+//     there, or a gate that opens at a lower generation than one that was open before;
 //   - a word that is armed without a promise on the disk, or released while services run, unless
 //     that was forced.
 //
@@ -23,6 +25,7 @@
 // their cores. Bugs that are put into the model on purpose ([Mutations]) must be found by one of them.
 //
 // Times are nanoseconds. The model leaves out authentication but for boot ids and nonces; the seeds
-// leave out the steps of two processors inside one kernel, and no world has etcd, nor two processors
-// with frames of one node.
+// leave out the steps of two processors inside one kernel; and no world has two processors with frames
+// of one node. etcd is one store that is linearizable by itself, and its keeper a model of what
+// pkg/arbiter/etcd promises: that it keeps that is tested there.
 package sim

@@ -2,12 +2,16 @@
 
 package sim
 
-import "github.com/xdpha/xdpha/pkg/core"
+import (
+	"slices"
+
+	"github.com/xdpha/xdpha/pkg/core"
+)
 
 // frame is a heartbeat.
 type frame struct {
 	reply                  bool
-	link                   int
+	from, to, link         int
 	boot, nonce, echo, seq uint64
 	sent, grant            int64 // on the sender's and on the receiver's clock
 	age                    int64 // of the sender's supervisor
@@ -27,34 +31,48 @@ type around interface {
 	logf(format string, args ...any)
 }
 
+// peer is what a kernel knows of another node: struct xd_peer.
+type peer struct {
+	boot, myNonce, myNonceBefore, nonce uint64
+	unproven                            [links]uint64
+	state                               core.PeerState
+	since, suspectAt                    int64
+	words                               []core.Word
+	said                                frame // its last one
+	saidAt                              int64
+	heard                               [links]int64
+	heardAny                            int64
+	probeSeq, replySeq                  [links]uint64
+	granted, sent, solo, soloSent       int64
+	knocked                             int64
+}
+
 // kernel is the state that bpf/ holds on one node, and the same steps on it. Times are the
 // node's own clock's; 0 is never.
 type kernel struct {
 	p *Params
 	around
-	self int
+	self       int
+	candidates []uint32 // by identity, a bit for each node
 
-	boot, nonce, nonceBefore, peerBoot, peerNonce         uint64
-	candidate                                             [links]uint64
-	state                                                 core.PeerState
-	since, suspectAt, started                             int64
-	words, peerWords                                      []core.Word
-	peer                                                  frame // what its last one said
-	peerAt                                                int64
-	heard                                                 [links]int64
-	heardAny                                              int64
-	probeSeq, replySeq                                    [links]uint64
-	seq                                                   uint64
-	ticks                                                 [ticks]int64
-	serveUntil, granted, peerSent, peerSolo, peerSoloSent int64
-	reachSent, reachOK, reachWait                         int64
-	reach                                                 [hosts][nics]int64
-	majoritySince, isolatedSince, knocked                 int64
-	due, notBefore                                        int64
-	hurry                                                 bool
+	boot                          uint64
+	peers                         []peer // by node number; the own one is not used
+	started                       int64
+	words                         []core.Word
+	seq                           uint64
+	ticks                         [ticks]int64
+	serveUntil                    int64
+	taken                         []int64 // by identity: among many, grants for frames of before do not count
+	reachSent, reachOK, reachWait int64
+	reach                         [hosts][nics]int64
+	majoritySince, isolatedSince  int64
+	due, notBefore                int64
+	hurry                         bool
 
 	renewed, leaseUntil int64 // control
 	fenced              int64
+	leave               []int64  // until when this node surely holds the identity's key in etcd
+	leaveGen            []uint64 // the generation that it holds it at
 	floor               []uint64
 	flags               core.SetFlags
 	lan                 core.LanView
@@ -66,18 +84,78 @@ func raise(at *int64, to int64) { *at = max(*at, to) }
 
 func (k *kernel) leaseValid(now int64) bool { return k.leaseUntil > now }
 
+// newKernel is one whose programs have just been loaded.
+func newKernel(p *Params, around around, self int, now int64, identities int) *kernel {
+	k := &kernel{
+		p: p, around: around, self: self, candidates: make([]uint32, identities), boot: around.fresh(), peers: make([]peer, p.Nodes), started: now,
+		words: make([]core.Word, identities), floor: make([]uint64, identities), taken: make([]int64, identities),
+		leave: make([]int64, identities), leaveGen: make([]uint64, identities),
+	}
+	for node := range k.peers {
+		if node != self {
+			k.peers[node] = peer{myNonce: around.fresh(), words: make([]core.Word, identities)}
+		}
+	}
+	return k
+}
+
+// many: there are more than two nodes.
+func (k *kernel) many() bool { return len(k.peers) > 2 }
+
+func (k *kernel) isCandidate(i, node int) bool { return k.candidates[i]>>node&1 != 0 }
+
+// other is a pair's: the other node.
+func (k *kernel) other() *peer { return &k.peers[1-k.self] }
+
 func (k *kernel) mayServe(now int64) bool {
 	return k.p.Serve == 0 || k.serveUntil > now || k.p.mutate("the right never ends")
 }
 
-// leased: a lost supervisor closes the gate, unless the peer is known dead.
-func (k *kernel) leased(now int64) bool {
-	return k.leaseValid(now) || k.state == core.PeerDead && (k.knocked == 0 || now-k.knocked > k.p.Hold)
+// grantedByAll: every other candidate has counted a frame of this node's as life, lately enough, that
+// left after it took the identity.
+func (k *kernel) grantedByAll(i int, now int64) bool {
+	for node := range k.peers {
+		if node == k.self || !k.isCandidate(i, node) {
+			continue
+		}
+		at := k.peers[node].granted
+		valid := at != 0 && at+k.p.Serve > now && (at > k.taken[i] || k.p.mutate("a grant of before the taking counts"))
+		if valid && k.p.mutate("one candidate's grant is enough") {
+			return true
+		}
+		if !valid {
+			return false
+		}
+	}
+	return true
 }
 
-func (k *kernel) gateOpen(i int, now int64) bool {
-	return k.mayServe(now) && k.leased(now) && k.words[i].Has(core.Owner)
+// granted is a pair's right to serve, or that to an identity among many.
+func (k *kernel) granted(i int, now int64) bool {
+	if k.many() {
+		return k.grantedByAll(i, now)
+	}
+	return k.mayServe(now)
 }
+
+// keepsAlone: a pair's node serves without a supervisor while the peer is known dead.
+func (k *kernel) keepsAlone(now int64) bool {
+	if k.many() {
+		return false
+	}
+	p := k.other()
+	return p.state == core.PeerDead && (p.knocked == 0 || now-p.knocked > k.p.Hold)
+}
+
+// holdsKey: this node holds the identity's key in etcd, so nobody else does.
+func (k *kernel) holdsKey(i int, now int64) bool { return k.p.Etcd && k.leave[i] > now }
+
+func (k *kernel) gateOpen(i int, now int64) bool {
+	return (k.granted(i, now) || k.holdsKey(i, now)) && (k.leaseValid(now) || k.keepsAlone(now)) && k.words[i].Has(core.Owner)
+}
+
+// setLeave is the supervisor's SetLeave.
+func (k *kernel) setLeave(i int, gen uint64, until int64) { k.leave[i], k.leaveGen[i] = until, gen }
 
 // set changes a word; the checker sees it.
 func (k *kernel) set(i int, w core.Word, why string) {
@@ -93,13 +171,38 @@ func (k *kernel) nextOwn(i int, gen uint64) uint64 {
 	if k.p.mutate("generations without parity") {
 		return gen + 1
 	}
+	self, n := uint64(k.self), uint64(len(k.peers))
+	if k.p.mutate("two nodes of one residue") {
+		self %= 2
+	}
 	gen = max(gen, k.floor[i]) + 1
-	return gen + (gen+uint64(k.self))%2
+	return gen + (self+n-gen%n)%n
 }
 
-func (k *kernel) takeOne(i int, why string) {
-	if w := k.words[i]; w.Has(core.Ready) && !w.Has(core.Owner) {
-		k.set(i, core.MakeWord(core.Owner, k.nextOwn(i, w.Gen())), why)
+// own is a taking: among many only grants for frames that left after it count.
+func (k *kernel) own(i int, now int64, why string) {
+	k.taken[i] = now
+	k.set(i, core.MakeWord(core.Owner, k.nextOwn(i, k.words[i].Gen())), why)
+}
+
+// won: with etcd this node must have won the identity's key, at the very generation that it takes.
+func (k *kernel) won(i int, gen uint64, now int64) bool {
+	if !k.p.Etcd || k.p.mutate("the key in etcd is not needed") {
+		return true
+	}
+	return k.holdsKey(i, now) && (k.leaveGen[i] == gen || k.p.mutate("a key of any generation will do"))
+}
+
+// Why a word changes that is taken by the timer's verdict in a pair, and by the key among many.
+const (
+	tookOver  = "take_over"
+	tookAmong = "take_among"
+)
+
+func (k *kernel) takeOne(i int, now int64) {
+	w := k.words[i]
+	if w.Has(core.Ready) && !w.Has(core.Owner) && k.won(i, k.nextOwn(i, w.Gen()), now) {
+		k.own(i, now, tookOver)
 	}
 }
 
@@ -109,15 +212,51 @@ func (k *kernel) fencedOff() bool {
 	if k.p.mutate("once off is off for ever") {
 		return k.fenced > 0
 	}
-	return k.fenced > k.since && k.fenced > k.heardAny && k.fenced > k.knocked
+	p := k.other()
+	return k.fenced > p.since && k.fenced > p.heardAny && k.fenced > p.knocked
 }
 
-func (k *kernel) takeOver() {
-	if k.p.Fence && !k.fencedOff() && !k.p.mutate("nobody need be off") {
+func (k *kernel) takeOver(now int64) {
+	if k.many() || k.p.Fence && !k.fencedOff() && !k.p.mutate("nobody need be off") {
 		return
 	}
 	for i := range k.words {
-		k.takeOne(i, "take_over")
+		k.takeOne(i, now)
+	}
+}
+
+// consents reports whether another candidate lets this node take an identity that both know at that
+// generation: it is not its owner, or, where deaths count, it is dead.
+func (k *kernel) consents(node, i int, gen uint64, deaths bool) bool {
+	p := &k.peers[node]
+	said := p.words[i]
+	switch {
+	case p.state == core.PeerUnknown:
+		return k.p.mutate("an unknown candidate is passed over")
+	case p.boot != 0 && said.Gen() == gen && (!said.Has(core.Owner) || k.p.mutate("who owns it is not asked")):
+		return true
+	}
+	return deaths && (p.state == core.PeerDead || p.state == core.PeerSuspect && k.p.mutate("a suspect is as good as dead"))
+}
+
+// takeAmong takes an identity among many.
+func (k *kernel) takeAmong(i int, deaths bool, now int64) {
+	w := k.words[i]
+	if !w.Has(core.Ready) || w.Has(core.Owner) || !k.won(i, k.nextOwn(i, w.Gen()), now) || !k.leaseValid(now) || !k.isCandidate(i, k.self) {
+		return
+	}
+	for node := range k.peers {
+		if node != k.self && k.isCandidate(i, node) && !k.consents(node, i, w.Gen(), deaths) {
+			return
+		}
+	}
+	k.own(i, now, tookAmong)
+}
+
+// takeAll comes once the timer has looked at all peers.
+func (k *kernel) takeAll(now int64) {
+	for i := range k.words {
+		k.takeAmong(i, true, now)
 	}
 }
 
@@ -129,73 +268,77 @@ func (k *kernel) lapse() {
 	}
 }
 
-func (k *kernel) peerWord(i int, theirs core.Word, now int64) {
-	if theirs.Gen() < k.peerWords[i].Gen() && k.state == core.PeerUp {
+func (k *kernel) peerWord(node, i int, theirs core.Word, now int64) {
+	p := &k.peers[node]
+	if theirs.Gen() < p.words[i].Gen() && p.state == core.PeerUp {
 		return
 	}
-	if theirs != k.peerWords[i] {
-		k.peerWords[i] = theirs
+	if theirs != p.words[i] {
+		p.words[i] = theirs
 		k.news()
 	}
-	k.applyWord(i, theirs, now)
+	k.applyWord(node, i, theirs, now)
 }
 
-func (k *kernel) applyWord(i int, theirs core.Word, now int64) {
+func (k *kernel) applyWord(node, i int, theirs core.Word, now int64) {
 	old := k.words[i]
 	gen := old.Gen()
 	switch {
 	case theirs.Gen() > gen:
 		k.set(i, core.MakeWord(0, theirs.Gen()), "higher generation")
-	case theirs.Gen() < gen:
+	case theirs.Gen() < gen, k.many() && !k.isCandidate(i, node):
 	case theirs.Has(core.Ready|core.Demand) && old.Has(core.Owner):
 		k.set(i, core.MakeWord(core.Yield, gen), "demanded")
-	case theirs.Has(core.Yield) && !theirs.Has(core.Owner) && old.Has(core.Ready) && !old.Has(core.Owner) && k.leaseValid(now):
-		k.set(i, core.MakeWord(core.Owner, k.nextOwn(i, gen)), "released by the peer")
+	case theirs.Has(core.Owner), !old.Has(core.Ready), old.Has(core.Owner):
+	case k.many():
+		k.takeAmong(i, false, now)
+	case theirs.Has(core.Yield) && k.leaseValid(now):
+		k.own(i, now, "released by the peer")
 	}
 }
 
-// say is what a sender says of itself: hb_say.
-func (k *kernel) say(f *frame, now int64) {
-	f.boot, f.nonce, f.sent, f.trueSent = k.boot, k.nonce, now, k.trueTime()
-	f.age = now - k.renewed
-	f.solo = k.p.Serve != 0 && k.serveUntil-now > k.p.Serve
-	f.standby, f.frozen, f.lan = k.flags.Standby, k.flags.Frozen, k.lan
-	f.words = append([]core.Word(nil), k.words...)
+// say is what a sender says of itself, to whomever: hb_say.
+func (k *kernel) say(now int64) frame {
+	return frame{
+		from: k.self, boot: k.boot, sent: now, trueSent: k.trueTime(), age: now - k.renewed,
+		solo: k.p.Serve != 0 && k.serveUntil-now > k.p.Serve, standby: k.flags.Standby, frozen: k.flags.Frozen, lan: k.lan,
+		words: slices.Clone(k.words),
+	}
 }
 
 func (k *kernel) hbFresh(f *frame, now int64) bool {
-	l := f.link
-	if (k.nonce == 0 || f.echo != k.nonce) && !(f.boot == k.peerBoot && k.nonceBefore != 0 && f.echo == k.nonceBefore) {
-		if k.state == core.PeerUnknown || k.state == core.PeerDead {
-			k.candidate[l], k.knocked = f.nonce, now
+	l, p := f.link, &k.peers[f.from]
+	if (p.myNonce == 0 || f.echo != p.myNonce) && !(f.boot == p.boot && p.myNonceBefore != 0 && f.echo == p.myNonceBefore) {
+		if p.state == core.PeerUnknown || p.state == core.PeerDead {
+			p.unproven[l], p.knocked = f.nonce, now
 		}
 		return false
 	}
-	if f.boot != k.peerBoot {
+	if f.boot != p.boot {
 		if f.reply && f.seq > k.seq {
 			return false
 		}
-		k.nonceBefore, k.nonce = k.nonce, k.fresh()
-		k.probeSeq = [links]uint64{}
+		p.myNonceBefore, p.myNonce = p.myNonce, k.fresh()
+		p.probeSeq = [links]uint64{}
 		if f.reply {
-			k.replySeq[l] = f.seq
+			p.replySeq[l] = f.seq
 		} else {
-			k.probeSeq[l] = f.seq
+			p.probeSeq[l] = f.seq
 		}
-		clear(k.peerWords)
-		k.peerSent, k.peerSoloSent, k.granted = 0, 0, 0
-		k.peerBoot = f.boot
+		clear(p.words)
+		p.sent, p.soloSent, p.granted = 0, 0, 0
+		p.boot = f.boot
 		return true
 	}
-	highest := &k.probeSeq[l]
+	highest := &p.probeSeq[l]
 	if f.reply {
-		highest = &k.replySeq[l]
+		highest = &p.replySeq[l]
 		if f.seq > k.seq || f.seq+seqWindow <= k.seq {
 			return false
 		}
 	} else {
 		for i := range links {
-			if k.probeSeq[i] >= f.seq+seqWindow {
+			if p.probeSeq[i] >= f.seq+seqWindow {
 				return false
 			}
 		}
@@ -207,35 +350,37 @@ func (k *kernel) hbFresh(f *frame, now int64) bool {
 	return true
 }
 
-func (k *kernel) hbSolo(f *frame, now int64) {
+func (p *peer) hbSolo(f *frame, now int64) {
 	switch {
 	case f.solo:
-		raise(&k.peerSoloSent, f.sent)
-		k.peerSolo = now
-	case f.sent > k.peerSoloSent:
-		k.peerSolo = 0
+		raise(&p.soloSent, f.sent)
+		p.solo = now
+	case f.sent > p.soloSent:
+		p.solo = 0
 	}
 }
 
-func (k *kernel) hbGranted(mine, now int64) {
+func (k *kernel) hbGranted(p *peer, mine, now int64) {
 	if k.p.Serve == 0 || mine == 0 || now < mine {
 		return
 	}
 	if k.p.mutate("a grant counts from its arrival") {
 		mine = now
 	}
-	raise(&k.granted, mine)
-	raise(&k.serveUntil, mine+k.p.Serve)
+	raise(&p.granted, mine)
+	if !k.many() {
+		raise(&k.serveUntil, mine+k.p.Serve)
+	}
 }
 
 // giving is give_back_leave, between its steps.
 type giving struct{ until, granted int64 }
 
-func (k *kernel) giveBackLook(g *giving) {
+func (k *kernel) giveBackLook(p *peer, g *giving) {
 	*g = giving{}
-	if k.p.Serve != 0 && k.granted != 0 && (k.state == core.PeerUp || k.state == core.PeerSuspect) &&
-		k.serveUntil-k.granted > k.p.Serve && !k.p.mutate("the leave is kept") {
-		*g = giving{k.serveUntil, k.granted}
+	if k.p.Serve != 0 && p.granted != 0 && (p.state == core.PeerUp || p.state == core.PeerSuspect) &&
+		k.serveUntil-p.granted > k.p.Serve && !k.p.mutate("the leave is kept") {
+		*g = giving{k.serveUntil, p.granted}
 	}
 }
 
@@ -245,9 +390,9 @@ func (k *kernel) giveBackExchange(g *giving) {
 	}
 }
 
-func (k *kernel) giveBackStands(g *giving) {
+func (k *kernel) giveBackStands(p *peer, g *giving) {
 	if g.until != 0 {
-		raise(&k.serveUntil, k.granted+k.p.Serve)
+		raise(&k.serveUntil, p.granted+k.p.Serve)
 	}
 }
 
@@ -267,41 +412,46 @@ var arrivalSteps = []struct {
 }{
 	{"hb_believe", func(k *kernel, a *arrival) {
 		k.passed(&a.f)
-		if k.peer.boot != a.f.boot || k.peer.standby != a.f.standby || k.peer.frozen != a.f.frozen || k.peer.lan != a.f.lan {
+		p := a.peer(k)
+		if p.said.boot != a.f.boot || p.said.standby != a.f.standby || p.said.frozen != a.f.frozen || p.said.lan != a.f.lan {
 			k.news()
 		}
-		k.peerNonce, k.peer, k.peerAt = a.f.nonce, a.f, a.now
-		k.hbSolo(&a.f, a.now)
+		p.nonce, p.said, p.saidAt = a.f.nonce, a.f, a.now
+		p.hbSolo(&a.f, a.now)
 	}},
 	{"peer_word", func(k *kernel, a *arrival) {
 		for i := range k.words {
-			k.peerWord(i, a.f.words[i], a.now)
+			k.peerWord(a.f.from, i, a.f.words[i], a.now)
 		}
 	}},
-	{"hb_granted", func(k *kernel, a *arrival) { k.hbGranted(a.f.grant, a.now) }},
+	{"hb_granted", func(k *kernel, a *arrival) { k.hbGranted(a.peer(k), a.f.grant, a.now) }},
 	{"hb_promise: stamp", func(k *kernel, a *arrival) {
-		raise(&k.heardAny, a.now)
-		raise(&k.heard[a.f.link], a.now)
+		raise(&a.peer(k).heardAny, a.now)
+		raise(&a.peer(k).heard[a.f.link], a.now)
 	}},
 	{"hb_promise: look", func(k *kernel, a *arrival) {
-		if a.promised = k.state != core.PeerDead || k.p.mutate("promise though dead"); a.promised {
-			raise(&k.peerSent, a.f.sent)
+		if a.promised = a.peer(k).state != core.PeerDead || k.p.mutate("promise though dead"); a.promised {
+			raise(&a.peer(k).sent, a.f.sent)
 		}
 	}},
-	{"give_back_leave: look", func(k *kernel, a *arrival) { k.giveBackLook(&a.give) }},
+	{"give_back_leave: look", func(k *kernel, a *arrival) { k.giveBackLook(a.peer(k), &a.give) }},
 	{"give_back_leave: exchange", func(k *kernel, a *arrival) { k.giveBackExchange(&a.give) }},
-	{"give_back_leave: what was granted meanwhile", func(k *kernel, a *arrival) { k.giveBackStands(&a.give) }},
+	{"give_back_leave: what was granted meanwhile", func(k *kernel, a *arrival) { k.giveBackStands(a.peer(k), &a.give) }},
 	{"hb_answer", func(k *kernel, a *arrival) {
 		if a.f.reply {
 			return
 		}
-		a.answer = &frame{reply: true, link: a.f.link, echo: a.f.nonce, seq: a.f.seq}
+		f := k.say(a.now)
+		f.reply, f.to, f.link, f.seq = true, a.f.from, a.f.link, a.f.seq
+		f.nonce, f.echo = a.peer(k).myNonce, a.f.nonce
 		if a.promised {
-			a.answer.grant = a.f.sent
+			f.grant = a.f.sent
 		}
-		k.say(a.answer, a.now)
+		a.answer = &f
 	}},
 }
+
+func (a *arrival) peer(k *kernel) *peer { return &k.peers[a.f.from] }
 
 // step does the next step, and reports whether there are more.
 func (a *arrival) step(k *kernel) bool {
@@ -321,28 +471,46 @@ func (k *kernel) receive(f frame, now int64) *frame {
 	return a.answer
 }
 
-func (k *kernel) echoForPeer(link int) uint64 {
-	up := k.state == core.PeerUp || k.state == core.PeerSuspect
-	if !up && k.candidate[link] != 0 && (k.peerNonce == 0 || k.seq&1 == 1) {
-		return k.candidate[link]
+func (k *kernel) echoForPeer(p *peer, link int) uint64 {
+	up := p.state == core.PeerUp || p.state == core.PeerSuspect
+	if !up && p.unproven[link] != 0 && (p.nonce == 0 || k.seq&1 == 1) {
+		return p.unproven[link]
 	}
-	return k.peerNonce
+	return p.nonce
 }
 
-// tick is handle_tick, past tick_due: a probe on every link, and questions to the listed hosts.
-func (k *kernel) tick(now int64) (probes [links]frame, ask bool) {
+// tick is handle_tick, past tick_due: a probe of every peer on every link, and questions to the listed
+// hosts.
+func (k *kernel) tick(now int64) (probes []frame, ask bool) {
 	k.hurry = false
 	k.seq++
 	k.ticks[k.seq%ticks] = now
-	for l := range links {
-		f := frame{link: l, echo: k.echoForPeer(l), seq: k.seq, grant: k.peerSent}
-		k.say(&f, now)
-		probes[l] = f
+	said := k.say(now)
+	for node := range k.peers {
+		if node == k.self {
+			continue
+		}
+		p := &k.peers[node]
+		for l := range links {
+			f := said
+			f.to, f.link, f.seq, f.nonce, f.echo, f.grant = node, l, k.seq, p.myNonce, k.echoForPeer(p, l), p.sent
+			probes = append(probes, f)
+		}
 	}
 	if ask = k.reachDue(now); ask {
 		k.reachSent = now
 	}
 	return probes, ask
+}
+
+// suspecting: a peer is suspected.
+func (k *kernel) suspecting() bool {
+	for node := range k.peers {
+		if k.peers[node].state == core.PeerSuspect {
+			return true
+		}
+	}
+	return false
 }
 
 func (k *kernel) rightEnds(now int64) bool {
@@ -356,7 +524,7 @@ func (k *kernel) reachDue(now int64) bool {
 		return false
 	}
 	wait, next := every, k.p.Probe
-	if k.state == core.PeerSuspect || k.rightEnds(now) {
+	if k.suspecting() || k.rightEnds(now) {
 		if k.reachOK == k.reachSent {
 			wait = 0
 		} else {
@@ -380,7 +548,8 @@ func (k *kernel) reached(since int64) (n int) {
 }
 
 func (k *kernel) isSilent(now int64) bool {
-	return now-k.heardAny >= k.p.Probe+k.p.Probe/2 && (k.granted == 0 || k.heardAny-k.granted <= k.p.Suspect)
+	p := k.other()
+	return now-p.heardAny >= k.p.Probe+k.p.Probe/2 && (p.granted == 0 || p.heardAny-p.granted <= k.p.Suspect)
 }
 
 // question is a listed host's answer on its way through reach_stamp and reach_heard.
@@ -414,11 +583,11 @@ var questionSteps = []struct {
 	}},
 	{"reach_heard: look again", func(k *kernel, q *question) {
 		if q.allowed && !k.isSilent(q.now) && !k.p.mutate("leave while heard") {
-			k.giveBackLook(&q.give)
+			k.giveBackLook(k.other(), &q.give)
 		}
 	}},
 	{"give_back_leave: exchange", func(k *kernel, q *question) { k.giveBackExchange(&q.give) }},
-	{"give_back_leave: what was granted meanwhile", func(k *kernel, q *question) { k.giveBackStands(&q.give) }},
+	{"give_back_leave: what was granted meanwhile", func(k *kernel, q *question) { k.giveBackStands(k.other(), &q.give) }},
 }
 
 func (q *question) step(k *kernel) bool {

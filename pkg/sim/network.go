@@ -2,38 +2,44 @@
 
 package sim
 
-// network is the article's: two switches with a trunk, a cable between the nodes. A node's lan
+// network is the article's: two switches with a trunk, a cable between the nodes, or a switch among
+// many. A node's lan
 // NIC is on its own switch and its spare one on the other; listed hosts are on either.
 type network struct {
 	cable, trunk bool
-	nic          [2][nics]bool        // by node: lan, spare
-	host         [hosts]bool          // they answer
-	oneWay       [2][links]bool       // by receiver: frames on that link do not arrive
-	loss         float64              // of everything
-	late         int64                // most that a frame is late, beside the usual
-	twice        bool                 // frames may arrive two times
-	deaf         [2][nics][hosts]bool // by node: that host does not answer there
+	nic          [maxNodes][nics]bool        // by node: lan, spare
+	host         [hosts]bool                 // they answer
+	oneWay       [maxNodes][links]bool       // by receiver: frames on that link do not arrive
+	apart        [maxNodes][maxNodes]int     // by receiver and sender: so many faults keep all frames away
+	loss         float64                     // of everything
+	late         int64                       // most that a frame is late, beside the usual
+	twice        bool                        // frames may arrive two times
+	deaf         [maxNodes][nics][hosts]bool // by node: that host does not answer there
 }
 
 // hostAt is the switch of each host.
 var hostAt = [hosts]int{0, 1, 0}
 
 func soundNetwork() network {
-	return network{
-		cable: true, trunk: true, nic: [2][nics]bool{{true, true}, {true, true}},
+	n := network{
+		cable: true, trunk: true,
 		host: [hosts]bool{true, true, true},
 	}
+	for i := range n.nic {
+		n.nic[i] = [nics]bool{true, true}
+	}
+	return n
 }
 
-// joins reports whether a link carries frames to a node.
-func (n *network) joins(link, to int) bool {
-	if n.oneWay[to][link] {
+// joins reports whether a link carries frames of one node to another.
+func (n *network) joins(link, from, to int) bool {
+	if n.oneWay[to][link] || n.apart[to][from] > 0 {
 		return false
 	}
 	if link == 0 {
 		return n.cable
 	}
-	return n.trunk && n.nic[0][link-1] && n.nic[1][link-1]
+	return n.trunk && n.nic[from][link-1] && n.nic[to][link-1]
 }
 
 // asks reports whether a node's NIC reaches a host.
@@ -55,8 +61,8 @@ func (w *world) travel() int64 {
 }
 
 func (w *world) send(from *node, f frame) {
-	to := w.nodes[1-from.self]
-	if !w.net.joins(f.link, to.self) {
+	to := w.nodes[f.to]
+	if !w.net.joins(f.link, from.self, to.self) {
 		return
 	}
 	copies := 1

@@ -64,12 +64,12 @@ func (n *node) power() {
 	n.powered, n.paused = true, 0
 	count := len(w.ids)
 	n.svc, n.addrs = make([]bool, count), make([]bool, count)
-	n.k = &kernel{
-		p: &w.p, around: n, self: n.self, boot: w.fresh(), nonce: w.fresh(), started: n.clock(),
-		words: make([]core.Word, count), peerWords: make([]core.Word, count), floor: make([]uint64, count),
-	}
+	n.k = newKernel(&w.p, n, n.self, n.clock(), count)
 	for i, id := range w.ids {
 		n.k.floor[i] = n.disk.Generations[id.Name]
+		for _, node := range id.Prefer {
+			n.k.candidates[i] |= 1 << node
+		}
 	}
 	n.k.lan = n.lanView()
 	w.check.booted(n)
@@ -123,7 +123,7 @@ func (n *node) tickDue(now int64) bool {
 	if since < n.w.p.Probe/4 {
 		return false
 	}
-	return k.state == core.PeerSuspect || since >= n.w.p.Probe-n.w.p.Probe/4
+	return k.suspecting() || since >= n.w.p.Probe-n.w.p.Probe/4
 }
 
 func (n *node) tick() {
@@ -171,12 +171,29 @@ func (n *node) lanView() core.LanView {
 // observed is what the daemon reads in the maps.
 func (n *node) observed() core.Observed {
 	k, now := n.k, n.clock()
-	return core.Observed{
-		At: now, Peer: k.state, PeerBoot: k.peerBoot,
-		PeerSupervisorOK: k.state == core.PeerUp && k.peer.age+(now-k.peerAt) < n.w.p.Lease*3/4,
-		PeerStandby:      k.peer.standby, PeerFrozen: k.peer.frozen,
-		Local: slices.Clone(k.words), PeerWords: slices.Clone(k.peerWords),
-		MyLan: k.lan, PeerLan: k.peer.lan, Isolated: k.isolatedSince != 0,
-		Fenced: k.state == core.PeerDead && k.fencedOff(), Barred: k.state == core.PeerDead && !k.mayServe(now),
+	o := core.Observed{
+		At: now, Local: slices.Clone(k.words), MyLan: k.lan, Peers: make([]core.PeerView, len(k.peers)), Isolated: k.isolatedSince != 0,
 	}
+	for node := range k.peers {
+		if node == n.self {
+			continue
+		}
+		p := &k.peers[node]
+		o.Peers[node] = core.PeerView{
+			State: p.state, Boot: p.boot, SupervisorOK: p.state == core.PeerUp && p.said.age+(now-p.saidAt) < n.w.p.Lease*3/4,
+			Standby: p.said.standby, Frozen: p.said.frozen, Lan: p.said.lan, Words: slices.Clone(p.words),
+		}
+	}
+	if !k.many() {
+		dead := k.other().state == core.PeerDead
+		o.Fenced, o.Barred = dead && k.fencedOff(), dead && !k.mayServe(now)
+	}
+	if n.w.p.Etcd {
+		for i := range k.words {
+			x := n.d.keeper.keys[i]
+			o.Granted = append(o.Granted, k.granted(i, now))
+			o.Keys = append(o.Keys, core.Key{Held: x.toldGen, Stored: x.v.stored, Elsewhere: x.v.ownerRev != 0 && !n.d.keeper.mine(x)})
+		}
+	}
+	return o
 }

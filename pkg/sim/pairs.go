@@ -108,7 +108,7 @@ func (r *pairs) clone() *pairs {
 		n := &c.n[i]
 		n.swaps = slices.Clone(n.swaps)
 		if n.powered {
-			n.k.ownWords()
+			n.k.apart()
 		}
 	}
 	c.surround()
@@ -117,7 +117,7 @@ func (r *pairs) clone() *pairs {
 
 func (r *pairs) config(i int) core.Config {
 	return core.Config{
-		Self: i, Nodes: [2]string{"serv1", "serv2"},
+		Self: i, Nodes: []string{"serv1", "serv2"},
 		Identities: []core.IdentityConfig{{Name: identityName, Failback: "manual", Exclusive: []string{"samba"}, Floor: r.n[i].k.floor[0]}},
 		Limits:     core.Limits{Stage: 3 * quantum, Release: 2 * quantum, MoveEvery: 4 * quantum, Persist: forEver, Swap: forEver, Address: forEver, Service: forEver},
 	}
@@ -128,11 +128,8 @@ func (r *pairs) boot(i int) {
 	n := &r.n[i]
 	disk := n.disk
 	*n = pairNode{disk: disk, powered: true, dirty: true, read: r.now}
-	n.k = kernel{
-		p: r.p, self: i, boot: r.nonces + 1, nonce: r.nonces + 2, started: r.now, words: make([]core.Word, 1), peerWords: make([]core.Word, 1),
-		floor: []uint64{disk.Generations[identityName]}, renewed: r.now, leaseUntil: 2 * forEver, around: &r.sees[i],
-	}
-	r.nonces += 2
+	n.k = *newKernel(r.p, &r.sees[i], i, r.now, 1)
+	n.k.floor[0], n.k.renewed, n.k.leaseUntil = disk.Generations[identityName], r.now, 2*forEver
 	n.m = core.New(r.config(i), core.Saved{Generations: maps.Clone(disk.Generations)})
 	r.step(i, core.Started{})
 }
@@ -179,13 +176,12 @@ func (r *pairs) step(i int, first core.Event) {
 }
 
 func (r *pairs) observed(i int) core.Observed {
-	k := &r.n[i].k
+	k, p := &r.n[i].k, r.n[i].k.other()
 	up := core.NIC{Present: true, Carrier: true}
-	return core.Observed{
-		At: r.now, Peer: k.state, PeerBoot: k.peerBoot, PeerSupervisorOK: k.state == core.PeerUp,
-		Local: slices.Clone(k.words), PeerWords: slices.Clone(k.peerWords),
-		MyLan: core.LanView{Lan: up, Spare: up}, PeerLan: core.LanView{Lan: up, Spare: up}, Isolated: k.isolatedSince != 0,
-	}
+	lan := core.LanView{Lan: up, Spare: up}
+	o := core.Observed{At: r.now, Local: slices.Clone(k.words), MyLan: lan, Peers: make([]core.PeerView, 2), Isolated: k.isolatedSince != 0}
+	o.Peers[1-i] = core.PeerView{State: p.state, Boot: p.boot, SupervisorOK: p.state == core.PeerUp, Lan: lan, Words: slices.Clone(p.words)}
+	return o
 }
 
 const (
@@ -285,7 +281,7 @@ func (r *pairs) do(m move) {
 		n.ticked, n.asked = true, n.asked || ask
 		r.sent = append(r.sent, flight{probes[0], 1 - i})
 	case pairLooks:
-		for d := (detection{now: r.now}); d.step(&n.k); {
+		for d := n.k.looksAround(r.now); d.step(&n.k); {
 		}
 	case pairAnswered:
 		n.asked = false
@@ -354,7 +350,7 @@ func (r *pairs) settle() {
 			}
 		}
 		a, b := &r.n[0], &r.n[1]
-		if a.k.words[0].Flags() == core.Owner && b.k.words[0].Flags() == core.Ready && a.k.peerWords[0] == b.k.words[0] && a.svc && !a.dirty && !b.dirty {
+		if a.k.words[0].Flags() == core.Owner && b.k.words[0].Flags() == core.Ready && a.k.other().words[0] == b.k.words[0] && a.svc && !a.dirty && !b.dirty {
 			return
 		}
 	}
@@ -372,10 +368,11 @@ func (r *pairs) encode(b []byte) []byte {
 		}
 		k := &n.k
 		e.kernel(k)
-		for _, v := range []uint64{k.boot, k.nonce, k.nonceBefore, k.peerBoot, k.peerNonce, k.candidate[0], k.floor[0]} {
+		p := k.other()
+		for _, v := range []uint64{k.boot, p.myNonce, p.myNonceBefore, p.boot, p.nonce, p.unproven[0], k.floor[0]} {
 			e.number(v)
 		}
-		e.times(k.knocked, k.started, n.read)
+		e.times(p.knocked, k.started, n.read)
 		e.bools(n.dirty, n.ticked, n.asked, n.svc, n.write != nil)
 		e.number(uint64(len(n.swaps)))
 		for _, s := range n.swaps {

@@ -51,17 +51,20 @@ func newRaces(kind *RaceKind, p *Params, heldUp int) *races {
 	for i := range r.k {
 		k := &r.k[i]
 		*k = kernel{
-			p: p, self: i, boot: uint64(10 + i), nonce: uint64(20 + i), peerBoot: uint64(11 - i), peerNonce: uint64(21 - i),
-			state: core.PeerUp, since: r.now - 8*quantum, started: r.now - 20*quantum, seq: 1,
-			words: make([]core.Word, 1), peerWords: make([]core.Word, 1), floor: make([]uint64, 1),
-			heardAny: r.now, granted: r.now, peerSent: r.now, serveUntil: r.now + p.Serve,
+			p: p, self: i, boot: uint64(10 + i), peers: make([]peer, 2), started: r.now - 20*quantum, seq: 1,
+			words: make([]core.Word, 1), floor: make([]uint64, 1), taken: make([]int64, 1), serveUntil: r.now + p.Serve,
 			renewed: r.now, leaseUntil: 2 * forEver,
 		}
-		k.heard[0], k.ticks[1], k.probeSeq[0], k.replySeq[0] = r.now, r.now, 1, 1
+		k.ticks[1] = r.now
+		k.peers[1-i] = peer{
+			boot: uint64(11 - i), myNonce: uint64(20 + i), nonce: uint64(21 - i), state: core.PeerUp, since: r.now - 8*quantum,
+			words: make([]core.Word, 1), heardAny: r.now, granted: r.now, sent: r.now,
+			heard: [links]int64{r.now}, probeSeq: [links]uint64{1}, replySeq: [links]uint64{1},
+		}
 		r.ticked[i] = true
 	}
 	r.k[0].words[0], r.k[1].words[0] = core.MakeWord(core.Owner, firstGen), core.MakeWord(core.Ready, firstGen)
-	r.k[0].peerWords[0], r.k[1].peerWords[0] = r.k[1].words[0], r.k[0].words[0]
+	r.k[0].other().words[0], r.k[1].other().words[0] = r.k[1].words[0], r.k[0].words[0]
 	r.owned[0] = 1 << firstGen
 	r.surround()
 	if kind.before != nil {
@@ -83,7 +86,7 @@ func (r *races) clone() *races {
 	c.sent = slices.Clone(r.sent)
 	for i := range c.k {
 		k := &c.k[i]
-		k.ownWords()
+		k.apart()
 		c.in[i] = copied(c.in[i])
 		c.det[i] = copied(c.det[i])
 		c.ask[i] = copied(c.ask[i])
@@ -158,7 +161,7 @@ func (r *races) moves(list []move) []move {
 
 func (r *races) userMoves(n uint8, list []move) []move {
 	k := &r.k[n]
-	w, theirs := k.words[0], k.peerWords[0]
+	w, theirs := k.words[0], k.other().words[0]
 	if !k.leaseValid(r.now) {
 		return append(list, move{userFallsSilent, n, 1, 0}) // it is back
 	}
@@ -211,7 +214,8 @@ func (r *races) do(m move) {
 		r.arrival(n, m.steps)
 	case detectorRuns:
 		if r.det[n] == nil {
-			r.det[n] = &detection{now: r.now}
+			d := k.looksAround(r.now)
+			r.det[n] = &d
 		}
 		if r.run(m.steps, func() bool { return r.det[n].step(k) }) {
 			r.det[n] = nil

@@ -5,6 +5,7 @@ package sim
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"github.com/xdpha/xdpha/pkg/core"
 )
@@ -24,7 +25,7 @@ const (
 func smallTimings(mutation string) Params {
 	return Params{
 		Probe: quantum, Suspect: quantum, Dead: 3 * quantum, Serve: 3 * quantum, Solo: 8 * quantum, SoloOver: 8 * quantum,
-		Late: 3 * quantum, Hold: 20 * quantum, Lease: forEver, ReachEvery: quantum, Confirm: 1, Reach: true, mutation: mutation,
+		Late: 3 * quantum, Hold: 20 * quantum, Lease: forEver, ReachEvery: quantum, Confirm: 1, Nodes: 2, Reach: true, mutation: mutation,
 	}
 }
 
@@ -101,10 +102,19 @@ func (onlooker) passed(*frame)       {}
 func (o onlooker) trueTime() int64   { return *o.now }
 func (onlooker) logf(string, ...any) {}
 
-// ownWords gives a kernel that was copied words of its own.
-func (k *kernel) ownWords() {
-	words := [2]core.Word{k.words[0], k.peerWords[0]}
-	k.words, k.peerWords = words[0:1:1], words[1:2:2]
+// apart gives a kernel that was copied what it would share with the other: what changes of it.
+func (k *kernel) apart() {
+	var words [1 + maxNodes]core.Word
+	words[maxNodes] = k.words[0]
+	k.words = words[maxNodes:]
+	k.peers = slices.Clone(k.peers)
+	for node := range k.peers {
+		if p := &k.peers[node]; node != k.self {
+			words[node] = p.words[0]
+			p.words = words[node : node+1 : node+1]
+		}
+	}
+	k.taken = slices.Clone(k.taken)
 }
 
 func copied[T any](p *T) *T {
@@ -117,10 +127,11 @@ func copied[T any](p *T) *T {
 
 // worthALook leaves out runs of the detector that would change nothing.
 func worthALook(k *kernel, now int64) bool {
-	silence := now - k.lastEvidence()
-	switch k.state {
+	p := k.other()
+	silence := now - p.lastEvidence()
+	switch p.state {
 	case core.PeerUnknown:
-		return k.lastEvidence() != 0 || now-k.started >= k.p.Hold
+		return p.lastEvidence() != 0 || now-k.started >= k.p.Hold
 	case core.PeerUp:
 		return silence >= k.p.Suspect || !k.leaseValid(now) && k.words[0].Has(core.Owner)
 	case core.PeerSuspect:
@@ -164,15 +175,16 @@ func (e *encoder) times(list ...int64) {
 // kernel leaves out what no step of this world reads: who the peer is, and what it says to the
 // daemon only; and what is the same all the time.
 func (e *encoder) kernel(k *kernel) {
-	e.number(uint64(k.state))
+	p := k.other()
+	e.number(uint64(p.state))
 	e.number(uint64(k.words[0]))
-	e.number(uint64(k.peerWords[0]))
-	e.times(k.since, k.suspectAt, k.heard[0], k.heardAny, k.serveUntil, k.granted, k.peerSent, k.peerSolo, k.peerSoloSent,
+	e.number(uint64(p.words[0]))
+	e.times(p.since, p.suspectAt, p.heard[0], p.heardAny, k.serveUntil, p.granted, p.sent, p.solo, p.soloSent,
 		k.reachSent, k.reachOK, k.reach[0][0], k.reach[1][0], k.majoritySince, k.isolatedSince, k.notBefore, k.leaseUntil)
 	e.times(k.ticks[:]...)
 	e.number(k.seq % ticks)
-	e.number(k.seq - k.probeSeq[0])
-	e.number(k.seq - k.replySeq[0])
+	e.number(k.seq - p.probeSeq[0])
+	e.number(k.seq - p.replySeq[0])
 	e.number(uint64(k.reachWait))
 }
 

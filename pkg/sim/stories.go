@@ -27,7 +27,7 @@ func reaches(nodes ...int) func(*races, int) bool {
 func moved(late bool) func(*races, int) bool {
 	return func(r *races, node int) bool {
 		k := &r.k[1]
-		silence, limit := r.now-k.lastEvidence(), k.p.Dead
+		silence, limit := r.now-k.other().lastEvidence(), k.p.Dead
 		if node == 0 {
 			return silence <= limit
 		}
@@ -82,7 +82,7 @@ func taken(r *races) {
 	suspected(r)
 	r.story(aQuantum, looks(1), aQuantum, speaks(0), move{what: frameArrives, node: 1}, looks(1))
 	r.sent = nil
-	if r.k[1].state != core.PeerUp || !r.k[1].words[0].Has(core.Owner) {
+	if r.k[1].other().state != core.PeerUp || !r.k[1].words[0].Has(core.Owner) {
 		panic("sim: it has not taken over")
 	}
 }
@@ -93,7 +93,7 @@ func alone(r *races) {
 	r.sent = nil
 	r.story(speaks(0), answered(0), aQuantum, looks(0))
 	r.sent = nil
-	if r.k[0].state != core.PeerDead {
+	if r.k[0].other().state != core.PeerDead {
 		panic("sim: it has not declared death")
 	}
 }
@@ -109,7 +109,7 @@ func toldAlone(r *races) {
 	alone(r)
 	r.story(speaks(0), answered(0), move{what: frameArrives, node: 1})
 	r.sent = nil
-	if r.k[1].peerSolo == 0 {
+	if r.k[1].other().solo == 0 {
 		panic("sim: it has not heard of the leave")
 	}
 	r.waitFor(r.k[1].p.Dead - quantum)
@@ -121,7 +121,7 @@ func (r *races) waitFor(silence int64) {
 		if worthALook(&r.k[1], r.now) {
 			r.story(looks(1))
 		}
-		if r.now-r.k[1].lastEvidence() >= silence {
+		if r.now-r.k[1].other().lastEvidence() >= silence {
 			return
 		}
 		r.story(aQuantum)

@@ -32,7 +32,7 @@ func (q *queue) Pop() any {
 	return x
 }
 
-// world is one run: two nodes, what is between them, and who looks on.
+// world is one run: the nodes, what is between them, and who looks on.
 type world struct {
 	o     Options
 	p     Params
@@ -40,9 +40,10 @@ type world struct {
 	now   int64 // true time
 	q     queue
 	seq   int
-	nodes [2]*node
+	nodes []*node
 	net   network
-	calm  bool // nothing fails any more
+	etcd  *store // nil: the arbiter is another one
+	calm  bool   // nothing fails any more
 	ids   []core.IdentityConfig
 	nonce uint64
 	ops   uint64
@@ -57,17 +58,31 @@ type failure struct{}
 func newWorld(o Options) *world {
 	w := &world{o: o, p: o.Params, r: rand.New(rand.NewPCG(o.Seed, 0x7364)), now: s}
 	w.p.mutation = o.Mutation
-	w.ids = []core.IdentityConfig{
-		{Name: "files", Home: 0, Failback: "manual", Exclusive: []string{"samba"}},
-		{Name: "mail", Home: 1, Failback: "auto", FailbackAfter: 700 * ms, Exclusive: []string{"imap"}, StagingAhead: true},
-	}
+	w.ids = identities(w.p.Nodes)
 	w.check = newChecker(w)
 	w.net = soundNetwork()
-	for i := range w.nodes {
-		w.nodes[i] = newNode(w, i)
+	if w.p.Etcd {
+		w.etcd = newStore(w)
+	}
+	for i := range w.p.Nodes {
+		w.nodes = append(w.nodes, newNode(w, i))
 		w.after(w.rnd(0, 300*ms), w.nodes[i].power)
 	}
 	return w
+}
+
+// identities are one that every node may own, and one whose home is the second node; among many the
+// first one is no candidate of that.
+func identities(nodes int) []core.IdentityConfig {
+	files := core.IdentityConfig{Name: "files", Home: 0, Failback: "manual", Exclusive: []string{"samba"}}
+	mail := core.IdentityConfig{Name: "mail", Home: 1, Failback: "auto", FailbackAfter: 700 * ms, Exclusive: []string{"imap"}, StagingAhead: true}
+	for n := range nodes {
+		files.Prefer = append(files.Prefer, n)
+	}
+	if mail.Prefer = []int{1, 0}; nodes > 2 {
+		mail.Prefer = []int{1, nodes - 1}
+	}
+	return []core.IdentityConfig{files, mail}
 }
 
 func (w *world) newCore(cfg core.Config, saved core.Saved) Core {

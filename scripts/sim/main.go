@@ -31,6 +31,10 @@ var worlds = []struct {
 	{"balanced, none", sim.Timings(1_000_000, 5_000_000, false)},
 	{"balanced, fence", sim.Timings(1_000_000, 5_000_000, false).WithFence()},
 	{"balanced, reach and fence", sim.Timings(1_000_000, 5_000_000, true).WithFence()},
+	{"balanced, etcd", sim.EtcdTimings(1_000_000, 5_000_000)},
+	{"three nodes, etcd", sim.EtcdTimings(2_000_000, 10_000_000).Among(3)},
+	{"balanced, etcd", sim.EtcdTimings(1_000_000, 5_000_000)},
+	{"five nodes, etcd", sim.EtcdTimings(2_000_000, 10_000_000).Among(5)},
 }
 
 func main() {
@@ -43,7 +47,7 @@ func main() {
 func run() error {
 	forTime := flag.Duration("for", time.Minute, "how `long` to go on")
 	first := flag.Uint64("seed", 0, "the `seed` to begin with")
-	bugs := slices.Concat(sim.Mutations, sim.FenceMutations)
+	bugs := slices.Concat(sim.Mutations, sim.FenceMutations, sim.EtcdMutations)
 	mutation := flag.String("mutation", "", fmt.Sprintf("put this `bug` into the model: one of %q", bugs))
 	orders := flag.Bool("orders", false, "look at all orders of what may happen in small worlds, instead of seeds")
 	states := flag.Int("states", 1_000_000, "with -orders: end at the first depth with so many `states`")
