@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -32,9 +33,10 @@ const (
 	diskTime     = 10 * time.Minute // for all of a copy to be on disk
 	lanHeadStart = 300 * time.Millisecond
 	dialTime     = 3 * time.Second
-	// After that much silence of a cut cable a connection ends; probes keep an idle one watched.
-	unackedTime = 5 * time.Second
+	unackedTime  = 5 * time.Second // for bytes to be acknowledged: longer, and the cable is cut
 )
+
+// keepAlive finds a cable that is cut while nothing is sent.
 
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 2 * time.Second, Interval: time.Second, Count: 4}
 
@@ -49,19 +51,56 @@ func (m *Manager) routes() []route {
 	return []route{{linkCrossover, self.CrossAddr.Addr(), peer.CrossAddr.Addr()}, {linkLan, self.LanAddr.Addr(), peer.LanAddr.Addr()}}
 }
 
-// onSocket sets what net cannot: when unanswered bytes end the connection, and that an address may be
-// bound before its NIC is there.
+// onSocket sets what net cannot: that an address may be bound before its NIC is there.
 func onSocket(_, _ string, c syscall.RawConn) error {
 	var err error
 	if ctrl := c.Control(func(fd uintptr) {
-		err = errors.Join(
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(unackedTime/time.Millisecond)),
-			unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_FREEBIND, 1),
-		)
+		err = unix.SetsockoptInt(int(fd), unix.IPPROTO_IP, unix.IP_FREEBIND, 1)
 	}); ctrl != nil {
 		return ctrl
 	}
 	return err
+}
+
+// watchLine closes a connection whose bytes nobody acknowledges, until stop is called. (TCP_USER_TIMEOUT
+// would end one as well whose other end is alive and waits for its disk.)
+func watchLine(conn *tls.Conn) (stop func()) {
+	c, ok := conn.NetConn().(syscall.Conn)
+	if !ok {
+		return func() {}
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return func() {} // it is closed
+	}
+	done := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(unackedTime / 5)
+		defer tick.Stop()
+		for times := 0; times < 2; { // the last answer before a pause may be old, too
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			times++
+			if !unanswered(raw) {
+				times = 0
+			}
+		}
+		conn.NetConn().Close()
+	}()
+	return sync.OnceFunc(func() { close(done) })
+}
+
+// unanswered reports bytes on the way, or questions whether there is room for some, and no answer for
+// unackedTime. (Without a route bytes are not on the way, they wait to be sent.)
+func unanswered(raw syscall.RawConn) (yes bool) {
+	err := raw.Control(func(fd uintptr) {
+		info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+		yes = err == nil && (info.Unacked > 0 || info.Probes > 1) && info.Last_ack_recv > uint32(unackedTime/time.Millisecond)
+	})
+	return yes && err == nil
 }
 
 // connected is a way that was found, or why not.

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/xdpha/xdpha/pkg/config"
 )
@@ -48,6 +49,33 @@ func TestARunOnACableThatIsCutGoesOnElsewhere(t *testing.T) {
 		v := r.a.view()
 		return v.Running && v.Link == linkLan && v.Progress.Bytes > 0 && r.b.unfinished()
 	})
+}
+
+// A disk that hangs for a while is no cut cable: the other end answers, and takes nothing.
+func TestAReceiverMayBeBusyForLongerThanACableMayBeCut(t *testing.T) {
+	r := newRig(t, config.Mirror{})
+	r.flows(t, serv1Owns)
+	r.a.sync()
+	r.a.write("huge", strings.Repeat("0123456789abcdef", 4<<20))
+	synced := make(chan error, 1)
+	r.b.do("StopRsync", true)
+	go func() { synced <- r.a.try("Sync", time.Minute, &Stats{}) }()
+	eventually(t, "the receiver's rsync is stopped", func() bool {
+		var n int
+		if err := r.b.try("Stopped", Nothing{}, &n); err != nil {
+			t.Fatal(err)
+		}
+		return n > 0
+	})
+	select {
+	case err := <-synced:
+		t.Fatalf("the run has ended while the other end was busy: %v", err)
+	case <-time.After(unackedTime + unackedTime/2):
+	}
+	r.b.do("StopRsync", false)
+	if err := <-synced; err != nil || !r.b.has("huge") {
+		t.Errorf("%v, arrived %v", err, r.b.has("huge"))
+	}
 }
 
 func TestAnotherSecretIsRefusedAndARotationIsNot(t *testing.T) {

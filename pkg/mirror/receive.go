@@ -275,6 +275,7 @@ func (s *set) receive(ctx context.Context, conn *tls.Conn, h hello, r *root) err
 		_, _ = io.Copy(stdin, conn) // its end, or its silence, is rsync's business
 		stdin.Close()
 	}()
+	defer watchLine(conn)()
 	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() }) // what is on the way is not written any more
 	defer stop()
 	if err = explain(cmd.wait(ctx), said); err == nil && h.Kind == kindFull {

@@ -15,7 +15,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -60,6 +62,9 @@ type Node struct {
 	m    *Manager
 	stop func()
 	open []net.Conn
+
+	mu      sync.Mutex
+	stopped []int
 }
 
 type stdio struct {
@@ -465,4 +470,55 @@ func (n *Node) Address(a string, _ *Nothing) error {
 		return err
 	}
 	return netlink.AddrAdd(l, ip)
+}
+
+// StopRsync stops the node's rsync when it has begun, as a disk that hangs does; or lets it go on.
+func (n *Node) StopRsync(stop bool, _ *Nothing) error {
+	if !stop {
+		for _, pid := range n.stopped {
+			if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	go func() {
+		for len(n.rsyncs()) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		for _, pid := range n.rsyncs() {
+			if syscall.Kill(pid, syscall.SIGSTOP) == nil {
+				n.stopped = append(n.stopped, pid)
+			}
+		}
+	}()
+	return nil
+}
+
+func (n *Node) Stopped(_ Nothing, out *int) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	*out = len(n.stopped)
+	return nil
+}
+
+// rsyncs are this process's.
+func (n *Node) rsyncs() (pids []int) {
+	b, err := os.ReadFile("/proc/self/task/" + strconv.Itoa(os.Getpid()) + "/children")
+	all, gerr := filepath.Glob("/proc/self/task/[0-9]*/children")
+	if err != nil || gerr != nil {
+		return nil
+	}
+	for _, name := range all {
+		more, _ := os.ReadFile(name) // of a thread that has ended
+		b = append(append(b, ' '), more...)
+	}
+	for _, f := range strings.Fields(string(b)) {
+		if pid, err := strconv.Atoi(f); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }

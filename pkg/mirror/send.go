@@ -121,6 +121,7 @@ func (s *sender) rsync(ctx context.Context, conn *tls.Conn, dir string, k kind, 
 	if err != nil {
 		return Stats{}, err
 	}
+	defer watchLine(conn)()
 	there, back := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(there)
