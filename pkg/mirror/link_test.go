@@ -7,7 +7,10 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -56,25 +59,19 @@ func TestAReceiverMayBeBusyForLongerThanACableMayBeCut(t *testing.T) {
 	r := newRig(t, config.Mirror{})
 	r.flows(t, serv1Owns)
 	r.a.sync()
-	r.a.write("huge", strings.Repeat("0123456789abcdef", 4<<20))
-	synced := make(chan error, 1)
-	r.b.do("StopRsync", true)
-	go func() { synced <- r.a.try("Sync", time.Minute, &Stats{}) }()
-	eventually(t, "the receiver's rsync is stopped", func() bool {
-		var n int
-		if err := r.b.try("Stopped", Nothing{}, &n); err != nil {
-			t.Fatal(err)
-		}
-		return n > 0
-	})
-	select {
-	case err := <-synced:
-		t.Fatalf("the run has ended while the other end was busy: %v", err)
-	case <-time.After(unackedTime + unackedTime/2):
+	r.a.write("huge", "")
+	if err := os.Truncate(filepath.Join(r.a.data, "huge"), 64<<30); err != nil {
+		t.Fatal(err)
 	}
-	r.b.do("StopRsync", false)
-	if err := <-synced; err != nil || !r.b.has("huge") {
-		t.Errorf("%v, arrived %v", err, r.b.has("huge"))
+	ended := make(chan error, 1)
+	go func() { ended <- r.a.try("Sync", time.Minute, &Stats{}) }()
+	eventually(t, "a run is under way", r.b.unfinished)
+	r.b.do("SignalRsync", syscall.SIGSTOP)
+	defer r.b.do("SignalRsync", syscall.SIGCONT)
+	select {
+	case err := <-ended:
+		t.Errorf("the run has ended while the other end was busy: %v", err)
+	case <-time.After(2 * unackedTime):
 	}
 }
 

@@ -17,7 +17,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -62,9 +61,6 @@ type Node struct {
 	m    *Manager
 	stop func()
 	open []net.Conn
-
-	mu      sync.Mutex
-	stopped []int
 }
 
 type stdio struct {
@@ -472,53 +468,23 @@ func (n *Node) Address(a string, _ *Nothing) error {
 	return netlink.AddrAdd(l, ip)
 }
 
-// StopRsync stops the node's rsync when it has begun, as a disk that hangs does; or lets it go on.
-func (n *Node) StopRsync(stop bool, _ *Nothing) error {
-	if !stop {
-		for _, pid := range n.stopped {
-			if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
-				return err
+// SignalRsync gives a signal to all that the node has started.
+func (n *Node) SignalRsync(sig syscall.Signal, _ *Nothing) error {
+	threads, err := filepath.Glob("/proc/self/task/[0-9]*/children")
+	if err != nil {
+		return err
+	}
+	given := false
+	for _, name := range threads {
+		b, _ := os.ReadFile(name) // nothing of a thread that has ended
+		for _, f := range strings.Fields(string(b)) {
+			if pid, err := strconv.Atoi(f); err == nil && syscall.Kill(-pid, sig) == nil {
+				given = true
 			}
 		}
-		return nil
 	}
-	go func() {
-		for len(n.rsyncs()) == 0 {
-			time.Sleep(time.Millisecond)
-		}
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		for _, pid := range n.rsyncs() {
-			if syscall.Kill(pid, syscall.SIGSTOP) == nil {
-				n.stopped = append(n.stopped, pid)
-			}
-		}
-	}()
+	if !given {
+		return errors.New("nothing was started")
+	}
 	return nil
-}
-
-func (n *Node) Stopped(_ Nothing, out *int) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	*out = len(n.stopped)
-	return nil
-}
-
-// rsyncs are this process's.
-func (n *Node) rsyncs() (pids []int) {
-	b, err := os.ReadFile("/proc/self/task/" + strconv.Itoa(os.Getpid()) + "/children")
-	all, gerr := filepath.Glob("/proc/self/task/[0-9]*/children")
-	if err != nil || gerr != nil {
-		return nil
-	}
-	for _, name := range all {
-		more, _ := os.ReadFile(name) // of a thread that has ended
-		b = append(append(b, ' '), more...)
-	}
-	for _, f := range strings.Fields(string(b)) {
-		if pid, err := strconv.Atoi(f); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	return pids
 }
