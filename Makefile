@@ -62,7 +62,7 @@ faults: build
 
 # Mirrors: how long 50,000 unchanged files of 6 GB take to compare, and a change to be on the other node.
 bench-mirror:
-	$(GO) test $(if $(SUDO),-exec $(SUDO)) -run '^$$' -bench . -benchtime 51x ./pkg/mirror
+	$(GO) test $(if $(SUDO),-exec $(SUDO)) -run '^$$' -bench . -benchtime 25x ./pkg/mirror
 
 # Nothing breaks, the machine is only busy: nobody may move.
 soak: build
