@@ -63,6 +63,7 @@ With --history it is 1 if no daemon runs, or if a silence came to 80 % of dead_a
 			if !c.Bool("config-only") {
 				r.Host = append(hostChecks(cfg, c.String("pin-dir")), fenceChecks(c.Context, cfg)...)
 				r.Host = append(r.Host, serviceChecks(c.Context, cfg, c.String("state-dir"))...)
+				r.Host = append(r.Host, mirrorChecks(c.Context, cfg)...)
 			}
 			if c.Bool("json") {
 				err = json.NewEncoder(env.Stdout).Encode(r)
@@ -235,7 +236,7 @@ func hostChecks(cfg *config.Config, pinDir string) []hostCheck {
 	if self.Spare != "" {
 		nics = append(nics, self.Spare)
 	}
-	out := capabilityChecks()
+	out := heldChecks(privilege.Needed)
 	for _, c := range append(loader.Probe(nics), loader.ProbePins(pinDir)) {
 		h := hostCheck{Name: c.Name, OK: c.OK, Detail: c.Detail}
 		if !c.OK {
@@ -250,10 +251,10 @@ func hostChecks(cfg *config.Config, pinDir string) []hostCheck {
 	return append(out, paceCheck(cfg.Timing.Pacer, mode, err))
 }
 
-// capabilityChecks looks at what this process may do, and says what each is for.
-func capabilityChecks() []hostCheck {
+// heldChecks looks at what this process may do, and says what each is for.
+func heldChecks(list []privilege.Capability) []hostCheck {
 	out := []hostCheck{}
-	for _, c := range privilege.Needed {
+	for _, c := range list {
 		held, err := c.Held()
 		h := hostCheck{Name: c.Name, OK: held, Detail: "held, " + c.Why}
 		switch {

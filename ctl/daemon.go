@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 
 	"github.com/urfave/cli/v2"
 	"golang.org/x/sys/unix"
@@ -49,7 +50,11 @@ changed takes effect at the next start.`,
 				return err
 			}
 			debug.SetTraceback("crash") // by SIGABRT: status 2 is the configuration's
-			if err := privilege.Require(privilege.Needed); err != nil {
+			needed := privilege.Needed
+			if len(cfg.Mirrors) > 0 {
+				needed = append(slices.Clone(needed), privilege.Mirror...)
+			}
+			if err := privilege.Require(needed); err != nil {
 				return err
 			}
 			if err := privilege.KeepForSelf(); err != nil {

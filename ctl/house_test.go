@@ -36,6 +36,7 @@ var only = map[string][]string{
 	"github.com/prometheus/client_golang": {"pkg/metrics"},
 	"github.com/xdpha/xdpha/bpf":          {"loader"},
 	"go.etcd.io/etcd/client/v3":           {"pkg/arbiter/etcd"},
+	"github.com/fsnotify/fsnotify":        {"pkg/mirror"},
 	"go.etcd.io/etcd/server/v3":           {"pkg/arbiter/etcdtest"},
 	"github.com/coreos/go-systemd/v22":    {"pkg/node", "pkg/service"},
 }

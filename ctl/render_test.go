@@ -60,6 +60,7 @@ func sampleStatus() control.Status {
 			{Name: "mail", Home: "serv2", Owner: "serv2", Generation: 1, Gate: "open", Addresses: []string{"192.0.2.22/24"}, MAC: "02:4c:4a:00:00:22"},
 		},
 		Services: []control.Service{{Name: "dns", State: "up"}, {Name: "imap", State: "up", Restarts: 1}, {Name: "samba", State: "stopped"}},
+		Mirrors:  []control.Mirror{{Name: "mails", Direction: control.MirrorOut, LagS: 12.3}, {Name: "samba-data", Direction: control.MirrorIn, LagS: 2}},
 		Arbiter: control.Arbiter{Kind: "reach", Satisfied: true, Reached: 3, Needed: 2, Hosts: []control.ArbiterHost{
 			{Address: "192.0.2.1", Reached: true}, {Address: "192.0.2.53", Reached: true}, {Address: "192.0.2.54", Reached: true}}},
 	}
@@ -101,6 +102,9 @@ func illStatus() control.Status {
 	}
 	s.Identities[0].Owner, s.Identities[0].Generation, s.Identities[0].Gate, s.Identities[0].Armed = "serv2", 4, "open", false
 	s.Services[2] = control.Service{Name: "samba", State: "failing", Restarts: 2, Reason: "check: exit status 1"}
+	s.Mirrors[0] = control.Mirror{Name: "mails", Direction: control.MirrorOut, LagS: -1, Error: "reach serv1: crossover: no route to host; lan: no route to host"}
+	s.Mirrors[1] = control.Mirror{Name: "samba-data", Direction: control.MirrorOut, LagS: 75, Running: true, Link: "lan",
+		Progress: &control.MirrorProgress{Percent: 41, FilesLeft: 7033}, Unwatched: "watch for changes: no space left on device"}
 	s.Arbiter.Reached, s.Arbiter.Hosts[1].Reached = 2, false
 	s.Frozen = true
 	s.LastTakeover = &control.Takeover{Identity: "files", Time: time.Date(2026, 11, 23, 9, 39, 54, 0, time.UTC), Cause: "peer-dead", Generation: 4,

@@ -306,12 +306,31 @@ func statusServices(b *strings.Builder, s control.Status) {
 	if len(s.Mirrors) > 0 {
 		b.WriteString("\n")
 		table(b, func(w io.Writer) {
-			fmt.Fprintln(w, "mirror\tdirection\tlag")
+			fmt.Fprintln(w, "mirror\tdirection\tlag\t")
 			for _, m := range s.Mirrors {
-				fmt.Fprintf(w, "%s\t%s\t%s\n", m.Name, m.Direction, shortNS(m.LagS*1e9))
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", m.Name, m.Direction, mirrorLag(m), mirrorNote(m))
 			}
 		})
 	}
+}
+
+func mirrorLag(m control.Mirror) string {
+	if m.LagS < 0 {
+		return "-"
+	}
+	return shortNS(m.LagS * 1e9)
+}
+
+// mirrorNote is what a set does now, and what keeps it from that.
+func mirrorNote(m control.Mirror) string {
+	var notes []string
+	if p := m.Progress; p != nil {
+		notes = append(notes, fmt.Sprintf("copying over the %s: %d %%, %d files left", m.Link, p.Percent, p.FilesLeft))
+	}
+	if m.Error != "" {
+		notes = append(notes, m.Error)
+	}
+	return strings.Join(notes, "; ")
 }
 
 // statusPeers tells each peer's three values apart: its kernel, its daemon, its services. What is
@@ -510,6 +529,14 @@ func attention(s control.Status) []string {
 	for _, v := range s.Services {
 		if v.State == "failed" || v.State == "failing" {
 			add("service %s is %s: %s", v.Name, v.State, orDash(v.Reason))
+		}
+	}
+	for _, m := range s.Mirrors {
+		if m.Error != "" && s.Peer.State != control.PeerDead { // of which the first line tells
+			add("mirror set %s is not copied: %s", m.Name, m.Error)
+		}
+		if m.Unwatched != "" {
+			add("mirror set %s: %s", m.Name, m.Unwatched)
 		}
 	}
 	if !s.Arbiter.Satisfied {

@@ -38,6 +38,7 @@ func (c *checker) all() {
 	c.arbiter()
 	c.identities()
 	c.services()
+	c.mirrors()
 	c.addressesMeet()
 	c.outward()
 }

@@ -60,6 +60,9 @@ func (c *checker) identity(r *rawIdentity) Identity {
 	for _, s := range r.services.items {
 		id.Services = append(id.Services, s.v)
 	}
+	for _, m := range r.mirror.items {
+		id.Mirror = append(id.Mirror, m.v)
+	}
 	return id
 }
 

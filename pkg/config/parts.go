@@ -19,11 +19,13 @@ const (
 	// PartBits is what one part's digest takes, PartSlots how many there are on every node. A
 	// part's number and its digest fill 16 bits.
 	PartBits  = 10
-	PartSlots = FirstIdentityPart + MaxIdentities
+	PartSlots = mirrorsPart + 1
 
 	// The parts of the first node and the first identity; the others follow, in the order of their names.
 	FirstNodePart     = 4
 	FirstIdentityPart = FirstNodePart + MaxNodes
+
+	mirrorsPart = FirstIdentityPart + MaxIdentities
 )
 
 // Parts are the configuration's, each at the same place on every node.
@@ -43,5 +45,6 @@ func (c *Config) Parts() (parts [PartSlots]Part) {
 	for i, id := range c.Identities {
 		put(FirstIdentityPart+i, "identity "+id.Name, id)
 	}
+	put(mirrorsPart, "mirrors", c.Mirrors)
 	return parts
 }

@@ -21,6 +21,7 @@ func TestThePartThatDiffersIsTheOneThatWasChanged(t *testing.T) {
 		{[]string{"services"}, func(c *Config) { c.Services = []Service{{Name: "dns"}} }},
 		{[]string{"node serv2"}, func(c *Config) { c.Nodes[1].Spare = "eth2" }},
 		{[]string{numbers, "node serv3"}, func(c *Config) { c.Nodes = append(c.Nodes, Node{Name: "serv3"}) }},
+		{[]string{"mirrors"}, func(c *Config) { c.Mirrors = []Mirror{{Name: "mails"}} }},
 		{[]string{"identity mail"}, func(c *Config) { c.Identities[1].Home = 1 }},
 		{[]string{"identity mail"}, func(c *Config) { c.Identities[1].Prefer = []int{1, 0} }},
 		{[]string{numbers, "identity news"}, func(c *Config) { c.Identities = append(c.Identities, Identity{Name: "news"}) }},

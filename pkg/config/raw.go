@@ -18,6 +18,7 @@ type rawFile struct {
 	identities                      []rawIdentity
 	identitiesAt                    pos
 	services                        []rawService
+	mirrors                         []rawMirror
 	hookEvents                      value[string]
 	metricsListen                   value[string]
 }
@@ -49,6 +50,7 @@ type rawIdentity struct {
 	home, mac, staging, failback value[string]
 	failbackAfter                value[time.Duration]
 	addresses, services, prefer  list
+	mirror                       list
 }
 
 // file reads the whole document: the shape of the contract, key by key.
@@ -78,7 +80,7 @@ func (d decoder) file(n ast.Node) *rawFile {
 				r.services = append(r.services, d.service(name, kv.Value))
 			})
 		}},
-		d.later("mirrors", "remove it and copy the data by other means"),
+		d.mirrors(&r.mirrors),
 		d.inside("hooks", d.text("events", &r.hookEvents, "/etc/xdpha/on-event")),
 		d.inside("metrics", d.text("listen", &r.metricsListen, "127.0.0.1:9640")),
 	)
@@ -137,7 +139,7 @@ func (d decoder) identity(name value[string], n ast.Node) rawIdentity {
 		d.texts("addresses", &r.addresses, "192.0.2.21/24"),
 		d.choice("staging", &r.staging, "on-takeover", "ahead"),
 		d.texts("services", &r.services, "samba"),
-		d.later("mirror", "remove it and copy the data by other means"),
+		d.texts("mirror", &r.mirror, "samba-data"),
 		d.choice("failback", &r.failback, "manual", "never", "auto"),
 		d.duration("failback_after", &r.failbackAfter, 0, 24*time.Hour, "1m"),
 	)

@@ -70,6 +70,14 @@ var serviceSettings = []setting[Service]{
 	{"ports", func(_ *Config, s *Service) any { return s.Ports }},
 }
 
+var mirrorSettings = []setting[Mirror]{
+	{"paths", func(_ *Config, m *Mirror) any { return m.Paths }},
+	{"every", func(_ *Config, m *Mirror) any { return m.Every }},
+	{"on_change", func(_ *Config, m *Mirror) any { return m.OnChange }},
+	{"exclude", func(_ *Config, m *Mirror) any { return m.Exclude }},
+	{"bandwidth", func(_ *Config, m *Mirror) any { return m.BytesPerSecond }},
+}
+
 // NeedRestart names the settings in which a configuration differs from a running one and which a
 // daemon follows at its start only: all but the secrets and the hooks.
 func NeedRestart(running, file *Config) (names []string) {
@@ -77,7 +85,8 @@ func NeedRestart(running, file *Config) (names []string) {
 	names = differing(compare, "", fileSettings, running, file)
 	names = append(names, members(compare, "nodes", nodeSettings, func(c *Config) []Node { return c.Nodes }, func(n *Node) string { return n.Name })...)
 	names = append(names, members(compare, "identities", identitySettings, func(c *Config) []Identity { return c.Identities }, func(i *Identity) string { return i.Name })...)
-	return append(names, members(compare, "services", serviceSettings, func(c *Config) []Service { return c.Services }, func(s *Service) string { return s.Name })...)
+	names = append(names, members(compare, "services", serviceSettings, func(c *Config) []Service { return c.Services }, func(s *Service) string { return s.Name })...)
+	return append(names, members(compare, "mirrors", mirrorSettings, func(c *Config) []Mirror { return c.Mirrors }, func(m *Mirror) string { return m.Name })...)
 }
 
 // comparison is of two configurations.

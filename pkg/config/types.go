@@ -26,16 +26,19 @@ type Config struct {
 	Arbiter    Arbiter
 	Identities []Identity // in the order of their names
 	Services   []Service  // in the order of their names
+	Mirrors    []Mirror   `json:",omitempty"` // in the order of their names
 	Hooks      Hooks
 	Metrics    Metrics
 	// Digest names what all nodes must agree on (all but Path, Self, Hooks, Metrics and the keys).
 	Digest uint32
 }
 
-// Key is a SipHash-2-4 key, derived from one line of the secret file.
+// Key is what is derived from one line of the secret file: a SipHash-2-4 key for the heartbeats, and
+// the key that those of the mirrors' connections are derived from.
 type Key struct {
 	K0, K1 uint64
 	ID     uint8 // tells the receiver which key signed
+	Mirror [32]byte
 }
 
 // Many reports a cluster of more than two nodes. A pair needs no etcd, and has rules of its own.

@@ -163,11 +163,34 @@ type Service struct {
 	Reason   string `json:"reason,omitempty"`
 }
 
-// Mirror is a mirror set. Direction is "out", "in" or "stopped".
+// The values of Mirror.Direction.
+const (
+	MirrorOut     = "out" // this node owns it
+	MirrorIn      = "in"
+	MirrorStopped = "stopped"
+)
+
+// Mirror is a mirror set.
 type Mirror struct {
-	Name      string  `json:"name"`
-	Direction string  `json:"direction"`
-	LagS      float64 `json:"lag_s"`
+	Name       string          `json:"name"`
+	Direction  string          `json:"direction"`
+	LagS       float64         `json:"lag_s"` // age of the last complete copy's start; -1: none since the daemon's start
+	Generation uint64          `json:"generation"`
+	Running    bool            `json:"running"`
+	Link       string          `json:"link,omitempty"` // of the last run: crossover | lan
+	Progress   *MirrorProgress `json:"progress,omitempty"`
+	Files      uint64          `json:"files"` // and Bytes: of all of the set, as the last complete run found it; 0: not known here
+	Bytes      uint64          `json:"bytes"`
+	LastRunS   float64         `json:"last_run_s"`          // how long that run took
+	Error      string          `json:"error,omitempty"`     // why the last run failed
+	Unwatched  string          `json:"unwatched,omitempty"` // why changes wait for the interval, at least in part
+}
+
+// MirrorProgress is how far a sender's run is.
+type MirrorProgress struct {
+	Bytes     uint64 `json:"bytes"`
+	Percent   int    `json:"percent"`
+	FilesLeft uint64 `json:"files_left"`
 }
 
 // Arbiter is what decides while the peer is silent.

@@ -30,6 +30,7 @@ type Scene struct {
 	Staging            string // of both identities; empty leaves the default
 	Service            string // further settings of both identities' services, as in the configuration: "restart: {times: 9}", one a line
 	SpareLess          bool   // nodes without spare NICs
+	Mirror             string // of the first identity, as a mirror set is written in one line: "{paths: [/srv]}"
 	Addresses          int    // how many addresses the first identity has beside the usual ones: RangeAddr(1) to RangeAddr(Addresses)
 	Extra              string // appended as it is
 }
@@ -142,6 +143,9 @@ identities:
     mac: "{{mac .MAC}}"
     addresses: [{{.Addr}}/24{{if and $.Addresses (not $i)}}, "{{at 1}}-{{at $.Addresses}}/16"{{end}}{{if ipv6}}, "{{.Addr6}}/64"{{end}}]
     services: [{{.Name}}d]
+{{- if and $.Mirror (not $i)}}
+    mirror: [{{.Name}}]
+{{- end}}
 {{- with $.Failback}}
     failback: {{.}}
 {{- end}}
@@ -167,6 +171,11 @@ services:
       start: 'touch "{{.Services}}/dns@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
       stop: 'rm -f "{{.Services}}/dns@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
       check: 'test -e "{{.Services}}/dns@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
+
+{{- with .Mirror}}
+mirrors:
+  {{(index $.Identities 0).Name}}: {{.}}
+{{- end}}
 
 metrics: {listen: "127.0.0.1:9640"}
 {{.Extra}}`))

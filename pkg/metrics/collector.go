@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"math"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,7 +52,7 @@ func (c *Collector) ObserveStage(stage string, d time.Duration) {
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		nodeState, nodeSuspects, nodeSilence, nodeLinkUp, nodeRTT, nodeGap, owner, generation, gateOpen, conflicts, repairs, trouble, leaseMin, rtt, rttMax, gap, gapMax, linkUp, suspects, refuted, selfStalls, pacerGapMax,
-		reverted, silence, silenceMax, rightToServe, peerServices, etcdReached, etcdKeyHeld, frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, buildInfo,
+		reverted, silence, silenceMax, rightToServe, peerServices, etcdReached, etcdKeyHeld, frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, mirrorRuns, mirrorSent, buildInfo,
 	} {
 		ch <- d
 	}
@@ -83,7 +84,14 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		e.counter(serviceRestart, v.Restarts, v.Name)
 	}
 	for _, m := range s.Mirrors {
-		e.gauge(mirrorLag, m.LagSeconds, m.Set)
+		lag := m.LagSeconds
+		if lag < 0 {
+			lag = math.Inf(1)
+		}
+		e.gauge(mirrorLag, lag, m.Set)
+		e.counter(mirrorRuns, m.Good, m.Set, "good")
+		e.counter(mirrorRuns, m.Failed, m.Set, "failed")
+		e.counter(mirrorSent, m.SentBytes, m.Set)
 	}
 	c.detection.Collect(ch)
 	c.stage.Collect(ch)

@@ -75,8 +75,10 @@ type Service struct {
 
 // Mirror is one mirror set.
 type Mirror struct {
-	Set        string
-	LagSeconds float64
+	Set          string
+	LagSeconds   float64 // below zero: there is no complete copy since the daemon's start
+	Good, Failed uint64  // runs
+	SentBytes    uint64
 }
 
 // Age is the time since a node's supervisor gave a sign of life.

@@ -151,6 +151,7 @@ func (b backend) Status() control.Status {
 	for _, svc := range n.services.States() {
 		st.Services = append(st.Services, control.Service{Name: svc.Service, State: svc.Phase.String(), Restarts: svc.Restarts, Reason: svc.Reason})
 	}
+	st.Mirrors = n.mirrorStatus()
 	return st
 }
 
@@ -301,6 +302,7 @@ func (src source) Snapshot() metrics.Snapshot {
 		up := svc.Phase == service.Up || svc.Phase == service.Failing
 		m.Services = append(m.Services, metrics.Service{Name: svc.Service, Up: up, Restarts: svc.Restarts})
 	}
+	m.Mirrors = n.mirrorMetrics()
 	return m
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
+	"github.com/xdpha/xdpha/pkg/mirror"
 	"github.com/xdpha/xdpha/pkg/service"
 )
 
@@ -209,6 +210,7 @@ func (n *node) startServices(a core.StartServices) {
 		if id.StagingAhead && len(id.Services) > 0 {
 			err = n.followOwner(a.Identity) // a service may bind to an address that it finds
 		}
+		n.followMirror(a.Identity, mirroring{generation: a.Generation, role: mirror.Owner}) // what the peer still sends is under the services' hands
 		if err == nil {
 			err = n.startAll(ctx, id.Services, service.Env{Identity: id.Name, Generation: a.Generation, Node: n.self()})
 		}

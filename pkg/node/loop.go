@@ -26,22 +26,23 @@ const lookEvery = 100 * time.Millisecond
 
 // loopState belongs to the loop alone.
 type loopState struct {
-	machine *core.Machine
-	config  *config.Config // as it was reloaded last; all parts but the secrets and hooks are those of Options
-	lease   time.Duration
-	last    core.Observed // the last reading, without its time
-	flags   loader.Flags
-	replies map[uint64]chan string
-	linkUp  [loader.Links]bool
-	links   [loader.MaxNodes][loader.Links]linkWatch // to each peer
-	owned   []bool                                   // by identity: what the host was told of addresses kept ahead
-	differs bool                                     // a peer lives, with another configuration
-	parts   parts
-	left    bool
-	etcd    etcd.State // as it was read last
-	told    [loader.MaxIdentities]toldStages
-	unseen  [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
-	theirs  map[int]theirServices      // the last word on the peers' services, by identity
+	machine   *core.Machine
+	config    *config.Config // as it was reloaded last; all parts but the secrets and hooks are those of Options
+	lease     time.Duration
+	last      core.Observed // the last reading, without its time
+	flags     loader.Flags
+	replies   map[uint64]chan string
+	linkUp    [loader.Links]bool
+	links     [loader.MaxNodes][loader.Links]linkWatch // to each peer
+	owned     []bool                                   // by identity: what the host was told of addresses kept ahead
+	differs   bool                                     // a peer lives, with another configuration
+	parts     parts
+	left      bool
+	etcd      etcd.State // as it was read last
+	told      [loader.MaxIdentities]toldStages
+	mirroring [loader.MaxIdentities]mirroring
+	unseen    [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
+	theirs    map[int]theirServices      // the last word on the peers' services, by identity
 }
 
 func newLoopState(policy core.Config, cfg *config.Config, saved core.Saved) loopState {
@@ -286,6 +287,7 @@ func (n *node) publish() {
 	if !n.loop.differs { // such a peer is told something else in their place
 		n.setFlags(func(f *loader.Flags) { f.Services = n.ownServices(snap) })
 	}
+	n.followMirrors(snap)
 	n.mu.Lock()
 	n.shared.snapshot = snap
 	n.mu.Unlock()

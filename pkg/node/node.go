@@ -31,6 +31,7 @@ import (
 	"github.com/xdpha/xdpha/pkg/host"
 	"github.com/xdpha/xdpha/pkg/journal"
 	"github.com/xdpha/xdpha/pkg/metrics"
+	"github.com/xdpha/xdpha/pkg/mirror"
 	"github.com/xdpha/xdpha/pkg/service"
 )
 
@@ -62,8 +63,9 @@ type node struct {
 	dp       *loader.Datapath
 	announce *announce.Announcer
 	services *service.Manager
-	fence    *arbiter.Agent // nil: the arbiter is another one
-	keeper   *etcd.Keeper   // nil: the arbiter is another one
+	mirrors  *mirror.Manager // nil: there are no sets
+	fence    *arbiter.Agent  // nil: the arbiter is another one
+	keeper   *etcd.Keeper    // nil: the arbiter is another one
 	metrics  *metrics.Collector
 	store    *store
 	journal  *journal.Writer
@@ -222,6 +224,9 @@ func (n *node) prepare() (err error) {
 	if err := n.prepareEtcd(); err != nil {
 		return err
 	}
+	if err := n.prepareMirrors(); err != nil {
+		return err
+	}
 	n.services = service.New(cfg.Services, n.StateDir, n.Log, n.serviceChanged)
 	n.metrics = metrics.NewCollector(source{n})
 	n.pacer, err = newPacer(n, tick.start)
@@ -306,6 +311,9 @@ func (n *node) serve(ctx context.Context) error {
 	part("hooks", n.hooks.run)
 	if n.keeper != nil {
 		part("etcd", func(ctx context.Context) error { n.keeper.Run(ctx); return nil })
+	}
+	if n.mirrors != nil {
+		part("mirrors", func(ctx context.Context) error { n.mirrors.Run(ctx); return nil })
 	}
 	part("reload", n.watchHangup)
 	loopDone := make(chan struct{})

@@ -61,6 +61,9 @@ func (n *node) follow(file *config.Config) error {
 	}
 	n.hooks.use(file.Hooks.Events)
 	n.loop.config = file
+	if err := n.useMirrorKeys(); err != nil {
+		n.tell(loader.Now(), "mirror-failed", -1, err.Error(), nil)
+	}
 	n.tell(loader.Now(), "reloaded", -1, whatChanged(running, file), nil)
 	return nil
 }

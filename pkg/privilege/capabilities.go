@@ -25,6 +25,17 @@ var Needed = []Capability{
 	{"CAP_NET_RAW", unix.CAP_NET_RAW, "to send announcements (gratuitous ARP, unsolicited NA) from the virtual MAC"},
 }
 
+// Mirror are those that rsync needs, and gets, to keep files of other users as they are. The daemon
+// needs them if there are mirror sets.
+var Mirror = []Capability{
+	{"CAP_CHOWN", unix.CAP_CHOWN, "to keep the mirrored files' owners"},
+	{"CAP_DAC_OVERRIDE", unix.CAP_DAC_OVERRIDE, "to read and write the files of other users"},
+	{"CAP_FOWNER", unix.CAP_FOWNER, "to keep modes, times and ACLs of other users' files"},
+	{"CAP_FSETID", unix.CAP_FSETID, "to keep set-user-ID and set-group-ID bits"},
+	{"CAP_MKNOD", unix.CAP_MKNOD, "to make device nodes, as those in a chroot"},
+	{"CAP_SETFCAP", unix.CAP_SETFCAP, "to keep files' capabilities"},
+}
+
 // Realtime is of use to pacer: thread alone.
 var Realtime = Capability{"CAP_SYS_NICE", unix.CAP_SYS_NICE, "to give the pacer's thread real-time priority"}
 

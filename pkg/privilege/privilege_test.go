@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -51,7 +52,7 @@ func TestACrashLeavesNoCoreOfHiddenMemory(t *testing.T) {
 
 func TestEveryCapabilityHasItsReasonAndRemedy(t *testing.T) {
 	seen := map[uint]bool{}
-	for _, c := range append([]Capability{Realtime}, Needed...) {
+	for _, c := range slices.Concat([]Capability{Realtime}, Needed, Mirror) {
 		if !strings.HasPrefix(c.Name, "CAP_") || c.Why == "" || seen[c.Bit] || !strings.Contains(c.Remedy(), "AmbientCapabilities="+c.Name) {
 			t.Errorf("%+v is incomplete, or listed twice", c)
 		}
@@ -59,19 +60,21 @@ func TestEveryCapabilityHasItsReasonAndRemedy(t *testing.T) {
 	}
 }
 
-// TestTheUnitGrantsWhatIsListedAndNoMore keeps the two lists the same.
+// TestTheUnitGrantsWhatIsListedAndNoMore keeps the lists the same: the unit's, and what is added for mirrors.
 func TestTheUnitGrantsWhatIsListedAndNoMore(t *testing.T) {
-	b, err := os.ReadFile(filepath.Join("..", "..", "scripts", "packaging", "xdpha.service"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, c := range Needed {
-		names = append(names, c.Name)
-	}
-	for _, key := range []string{"AmbientCapabilities=", "CapabilityBoundingSet="} {
-		if want := "\n" + key + strings.Join(names, " ") + "\n"; strings.Count(string(b), want) != 1 || strings.Count(string(b), "\n"+key) != 1 {
-			t.Errorf("the unit has not, once, %q", want)
+	for file, list := range map[string][]Capability{"xdpha.service": Needed, "mirrors.conf": Mirror} {
+		b, err := os.ReadFile(filepath.Join("..", "..", "scripts", "packaging", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, c := range list {
+			names = append(names, c.Name)
+		}
+		for _, key := range []string{"AmbientCapabilities=", "CapabilityBoundingSet="} {
+			if want := "\n" + key + strings.Join(names, " ") + "\n"; strings.Count(string(b), want) != 1 || strings.Count(string(b), "\n"+key) != 1 {
+				t.Errorf("%s has not, once, %q", file, want)
+			}
 		}
 	}
 }

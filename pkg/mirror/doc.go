@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package mirror keeps sets of directories on both nodes: from the owner of the identity that a set
+// belongs to, to the other node, by the distribution's rsync.
+//
+// It owns the connection between the two daemons (TLS 1.3 on the crossover's addresses, else on the
+// lan's; both sides prove that they hold the cluster's secret), when a set is copied, what must be
+// true of a directory before anything is deleted for its sake, and which generation may write.
+//
+// It must not know how an owner is chosen: [Manager.Follow] tells it. Nor does it know how files are
+// compared and copied, which is rsync's work.
+//
+// # Who may write
+//
+// A generation names one time of one owner (package core), and only that node may send under it. The
+// receiving side remembers the highest generation of each set, on disk before it answers, and refuses
+// a lower one before a byte is written. A run of a lower generation that is under way ends: Follow
+// returns when its process is gone.
+//
+// # What is trusted of the peer
+//
+// Nothing that is not compared with the own configuration: the peer names a set and a path, and the
+// receiving side builds rsync's arguments from its own file. What comes before the peer has proved
+// itself is bounded in size, time and number.
+//
+// # What a run sees
+//
+// A file counts as unchanged if its size and its time in nanoseconds are those of the copy. Before
+// Linux 6.13 two changes within one tick (1 to 10 ms) leave the same time: where the size is the same
+// too and a run looked in between, the second change is copied with the file's next one.
+package mirror

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// memory is what a node must know of its sets after a reboot.
+type memory struct {
+	path string
+
+	mu      sync.Mutex
+	sets    map[string]remembered
+	unsaved bool // what is on disk is older
+}
+
+// remembered is what is known of one set.
+type remembered struct {
+	// Generation is the highest one that was ever seen: nothing below it is written.
+	Generation uint64               `json:"generation"`
+	Paths      map[string]directory `json:"paths,omitempty"`
+}
+
+// directory is what a path was when all of it had been copied.
+type directory struct {
+	FS     string `json:"fs"` // see fileSystem
+	Filled bool   `json:"filled"`
+}
+
+// memoryFile is what is on disk: the sum covers the sets' bytes as they stand.
+type memoryFile struct {
+	Sum  string          `json:"sha256"`
+	Sets json.RawMessage `json:"sets"`
+}
+
+func openMemory(dir string) (*memory, error) {
+	m := &memory{path: filepath.Join(dir, "mirrors.json"), sets: map[string]remembered{}}
+	b, err := os.ReadFile(m.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what is known of mirrors: %w", err)
+	}
+	var f memoryFile
+	err = json.Unmarshal(b, &f)
+	if err == nil && f.Sum != checksum(f.Sets) {
+		err = errors.New("its checksum is wrong")
+	}
+	if err == nil {
+		err = json.Unmarshal(f.Sets, &m.sets)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read what is known of mirrors: %s is damaged (%w): restore it from a backup; or, if the other node runs and owns everything, remove it: this node then learns the generations from there", m.path, err)
+	}
+	return m, nil
+}
+
+func checksum(b []byte) string {
+	h := sha256.Sum256(b)
+	return hex.EncodeToString(h[:])
+}
+
+func (m *memory) generation(set string) uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sets[set].Generation
+}
+
+func (m *memory) directory(set, path string) (directory, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d, known := m.sets[set].Paths[path]
+	return d, known
+}
+
+// raise notes a generation. When it returns without an error, no crash makes it forgotten; with one
+// it is in force until the daemon ends.
+func (m *memory) raise(set string, generation uint64) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.sets[set]
+	if generation <= r.Generation && !m.unsaved {
+		return nil
+	}
+	r.Generation = max(r.Generation, generation)
+	m.sets[set] = r
+	return m.save()
+}
+
+// note notes what a path is.
+func (m *memory) note(set, path string, d directory) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r := m.sets[set]
+	if known, ok := r.Paths[path]; ok && known == d {
+		return nil
+	}
+	r.Paths = maps.Clone(r.Paths)
+	if r.Paths == nil {
+		r.Paths = map[string]directory{}
+	}
+	r.Paths[path] = d
+	m.sets[set] = r
+	return m.save()
+}
+
+// save makes what is on disk the same.
+func (m *memory) save() error {
+	err := m.write()
+	m.unsaved = err != nil
+	return err
+}
+
+// write writes it so that a crash at any instant leaves the old or the new one.
+func (m *memory) write() (err error) {
+	fail := func(err error) error { return fmt.Errorf("write what is known of mirrors: %w", err) }
+	sets, err := json.Marshal(m.sets)
+	if err != nil {
+		return fail(err)
+	}
+	b, err := json.Marshal(memoryFile{checksum(sets), sets})
+	if err != nil {
+		return fail(err)
+	}
+	f, err := os.OpenFile(m.path+".tmp", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fail(err)
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), m.path)
+	}
+	if err != nil {
+		return fail(err)
+	}
+	dir, err := os.Open(filepath.Dir(m.path))
+	if err != nil {
+		return fail(err)
+	}
+	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
+		return fail(err)
+	}
+	return nil
+}

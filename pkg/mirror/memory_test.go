@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestTheHighestGenerationOutlivesTheDaemon(t *testing.T) {
+	dir := t.TempDir()
+	m, err := openMemory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range []uint64{4, 9, 7} {
+		if err := m.raise("data", g); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.note("data", "/srv", directory{"/ ext4 1", true}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err = openMemory(dir); err != nil {
+		t.Fatal(err)
+	}
+	d, known := m.directory("data", "/srv")
+	if g := m.generation("data"); g != 9 || !known || d != (directory{"/ ext4 1", true}) || m.generation("other") != 0 {
+		t.Errorf("generation %d, %+v %v", g, d, known)
+	}
+}
+
+func TestAGenerationThatCannotBeWrittenIsInForceAllTheSame(t *testing.T) {
+	m, err := openMemory(filepath.Join(t.TempDir(), "missing"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // and is not taken for written the next time
+		if err := m.raise("data", 4); err == nil || m.generation("data") != 4 {
+			t.Errorf("%v, generation %d", err, m.generation("data"))
+		}
+	}
+	mustMkdir(t, filepath.Dir(m.path))
+	if err := m.raise("data", 4); err != nil {
+		t.Error(err)
+	}
+	if m, err = openMemory(filepath.Dir(m.path)); err != nil || m.generation("data") != 4 {
+		t.Errorf("%v, generation %d", err, m.generation("data"))
+	}
+}
+
+func TestADamagedMemoryIsNotBelieved(t *testing.T) {
+	dir := t.TempDir()
+	m, err := openMemory(dir)
+	if err == nil {
+		err = m.raise("data", 1234)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := os.ReadFile(m.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, bad := range map[string][]byte{
+		"emptied": nil, "cut short": good[:len(good)/2], "with another number": bytes.Replace(good, []byte("1234"), []byte("1233"), 1),
+	} {
+		if err := os.WriteFile(m.path, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openMemory(dir); err == nil || !strings.Contains(err.Error(), "is damaged") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestWhatADirectoryIsNowIsComparedWithWhatItWas(t *testing.T) {
+	now := func(fs string, empty bool) *root { return &root{path: "/srv/x", fs: fs, empty: empty} }
+	for name, tt := range map[string]struct {
+		now   *root
+		was   directory
+		sends bool
+		want  string
+	}{
+		"the same":                 {now("/srv ext4 1", false), directory{"/srv ext4 1", true}, true, ""},
+		"filled meanwhile":         {now("/srv ext4 1", false), directory{"/srv ext4 1", false}, true, ""},
+		"always empty":             {now("/srv ext4 1", true), directory{"/srv ext4 1", false}, true, ""},
+		"empty on the receiver":    {now("/srv ext4 1", true), directory{"/srv ext4 1", true}, false, ""},
+		"empty on the sender":      {now("/srv ext4 1", true), directory{"/srv ext4 1", true}, true, "is empty and was not before"},
+		"not mounted":              {now("/ ext4 2", false), directory{"/srv ext4 1", true}, false, "was on the file system mounted on /srv and is now on that of /: mount it"},
+		"another disk":             {now("/srv ext4 2", false), directory{"/srv ext4 1", true}, true, "is on another file system than before"},
+		"another file system type": {now("/srv xfs 1", false), directory{"/srv ext4 1", true}, true, "is on another file system than before"},
+	} {
+		err := suspicious(tt.now, tt.was, tt.sends)
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+	}
+}

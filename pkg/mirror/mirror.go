@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package mirror
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/xdpha/xdpha/pkg/config"
+)
+
+// Options are what New needs.
+type Options struct {
+	Config   *config.Config
+	StateDir string
+	RunDir   string
+	Program  string // this program: rsync calls it with PipeCommand
+	Log      *slog.Logger
+	// Changed is called when a set's run fails after one that did not, or succeeds after one that
+	// failed. It must not block, and not wait for the manager.
+	Changed func(State)
+}
+
+// Manager keeps one node's sets.
+type Manager struct {
+	Options
+	shell  string
+	memory *memory
+	sets   map[string]*set
+	names  []string // of the sets, in configuration order
+	keys   atomic.Pointer[credentials]
+	ended  atomic.Bool // nothing is begun any more
+}
+
+// New returns a manager whose sets rest until Follow tells whose they are.
+func New(o Options) (*Manager, error) {
+	m := &Manager{Options: o, sets: map[string]*set{}}
+	var err error
+	if m.shell, err = shell(o.Program); err != nil {
+		return nil, err
+	}
+	if m.memory, err = openMemory(o.StateDir); err != nil {
+		return nil, err
+	}
+	if err := m.UseKeys(o.Config); err != nil {
+		return nil, err
+	}
+	for i := range o.Config.Mirrors {
+		cfg := &o.Config.Mirrors[i]
+		for _, path := range cfg.Paths {
+			for _, own := range []string{o.StateDir, o.RunDir} {
+				if meets(path, own) {
+					return nil, fmt.Errorf("mirror set %s: %s and the daemon's own directory %s meet: write another path, or give another directory", cfg.Name, path, own)
+				}
+			}
+		}
+		m.sets[cfg.Name] = newSet(m, cfg)
+		m.names = append(m.names, cfg.Name)
+	}
+	return m, nil
+}
+
+func meets(a, b string) bool {
+	return a == b || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
+}
+
+// UseKeys takes the secrets of a configuration that differs in nothing else. Runs that are under way go on.
+func (m *Manager) UseKeys(cfg *config.Config) error {
+	c, err := newCredentials(cfg)
+	if err != nil {
+		return err
+	}
+	m.keys.Store(c)
+	return nil
+}
+
+// Run receives until ctx ends; then every run has ended, here and there.
+func (m *Manager) Run(ctx context.Context) {
+	defer m.rest()
+	m.listen(ctx)
+}
+
+// rest ends all runs.
+func (m *Manager) rest() {
+	m.ended.Store(true)
+	for _, name := range m.names {
+		_ = m.sets[name].follow(0, None) // generation 0 is never higher
+	}
+}
+
+// Role is what a node has to do with an identity's sets.
+type Role uint8
+
+// The roles.
+const (
+	None    Role = iota // neither sends nor receives
+	Owner               // sends
+	Standby             // receives
+)
+
+// ErrStale is wrapped by Follow's error if the generation is lower than one that was seen already.
+var ErrStale = errors.New("a higher generation is known")
+
+// Follow tells the role for an identity's sets, and at which generation somebody owns it. When it
+// returns, nothing writes here any more for a lower generation, nor for any if the role is not
+// Standby, and nothing is sent for another. An error says what could not be made sure of; the role
+// is in force all the same, but for ErrStale. To repeat it changes nothing, but tries again at once
+// what failed before.
+func (m *Manager) Follow(identity string, generation uint64, role Role) error {
+	var errs []error
+	for _, id := range m.Config.Identities {
+		if id.Name != identity {
+			continue
+		}
+		for _, name := range id.Mirror {
+			if err := m.sets[name].follow(generation, role); err != nil {
+				errs = append(errs, fmt.Errorf("mirror set %s: %w", name, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// SyncNow copies all of a set that this node owns, begun after the call, and returns what it did. If
+// it returns without an error, the other node has all of it on disk as it was at some time after the
+// call. When ctx ends first, the run ends too.
+func (m *Manager) SyncNow(ctx context.Context, name string) (Stats, error) {
+	return m.order(ctx, name, kindFull)
+}
+
+// Estimate is SyncNow that changes nothing: Copied, CopiedBytes and Deleted are what it would do.
+func (m *Manager) Estimate(ctx context.Context, name string) (Stats, error) {
+	return m.order(ctx, name, kindDry)
+}
+
+func (m *Manager) order(ctx context.Context, name string, k kind) (Stats, error) {
+	s, ok := m.sets[name]
+	if !ok {
+		return Stats{}, fmt.Errorf("no mirror set is named %q", name)
+	}
+	stats, err := s.order(ctx, k)
+	if err != nil {
+		return stats, fmt.Errorf("mirror set %s: %w", name, err)
+	}
+	return stats, nil
+}
+
+// States returns all sets' states, in configuration order.
+func (m *Manager) States() []State {
+	states := make([]State, 0, len(m.names))
+	for _, name := range m.names {
+		states = append(states, m.sets[name].view())
+	}
+	return states
+}
+
+func (m *Manager) self() string { return m.Config.Nodes[m.Config.Self].Name }
+func (m *Manager) peer() string { return m.Config.Nodes[m.Config.Peer()].Name }
+
+// ownerOf is the node of a pair that owns at a generation: they are even on the first node, odd on the second.
+func ownerOf(generation uint64) int { return int(generation & 1) }
+
+func (m *Manager) stateFile(name string) string { return filepath.Join(m.StateDir, name) }

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/xdpha/xdpha/loader"
+	"github.com/xdpha/xdpha/pkg/control"
+	"github.com/xdpha/xdpha/pkg/core"
+	"github.com/xdpha/xdpha/pkg/metrics"
+	"github.com/xdpha/xdpha/pkg/mirror"
+)
+
+// mirroring is what the mirrors of an identity were told last.
+type mirroring struct {
+	generation uint64
+	role       mirror.Role
+	peer       bool // it is heard: what failed without it is worth another try
+}
+
+// prepareMirrors makes their manager, if there are sets.
+func (n *node) prepareMirrors() error {
+	if len(n.Config.Mirrors) == 0 {
+		return nil
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("prepare mirrors: %w", err)
+	}
+	n.mirrors, err = mirror.New(mirror.Options{
+		Config: n.Config, StateDir: n.StateDir, RunDir: n.RunDir, Program: program, Log: n.Log, Changed: n.mirrorChanged,
+	})
+	return err
+}
+
+// followMirrors tells the mirrors of an identity whose owner has changed. The loop calls it.
+func (n *node) followMirrors(snap core.Snapshot) {
+	if n.mirrors == nil || len(snap.Peers) == 0 { // nothing was looked at yet
+		return
+	}
+	for i, id := range snap.Identities {
+		now, was := n.mirrorsOf(i, id.Owner, &snap.Peers[n.Config.Peer()]), n.loop.mirroring[i]
+		if now == was || len(n.Config.Identities[i].Mirror) == 0 {
+			continue
+		}
+		n.loop.mirroring[i] = now
+		// Among what is done with the services: what is received while they stop would be under their hands.
+		n.do(n.effects.services[i], func(context.Context) { n.followMirror(i, now) })
+	}
+}
+
+// mirrorsOf is what an identity's mirrors have to do: the owner's word says whose data it is. While
+// nobody is known to own it, nothing is copied, at the generation that was known.
+func (n *node) mirrorsOf(i, owner int, p *core.PeerView) mirroring {
+	peer := p.State == core.PeerUp
+	switch word := n.dp.Word(i); {
+	case word.Has(core.Owner):
+		return mirroring{word.Gen(), mirror.Owner, peer}
+	case owner == n.Config.Peer():
+		return mirroring{p.Words[i].Gen(), mirror.Standby, peer}
+	}
+	return mirroring{n.loop.mirroring[i].generation, mirror.None, peer}
+}
+
+// followMirror returns when nobody else writes to the identity's sets any more.
+func (n *node) followMirror(identity int, now mirroring) {
+	if n.mirrors == nil {
+		return
+	}
+	if err := n.mirrors.Follow(n.Config.Identities[identity].Name, now.generation, now.role); err != nil {
+		n.tell(loader.Now(), "mirror-failed", identity, err.Error(), nil)
+	}
+}
+
+// mirrorChanged tells of a set whose runs fail, or work again.
+func (n *node) mirrorChanged(s mirror.State) {
+	identity := -1
+	for i, id := range n.Config.Identities {
+		for _, name := range id.Mirror {
+			if name == s.Set {
+				identity = i
+			}
+		}
+	}
+	kind, text := "mirror-failed", "mirror set "+s.Set+": "+s.Error
+	if s.Error == "" {
+		kind, text = "mirror-back", "mirror set "+s.Set+" is copied again"
+	}
+	n.tell(loader.Now(), kind, identity, text, nil)
+}
+
+// useMirrorKeys follows the secrets of a configuration that was read again.
+func (n *node) useMirrorKeys() error {
+	if n.mirrors == nil {
+		return nil
+	}
+	return n.mirrors.UseKeys(n.loop.config)
+}
+
+var directions = map[mirror.Role]string{mirror.None: control.MirrorStopped, mirror.Owner: control.MirrorOut, mirror.Standby: control.MirrorIn}
+
+func (n *node) mirrorStatus() (list []control.Mirror) {
+	if n.mirrors == nil {
+		return nil
+	}
+	for _, s := range n.mirrors.States() {
+		m := control.Mirror{
+			Name: s.Set, Direction: directions[s.Role], LagS: -1, Generation: s.Generation, Running: s.Running, Link: s.Link,
+			Files: s.Last.Files, Bytes: s.Last.Bytes, LastRunS: s.Last.Took.Seconds(), Error: s.Error, Unwatched: s.Unseen,
+		}
+		if s.Known {
+			m.LagS = s.Lag.Seconds()
+		}
+		if s.Running && s.Role == mirror.Owner {
+			m.Progress = &control.MirrorProgress{Bytes: s.Progress.Bytes, Percent: s.Progress.Percent, FilesLeft: s.Progress.ToCheck}
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
+func (n *node) mirrorMetrics() (list []metrics.Mirror) {
+	if n.mirrors == nil {
+		return nil
+	}
+	for _, s := range n.mirrors.States() {
+		m := metrics.Mirror{Set: s.Set, LagSeconds: -1, Good: s.Runs, Failed: s.Failures, SentBytes: s.Sent}
+		if s.Known {
+			m.LagSeconds = s.Lag.Seconds()
+		}
+		list = append(list, m)
+	}
+	return list
+}
