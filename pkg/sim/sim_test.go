@@ -3,6 +3,7 @@
 package sim
 
 import (
+	"slices"
 	"strings"
 	"testing"
 )
@@ -64,7 +65,7 @@ func explain(t *testing.T, o Options, r Result) {
 func TestMutationsAreFound(t *testing.T) {
 	for _, m := range Mutations {
 		t.Run(m, func(t *testing.T) {
-			if !inSmallWorlds(t, m) {
+			if !inRacesOrPairs(t, m) {
 				inSeeds(t, balanced(true), m, 0)
 			}
 		})
@@ -75,26 +76,40 @@ func TestMutationsAreFound(t *testing.T) {
 	for _, m := range EtcdMutations {
 		t.Run(m, func(t *testing.T) { inSeeds(t, EtcdTimings(ms, 5*ms), m, firstSeed[m]) })
 	}
+	for _, m := range ManyMutations {
+		t.Run("many: "+m, func(t *testing.T) {
+			if !inCrowds(t, m) {
+				inSeeds(t, many(3), m, 0)
+			}
+		})
+	}
 }
 
-func inSmallWorlds(t *testing.T, mutation string) bool {
-	found := func(name string, f Found) bool {
-		if f.Wrong != "" {
-			t.Logf("%s: %s, by %d steps, after %d states:\n%s", name, f.Wrong, len(f.Story), f.States, strings.Join(f.Story, "\n"))
-		}
-		return f.Wrong != ""
+func found(t *testing.T, name string, f Found) bool {
+	if f.Wrong != "" {
+		t.Logf("%s: %s, by %d steps, after %d states:\n%s", name, f.Wrong, len(f.Story), f.States, strings.Join(f.Story, "\n"))
 	}
+	return f.Wrong != ""
+}
+
+func inRacesOrPairs(t *testing.T, mutation string) bool {
 	for _, kind := range RaceKinds {
-		if found(kind.Name, Races(kind, 1, mutation, Limits{Depth: 8, States: 100_000})) {
+		if found(t, kind.Name, Races(kind, 1, mutation, Limits{Depth: 8, States: 100_000})) {
 			return true
 		}
 	}
 	for _, kind := range PairKinds {
-		if found(kind.Name, Pairs(kind, mutation, Limits{Depth: 11, States: 20_000})) {
+		if found(t, kind.Name, Pairs(kind, mutation, Limits{Depth: 11, States: 20_000})) {
 			return true
 		}
 	}
 	return false
+}
+
+func inCrowds(t *testing.T, mutation string) bool {
+	return slices.ContainsFunc(CrowdKinds, func(kind CrowdKind) bool {
+		return found(t, kind.Name, Crowds(kind, mutation, Limits{Depth: 8, States: 20_000}))
+	})
 }
 
 // firstSeed is where to begin for what few seeds find.
