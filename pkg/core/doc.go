@@ -52,10 +52,11 @@
 //
 // Who takes what is policy, and two who differ about it race for the key: who comes
 // first in the order of preference of those that are up, supervised, armed and not in
-// standby or frozen; before them whom a yielded word names, or who demands it. Turns
-// last for Limits.Release and go round. For a hand-over the target wins the key before it
-// shows Staged, so that the release is followed at once, unless the owner itself holds
-// it and gives it up with the release. If the hand-over is then called off, etcd knows a
-// generation above the owner's: without all grants the owner cannot go on, and begins
-// above (see supersededOfMany).
+// standby or frozen; before them whom a yielded word names, or who is staged or
+// demands it. Turns last for Limits.Release and go round. For a hand-over the target
+// wins the key before it shows Staged, so that the release is followed at once; but an
+// owner that holds the key itself gives it up with the release. If the hand-over is
+// called off then, etcd knows a generation above the owner's. The owner goes on by its
+// grants; who takes it from there, or the owner when a grant is missing, begins above
+// what etcd knows.
 package core

@@ -72,7 +72,7 @@ func (m *Machine) supersede(id *identity, mayArm bool) Word {
 		m.notify(KindSuperseded, id, "%s", why)
 		return MakeWord(0, stored)
 	case mayArm && m.promise(id, m.next(id, stored)):
-		return MakeWord(Ready, stored)
+		return MakeWord(Ready|m.claim(id), stored)
 	}
 	return id.word
 }

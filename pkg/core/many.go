@@ -37,7 +37,8 @@ func (m *Machine) behind(id *identity) bool {
 	return false
 }
 
-// meant is who comes before all others: whom a yielded word names, or who demands it; -1: nobody.
+// meant is who comes before all others: whom a yielded word names, or who is prepared for it or
+// demands it; -1: nobody.
 func (m *Machine) meant(id *identity) int {
 	for _, p := range id.cfg.Prefer {
 		w := m.view(p).word(id.index)
@@ -50,7 +51,7 @@ func (m *Machine) meant(id *identity) int {
 		if to, ok := w.To(); ok && w.Has(Yield) && id.has(to) {
 			return to
 		}
-		if w.Has(Ready | Demand) {
+		if w.Has(Ready|Staged) || w.Has(Ready|Demand) {
 			return p
 		}
 	}
@@ -171,6 +172,7 @@ func (m *Machine) standbyWordOfMany(id *identity) Word {
 	mayArm := free && (!m.durable.Frozen || id.released) // a frozen node only gets back what it had
 	if free {
 		m.promise(id, m.next(id, g))
+		m.promise(id, m.next(id, m.outOfReach(id)))
 	}
 	switch {
 	case m.unheard(id):
@@ -187,12 +189,12 @@ func (m *Machine) standbyWordOfMany(id *identity) Word {
 	}
 	var f Word
 	if mayArm && m.durable.Generations[id.cfg.Name] >= m.next(id, g) {
-		f |= Ready
+		f |= Ready | m.claim(id)
 		if m.stagedOfMany(id) {
 			f |= Staged
 		}
-		if m.demands(id) || w.Has(Demand) && !m.peerOwns(id) && !m.overdue(id) {
-			f |= Demand // and until it has what it demanded, so that all know whose it is
+		if m.demands(id) {
+			f |= Demand
 		}
 	}
 	if free && m.requested(id) && m.peerOwns(id) && m.theirs(id).Gen() == g {
@@ -201,19 +203,38 @@ func (m *Machine) standbyWordOfMany(id *identity) Word {
 	return MakeWord(f, g)
 }
 
-// stagedOfMany: with the key in hand the kernel follows the release at once. An owner that holds
-// the key itself gives it up only with the release, which need not be waited for.
+// claim is what shows whose it is once it is released, until somebody owns it.
+func (m *Machine) claim(id *identity) Word {
+	if !m.cfg.many() || m.peerOwns(id) {
+		return 0
+	}
+	return id.word & (Staged | Demand)
+}
+
+// stagedOfMany: with the key in hand the kernel follows the release at once. It cannot be had before
+// the release if the owner itself holds it, or if etcd knows a higher generation (see
+// supersededOfMany).
 func (m *Machine) stagedOfMany(id *identity) bool {
-	k := m.key(id)
-	return m.prepares(id) && id.addr.state == actOn && (k.Elsewhere || k.Held == m.next(id, id.word.Gen()))
+	k, next := m.key(id), m.next(id, id.word.Gen())
+	return m.prepares(id) && id.addr.state == actOn && (k.Elsewhere || k.Held == next || m.outOfReach(id) != 0)
 }
 
 // supersededOfMany: to win the key at a higher generation is not to own it yet, as when a hand-over
-// is called off. An owner goes by it when it has no right of its own left, the others when nobody
-// has owned it for a while.
+// is called off. An owner goes by it when it has no right of its own left; another one when it would
+// take what nobody owns and could not win the key, unless somebody else holds it and may be about to.
 func (m *Machine) supersededOfMany(id *identity) bool {
+	k := m.key(id)
 	if id.word.Has(Owner) {
-		return !m.granted(id) && m.key(id).Held == 0 && id.ho.phase == hoNone
+		return !m.granted(id) && k.Held == 0 && id.ho.phase == hoNone
 	}
-	return m.overdue(id)
+	return !m.peerOwns(id) && m.mayTake(id) && m.outOfReach(id) != 0 && !k.Elsewhere
+}
+
+// outOfReach is the generation that etcd knows if it is above the one at which this node would win the
+// key, and 0 if not.
+func (m *Machine) outOfReach(id *identity) uint64 {
+	if stored := m.key(id).Stored; stored > m.next(id, id.word.Gen()) {
+		return stored
+	}
+	return 0
 }

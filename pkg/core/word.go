@@ -168,6 +168,9 @@ func (m *Machine) standbyWord(id *identity) Word {
 func (m *Machine) prepares(id *identity) bool {
 	w, p := id.word, m.theirs(id)
 	heard := m.up(id) || m.suspect(id) && w.Has(Staged)
+	if m.claim(id).Has(Staged) {
+		return true
+	}
 	return heard && p.Has(Yield) && p.Gen() == w.Gen() && m.meansMe(p)
 }
 
