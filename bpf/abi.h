@@ -7,7 +7,7 @@
 #include "limits.h"
 
 // Raised whenever a struct below changes its shape or meaning.
-enum xd_abi { XDPHA_ABI = 8 };
+enum xd_abi { XDPHA_ABI = 9 };
 
 enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
 
@@ -17,16 +17,18 @@ enum xd_verdict { VERDICT_KERNEL, VERDICT_FENCE, VERDICT_ETCD };
 // How the token of the kernel pacer is paced; see pacer.h.
 enum xd_pace { PACE_THREAD, PACE_TBF, PACE_FQ };
 
-enum xd_peer { PEER_UNKNOWN, PEER_UP, PEER_SUSPECT, PEER_DEAD };
+enum xd_peer_state { PEER_UNKNOWN, PEER_UP, PEER_SUSPECT, PEER_DEAD };
 
-// Ownership word: flags above, generation below. See ownership.h for its life.
+// Ownership word: flags above, generation below. See ownership.h for its life. In between, bits 51 to
+// 55 are the daemons' own: which node a word that yields is meant for (its number and 1; 0: nobody
+// in particular). Bits 48 to 50 are 0.
 #define WORD_OWNER (1ULL << 63)
 #define WORD_YIELD (1ULL << 62)
 #define WORD_READY (1ULL << 61)
 #define WORD_WANT (1ULL << 60)
 #define WORD_STAGED (1ULL << 59)
 #define WORD_DEMAND (1ULL << 58)
-#define WORD_GEN ((1ULL << 56) - 1)
+#define WORD_GEN ((1ULL << 48) - 1)
 
 struct xd_key {
 	__u64 k0, k1;
@@ -41,7 +43,6 @@ struct xd_key {
 struct xd_link_config {
 	__u32 ifindex; // 0: the node has no such link, or its NIC is gone
 	__u32 local_be; // IPv4, network order
-	__u32 remote_be;
 	__u8 mac[6];
 	__u8 pad[2];
 };
@@ -51,18 +52,18 @@ struct xd_identity_config {
 	__u32 announced_be; // the IPv4 address that the kernel announces; 0: none
 	__u8 announced6[16]; // the IPv6 address that it announces; all 0: none
 	__u8 mac[6];
-	__u8 pad[2];
+	__u16 candidates; // a bit for each node that may ever own it
 };
 
 // Written by user space before the programs are attached; afterwards only what names a NIC, field by field.
 struct xd_config {
 	enum xd_abi abi;
 	__u32 cluster_id;
-	__u32 digest; // of what both nodes must agree on
-	__u8 self; // 0 or 1
+	__u32 digest; // of what all nodes must agree on
+	__u8 self; // this node's number
 	__u8 n_identities;
 	__u8 n_reach; // 0: no majority is asked for
-	__u8 pad1;
+	__u8 n_nodes; // 2: a pair; more: see ownership.h for what is different among many
 	enum xd_verdict verdict;
 	__u8 solo_keep;
 	__u8 pad0[3];
@@ -75,8 +76,8 @@ struct xd_config {
 	__u64 serve_ns; // how long the right to serve lasts; 0: it is not asked for, what is owned is kept
 	struct xd_link_config links[MAX_LINKS];
 	struct xd_identity_config identities[MAX_IDENTITIES];
+	__u32 remote_be[MAX_NODES][MAX_LINKS]; // 0: the node has no such link
 	__u32 reach_be[MAX_REACH];
-	__u32 pad2;
 };
 
 // Written by user space all the time, read by the kernel.
@@ -127,22 +128,40 @@ struct xd_claim {
 	__u64 first, second;
 };
 
-// Written by the kernel; user space maps it and reads.
+// What this node knows of another one. Written by the kernel; user space maps it and reads.
+struct xd_peer {
+	__u64 my_nonce; // what the peer must echo
+	__u64 my_nonce_before; // what it may echo still: frames of both nodes cross
+	__u64 boot;
+	__u64 nonce; // what is echoed to it
+	__u64 state; // PEER_*
+	__u64 since_ns;
+	__u64 age_us; // age of its supervisor, as it said
+	__u64 age_at_ns;
+	__u64 flags;
+	__u64 digest;
+	__u64 key; // the number of the key that signed its last accepted frame
+	__u64 granted_ns; // the latest of my frames that it says it counted; 0: none of this boot of it
+	__u64 sent_ns; // on its clock: the latest frame that I promised to count as life
+	__u64 solo_ns; // last frame of it that said FLAG_SOLO; 0: a later one did not
+	__u64 solo_sent_ns; // when that left, on its clock
+	__u64 heard_ns; // last accepted frame on any link
+	__u64 words[MAX_IDENTITIES];
+	__u64 unproven[MAX_LINKS]; // nonce of somebody with the key, in its name, who is not proven yet
+	__u64 knocked_ns; // last frame of that one
+	__u64 suspect_ns;
+	__u64 dead_ns;
+	__u64 suspects;
+	__u64 refuted;
+	__u64 reverted; // deaths taken back, because a frame came while they were declared
+	__u64 gap_max_ns; // longest silence on all links that was no death
+	__u64 gap_hist[HIST_BUCKETS]; // silences on all links
+	struct xd_link_state links[MAX_LINKS];
+};
+
+// What is this node's own. Written by the kernel; user space maps it and reads.
 struct xd_state {
 	__u64 boot_id; // set by user space at load
-	__u64 nonce; // what the peer must echo
-	__u64 nonce_before; // what it may echo still: frames of both nodes cross
-	__u64 peer_boot;
-	__u64 peer_nonce;
-	__u64 candidate[MAX_LINKS]; // nonce of somebody with the key who is not proven yet
-	__u64 peer_state;
-	__u64 peer_since_ns;
-	__u64 peer_age_us; // age of the peer's supervisor, as it said
-	__u64 peer_age_at_ns;
-	__u64 peer_flags;
-	__u64 peer_digest;
-	__u64 peer_key; // the number of the key that signed its last accepted frame
-	__u64 peer_words[MAX_IDENTITIES];
 	__u64 started_ns;
 	__u64 seq; // last own probe
 	__u64 ticks[TICKS_KEPT]; // send time of probe seq, at seq % TICKS_KEPT
@@ -151,11 +170,8 @@ struct xd_state {
 	__u64 token_strikes; // how many tokens in a row came early
 	__u64 token_due_ns; // CLOCK_MONOTONIC: when it should come next, with PACE_FQ
 	__u64 hurry; // the next tick may come early: there is something to say
-	__u64 serve_until_ns; // the right to serve
-	__u64 granted_ns; // the latest of my frames that the peer says it counted; 0: none of this boot of it
-	__u64 peer_sent_ns; // on the peer's clock: the latest frame that I promised to count as life
-	__u64 peer_solo_ns; // last frame of the peer that said FLAG_SOLO; 0: a later one did not
-	__u64 peer_solo_sent_ns; // when it left, on the peer's clock
+	__u64 serve_until_ns; // a pair's right to serve; among many it follows from each peer's granted_ns
+	__u64 taken_ns[MAX_IDENTITIES]; // among many: grants for frames of before do not count
 	__u64 reach_sent_ns;
 	__u64 reach_wait_ns; // how long an answer is waited for, while the peer is suspected
 	__u64 reach_mac[MAX_REACH]; // who answered; 0: not yet
@@ -165,11 +181,7 @@ struct xd_state {
 	__u64 isolated_since_ns; // not 0: cut off, the right to serve has run out
 	__u64 stranger_ns; // last frame on the crossover of another version, or signed with another secret
 	__u64 stranger_version; // of that frame
-	__u64 knocked_ns; // last frame of somebody with the key who is not proven yet
-	__u64 suspects;
-	__u64 refuted;
 	__u64 self_stalls;
-	__u64 reverted; // deaths taken back, because a frame came while they were declared
 	__u64 conflicts[MAX_IDENTITIES]; // claims of others
 	__u64 conflict_told_ns[MAX_IDENTITIES];
 	__u64 claimed; // how many claims there were to deny, at n % CLAIMS_KEPT
@@ -178,13 +190,7 @@ struct xd_state {
 	__u64 denials; // since then
 	struct xd_claim claims[CLAIMS_KEPT];
 	__u64 to_announce; // a bit for each identity that came here and is not announced; ANNOUNCE_REST higher: that is not in all forms
-	__u64 suspect_ns;
-	__u64 dead_ns;
-	__u64 heard_ns; // last accepted frame on any link
-	__u64 gap_max_ns; // longest silence on all links that was no death
-	__u64 gap_hist[HIST_BUCKETS]; // silences on all links
 	struct xd_minute minutes[MINUTES_KEPT]; // at minute % MINUTES_KEPT
-	struct xd_link_state links[MAX_LINKS];
 };
 
 // The last change of owner to this node of one identity, by the kernel's clock; 0: not yet.
@@ -222,7 +228,8 @@ enum xd_event_kind {
 struct xd_event {
 	__u64 at_ns;
 	enum xd_event_kind kind;
-	__u32 identity; // or ~0
+	__u16 identity; // or ~0
+	__u16 node; // whose doing it is; ~0: nobody's
 	__u64 a;
 	__u64 b;
 	__u64 first, second; // halves of an address, as it stands in the map addresses
@@ -307,7 +314,7 @@ struct hb_head {
 _Static_assert(sizeof(struct hb_head) == 72, "heartbeat head");
 _Static_assert(sizeof(struct xd_event) == 48, "event");
 _Static_assert(sizeof(struct xd_key) == 16, "key");
-_Static_assert(sizeof(struct xd_link_config) == 20, "link config");
+_Static_assert(sizeof(struct xd_link_config) == 16, "link config");
 _Static_assert(sizeof(struct xd_identity_config) == 32, "identity config");
 _Static_assert(sizeof(struct xd_timeline) == 72, "timeline");
 _Static_assert(sizeof(struct xd_minute) == 48, "minute");

@@ -34,10 +34,11 @@ func TestTypesOfKernelAndUserSpaceAreOfOneSize(t *testing.T) {
 		size uintptr
 	}{
 		{"xd_address", reflect.TypeFor[bpf.XdphaXdAddress](), 16},
-		{"xd_config", reflect.TypeFor[bpf.XdphaXdConfig](), 464 + 16*16 + 8 - 2*24},
+		{"xd_config", reflect.TypeFor[bpf.XdphaXdConfig](), 72 + 3*16 + 16*32 + 16*3*4 + 8*4},
 		{"xd_control", reflect.TypeFor[bpf.XdphaXdControl](), 184 + 2*8*16},
 		{"xd_event", reflect.TypeFor[bpf.XdphaXdEvent](), 48},
-		{"xd_state", reflect.TypeFor[bpf.XdphaXdState](), 8 * (15 + 16 + 2 + 8 + 13 + 8 + 24 + 14 + 2*16 + 4 + 3*64 + 32 + 64*6 + 3*(7+2*32))},
+		{"xd_peer", reflect.TypeFor[bpf.XdphaXdPeer](), 8 * (16 + 16 + 3 + 7 + 32 + 3*(7+2*32))},
+		{"xd_state", reflect.TypeFor[bpf.XdphaXdState](), 8 * (3 + 8 + 5 + 1 + 16 + 2 + 8 + 24 + 5 + 1 + 2*16 + 4 + 3*64 + 1 + 64*6)},
 		{"xd_timeline", reflect.TypeFor[bpf.XdphaXdTimeline](), 72},
 		{"detector", reflect.TypeFor[bpf.XdphaDetector](), 32},
 	} {
@@ -91,6 +92,7 @@ func TestMapsHoldTheTypesOfTheABI(t *testing.T) {
 	for name, want := range map[string]struct{ key, value uintptr }{
 		bpf.XdphaMapConfig:    {4, reflect.TypeFor[bpf.XdphaXdConfig]().Size()},
 		bpf.XdphaMapControl:   {4, reflect.TypeFor[bpf.XdphaXdControl]().Size()},
+		bpf.XdphaMapPeers:     {4, reflect.TypeFor[bpf.XdphaXdPeer]().Size()},
 		bpf.XdphaMapState:     {4, reflect.TypeFor[bpf.XdphaXdState]().Size()},
 		bpf.XdphaMapWords:     {4, 8},
 		bpf.XdphaMapAddresses: {16, 4},

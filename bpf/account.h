@@ -6,7 +6,8 @@
 #include "maps.h"
 
 #define NO_LINK MAX_LINKS
-#define NO_IDENTITY (~0U)
+#define NO_IDENTITY 0xffff
+#define NO_NODE 0xffff
 
 __noinline int account(__u32 link, enum xd_reason reason)
 {
@@ -23,8 +24,8 @@ static __always_inline int swap_word(__u64 *word, __u64 old, __u64 new)
 	return __sync_val_compare_and_swap(word, old, new) == old;
 }
 
-static __always_inline void tell_of(__u64 now, enum xd_event_kind kind, __u32 identity, __u64 a, __u64 b, __u64 first,
-				    __u64 second)
+static __always_inline void tell_of(__u64 now, enum xd_event_kind kind, __u16 identity, __u16 node, __u64 a, __u64 b,
+				    __u64 first, __u64 second)
 {
 	struct xd_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
 
@@ -33,6 +34,7 @@ static __always_inline void tell_of(__u64 now, enum xd_event_kind kind, __u32 id
 	e->at_ns = now;
 	e->kind = kind;
 	e->identity = identity;
+	e->node = node;
 	e->a = a;
 	e->b = b;
 	e->first = first;
@@ -40,9 +42,14 @@ static __always_inline void tell_of(__u64 now, enum xd_event_kind kind, __u32 id
 	bpf_ringbuf_submit(e, 0);
 }
 
-static __always_inline void tell(__u64 now, enum xd_event_kind kind, __u32 identity, __u64 a, __u64 b)
+static __always_inline void tell(__u64 now, enum xd_event_kind kind, __u16 identity, __u64 a, __u64 b)
 {
-	tell_of(now, kind, identity, a, b, 0, 0);
+	tell_of(now, kind, identity, NO_NODE, a, b, 0, 0);
+}
+
+static __always_inline void tell_peer(__u64 now, enum xd_event_kind kind, __u32 node, __u64 a)
+{
+	tell_of(now, kind, NO_IDENTITY, node, a, 0, 0, 0);
 }
 
 static __always_inline void raise_max(__u64 *max, __u64 value)

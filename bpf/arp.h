@@ -32,9 +32,9 @@ static __always_inline __u32 reached(const struct xd_config *cfg, struct xd_stat
 // makes that the end of my right. A peer that was dead is not asked before it is known as up.
 // Every exchange is a full barrier: of a frame that is stamped here and a leave that is taken
 // there in the same moment, one sees the other.
-static __always_inline void give_back_leave(const struct xd_config *cfg, struct xd_state *st)
+static __always_inline void give_back_leave(const struct xd_config *cfg, struct xd_state *st, const struct xd_peer *p)
 {
-	__u64 state = *(volatile __u64 *)&st->peer_state, granted = *(volatile __u64 *)&st->granted_ns;
+	__u64 state = *(volatile __u64 *)&p->state, granted = *(volatile __u64 *)&p->granted_ns;
 
 	if (!cfg->serve_ns || !granted || (state != PEER_UP && state != PEER_SUSPECT))
 		return;
@@ -46,16 +46,16 @@ static __always_inline void give_back_leave(const struct xd_config *cfg, struct 
 		if (__sync_val_compare_and_swap(&st->serve_until_ns, until, granted + cfg->serve_ns) != until)
 			continue;
 		// What another processor was granted meanwhile stands.
-		raise_time(&st->serve_until_ns, *(volatile __u64 *)&st->granted_ns + cfg->serve_ns);
+		raise_time(&st->serve_until_ns, *(volatile __u64 *)&p->granted_ns + cfg->serve_ns);
 		return;
 	}
 }
 
 // The peer is not heard, and heard me when it was heard last: it is not one that hears nothing of
 // mine, and is about to take over, while its own frames are lost but for a few.
-static __always_inline int is_silent(const struct xd_config *cfg, const struct xd_state *st, __u64 now)
+static __always_inline int is_silent(const struct xd_config *cfg, const struct xd_peer *p, __u64 now)
 {
-	__u64 heard = *(volatile __u64 *)&st->heard_ns, granted = *(volatile __u64 *)&st->granted_ns;
+	__u64 heard = *(volatile __u64 *)&p->heard_ns, granted = *(volatile __u64 *)&p->granted_ns;
 
 	return (__s64)(now - heard) >= (__s64)(cfg->probe_ns + cfg->probe_ns / 2) &&
 	       (!granted || (__s64)(heard - granted) <= (__s64)cfg->suspect_ns);
@@ -68,15 +68,16 @@ static __always_inline int is_silent(const struct xd_config *cfg, const struct x
 static __always_inline void reach_heard(const struct xd_config *cfg, struct xd_state *st, __u64 now)
 {
 	__u64 sent = *(volatile __u64 *)&st->reach_sent_ns;
+	struct xd_peer *p = the_other(cfg);
 
-	if (!sent || reached(cfg, st, sent) * 2 <= cfg->n_reach)
+	if (!p || !sent || reached(cfg, st, sent) * 2 <= cfg->n_reach)
 		return;
 	raise_time(&st->reach_ok_ns, sent);
-	if (!cfg->serve_ns || !may_serve(cfg, st, now) || !is_silent(cfg, st, now))
+	if (!cfg->serve_ns || !may_serve(cfg, st, now) || !is_silent(cfg, p, now))
 		return;
 	raise_time(&st->serve_until_ns, sent + cfg->serve_ns);
-	if (!is_silent(cfg, st, now))
-		give_back_leave(cfg, st);
+	if (!is_silent(cfg, p, now))
+		give_back_leave(cfg, st, p);
 }
 
 static __always_inline void reach_stamp(const struct xd_config *cfg, struct xd_state *st, __u32 link, __u32 ip_be,

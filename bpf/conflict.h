@@ -22,7 +22,7 @@ __noinline int is_conflict(__u32 id, __u64 claimant, __u64 first, __u64 second)
 	__sync_fetch_and_add(&st->conflicts[id], 1);
 	if ((__s64)(now - st->conflict_told_ns[id]) > CONFLICT_EVERY_NS) {
 		st->conflict_told_ns[id] = now;
-		tell_of(now, EVENT_ADDRESS_CONFLICT, id, claimant, 0, first, second);
+		tell_of(now, EVENT_ADDRESS_CONFLICT, id, NO_NODE, claimant, 0, first, second);
 	}
 	return 1;
 }

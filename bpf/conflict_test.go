@@ -16,8 +16,8 @@ import (
 )
 
 // claimed is a state after one claim of the first identity's address; kept ones are denied at the next tick.
-func claimed(kept uint64) func(*testing.T, bpf.XdphaXdState) {
-	return func(t *testing.T, s bpf.XdphaXdState) {
+func claimed(kept uint64) func(*testing.T, view) {
+	return func(t *testing.T, s view) {
 		t.Helper()
 		want := bpf.XdphaXdClaim{}
 		if kept > 0 {

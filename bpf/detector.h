@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-// detector.h: the peer's state, decided by a timer from what XDP stamped.
+// detector.h: each peer's state, decided by a timer from what XDP stamped.
 #ifndef XDPHA_DETECTOR_H
 #define XDPHA_DETECTOR_H
 
@@ -15,24 +15,10 @@
 #define TIMER_LEAST_NS 10000ULL // no timer is set for less
 #define LATE_MIN_NS 200000ULL // timers are this late on an idle machine at p99
 
-static __always_inline void become(struct xd_state *st, __u64 peer, __u64 now)
+static __always_inline void become(struct xd_peer *p, __u64 state, __u64 now)
 {
-	*(volatile __u64 *)&st->peer_state = peer;
-	st->peer_since_ns = now;
-}
-
-// The last evidence of life on any link; 0: never. Another CPU may stamp meanwhile.
-static __always_inline __u64 last_evidence(struct xd_state *st)
-{
-	__u64 last = 0;
-
-	for (__u32 i = 0; i < MAX_LINKS; i++) {
-		__u64 heard = *(volatile __u64 *)&st->links[i].heard_ns;
-
-		if ((__s64)(heard - last) > 0)
-			last = heard;
-	}
-	return last;
+	*(volatile __u64 *)&p->state = state;
+	p->since_ns = now;
 }
 
 // Own probes that left after the last evidence and had time to be answered.
@@ -58,7 +44,8 @@ static __always_inline int arbiter_allows(const struct xd_config *cfg, struct xd
 // With the peer dead the arbiter's leave is the right to serve, and lasts for SOLO_NS after the
 // round of questions that a majority answered. Who has lost it gets it back only after a
 // majority has answered for so long that another who had it meanwhile has stopped.
-static __always_inline int serve_alone(const struct xd_config *cfg, struct xd_state *st, __u64 now)
+static __always_inline int serve_alone(const struct xd_config *cfg, struct xd_state *st, const struct xd_peer *p,
+				       __u64 now)
 {
 	__u64 ok = *(volatile __u64 *)&st->reach_ok_ns;
 
@@ -72,34 +59,35 @@ static __always_inline int serve_alone(const struct xd_config *cfg, struct xd_st
 		st->majority_since_ns = now; // not since before the right ran out
 	if (may_serve(cfg, st, now) || (__s64)(now - st->majority_since_ns) >= (__s64)(SOLO_OVER_NS + cfg->dead_ns)) {
 		raise_time(&st->serve_until_ns, ok + SOLO_NS);
-		if ((__s64)(last_evidence(st) - now) >= 0) // a frame came meanwhile
-			give_back_leave(cfg, st);
+		if ((__s64)(last_evidence(p) - now) >= 0) // a frame came meanwhile
+			give_back_leave(cfg, st, p);
 	}
 	return may_serve(cfg, st, now);
 }
 
 // A peer that lately served by the arbiter's leave may do so for a while without hearing from
 // anybody.
-static __always_inline int peer_may_serve_alone(const struct xd_config *cfg, struct xd_state *st, __u64 now)
+static __always_inline int peer_may_serve_alone(const struct xd_config *cfg, const struct xd_peer *p,
+				       __u64 now)
 {
-	return cfg->serve_ns && st->peer_solo_ns &&
-	       (__s64)(now - st->peer_solo_ns) < (__s64)(SOLO_OVER_NS + cfg->dead_ns);
+	return cfg->serve_ns && p->solo_ns &&
+	       (__s64)(now - p->solo_ns) < (__s64)(SOLO_OVER_NS + cfg->dead_ns);
 }
 
 // die declares the peer dead, unless a frame came while it did so: see hb_promise. Both
 // exchanges are full barriers.
-static __always_inline int die(struct xd_state *st, __u64 last, __u64 now)
+static __always_inline int die(struct xd_peer *p, __u64 last, __u64 now)
 {
-	__u64 before = st->peer_state;
+	__u64 before = p->state;
 
-	__sync_lock_test_and_set(&st->peer_state, PEER_DEAD);
-	if ((__s64)(last_evidence(st) - last) > 0) {
-		__sync_lock_test_and_set(&st->peer_state, before);
-		st->reverted++;
+	__sync_lock_test_and_set(&p->state, PEER_DEAD);
+	if ((__s64)(last_evidence(p) - last) > 0) {
+		__sync_lock_test_and_set(&p->state, before);
+		p->reverted++;
 		return 0;
 	}
-	st->peer_since_ns = now;
-	st->dead_ns = now;
+	p->since_ns = now;
+	p->dead_ns = now;
 	return 1;
 }
 
@@ -124,40 +112,47 @@ static __always_inline int stranger_heard(const struct xd_config *cfg, const str
 
 // silence is evaluated in SUSPECT, and in UNKNOWN with the hold after boot for dead_ns. A node
 // that is cut off need not be told: its right to serve runs out by itself.
-static __always_inline void judge(const struct xd_config *cfg, struct xd_state *st, __u64 last, __u64 limit,
-				  __u64 not_before, __u64 now)
+static __always_inline void judge(const struct xd_config *cfg, struct xd_state *st, struct xd_peer *p, __u32 node,
+				  __u64 last, __u64 limit, __u64 not_before, __u64 now)
 {
 	__u64 since = now - SOLO_NS;
 
-	if ((__s64)(now - last) < (__s64)limit || peer_may_serve_alone(cfg, st, now))
+	if ((__s64)(now - last) < (__s64)limit || peer_may_serve_alone(cfg, p, now))
 		return;
-	if (st->peer_state == PEER_UNKNOWN && stranger_heard(cfg, st, now))
+	if (p->state == PEER_UNKNOWN && stranger_heard(cfg, st, now))
 		return;
-	if (st->peer_state == PEER_SUSPECT && (__s64)(now - last - limit) >= (__s64)LATE_VERDICT_NS &&
-	    !serve_alone(cfg, st, now))
+	if (p->state == PEER_SUSPECT && (__s64)(now - last - limit) >= (__s64)LATE_VERDICT_NS &&
+	    !serve_alone(cfg, st, p, now))
 		return;
-	if (st->peer_state == PEER_SUSPECT && (__s64)(st->suspect_ns - since) > 0)
-		since = st->suspect_ns; // what answered before may have gone with the peer
+	if (p->state == PEER_SUSPECT && (__s64)(p->suspect_ns - since) > 0)
+		since = p->suspect_ns; // what answered before may have gone with the peer
 	if (!arbiter_allows(cfg, st, since) || just_back(cfg, st, now) || (__s64)(now - not_before) < 0 ||
 	    unanswered(cfg, st, last, now) < cfg->confirm_probes)
 		return;
-	if (!die(st, last, now))
+	if (!die(p, last, now))
 		return;
 	if (cfg->serve_ns && cfg->verdict != VERDICT_ETCD) {
 		raise_time(&st->serve_until_ns, since + SOLO_NS);
 		raise_time(&st->serve_until_ns, st->reach_ok_ns + SOLO_NS);
 	}
-	tell(now, EVENT_PEER_DEAD, NO_IDENTITY, last, 0);
-	take_over(cfg, st, last);
+	tell_peer(now, EVENT_PEER_DEAD, node, last);
+	take_over(cfg, p, node, last);
 }
 
-// Owned here and without a key, so that it needs the right to serve.
-__noinline int needs_right(__u32 i, __u64 now)
+// Owned here and without a key, so that it needs the right to serve, which a peer or all of them give.
+__noinline int lacks_right(__u32 i, __u64 now)
 {
 	struct xd_config *cfg = the_config();
 	struct xd_control *ctl = the_control();
+	struct xd_state *st = the_state();
 
-	return cfg && ctl && owns(i) && !holds_key(cfg, ctl, i, now);
+	return cfg && ctl && st && owns(i) && !holds_key(cfg, ctl, i, now) && !granted(cfg, st, i, now);
+}
+
+// A pair's right without etcd is one for all identities, and is out whether there is one or not.
+static __always_inline int right_is_back(const struct xd_config *cfg, const struct xd_state *st, int any, __u64 now)
+{
+	return cfg->verdict == VERDICT_ETCD ? !any : may_serve(cfg, st, now);
 }
 
 // watch_right tells when this node is cut off: it owns something, and may not serve it.
@@ -166,8 +161,8 @@ static __always_inline void watch_right(const struct xd_config *cfg, struct xd_s
 	int any = 0;
 
 	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++)
-		any |= needs_right(i, now);
-	if (may_serve(cfg, st, now) || (cfg->verdict == VERDICT_ETCD && !any)) {
+		any |= lacks_right(i, now);
+	if (right_is_back(cfg, st, any, now)) {
 		if (st->isolated_since_ns) {
 			*(volatile __u64 *)&st->isolated_since_ns = 0;
 			tell(now, EVENT_REJOINED, NO_IDENTITY, 0, 0);
@@ -182,50 +177,49 @@ static __always_inline void watch_right(const struct xd_config *cfg, struct xd_s
 	tell(now, EVENT_ISOLATED, NO_IDENTITY, 0, 0);
 }
 
-static __always_inline void evaluate(const struct xd_config *cfg, struct xd_state *st, const struct xd_control *ctl,
-				     __u64 not_before, __u64 now)
+static __always_inline void evaluate(const struct xd_config *cfg, struct xd_state *st, struct xd_peer *p, __u32 node,
+				     const struct xd_control *ctl, __u64 not_before, __u64 now)
 {
-	__u64 last = last_evidence(st);
+	__u64 last = last_evidence(p);
 
-	switch (st->peer_state) {
+	switch (p->state) {
 	case PEER_UNKNOWN:
 		if (last) {
-			become(st, PEER_UP, now);
-			tell(now, EVENT_PEER_UP, NO_IDENTITY, 0, 0);
+			become(p, PEER_UP, now);
+			tell_peer(now, EVENT_PEER_UP, node, 0);
 		} else {
-			judge(cfg, st, st->started_ns, cfg->hold_ns, not_before, now);
+			judge(cfg, st, p, node, st->started_ns, cfg->hold_ns, not_before, now);
 		}
 		break;
 	case PEER_UP:
 		if ((__s64)(now - last) >= (__s64)cfg->suspect_ns) {
-			st->suspect_ns = now;
-			st->suspects++;
-			become(st, PEER_SUSPECT, now);
+			p->suspect_ns = now;
+			p->suspects++;
+			become(p, PEER_SUSPECT, now);
 			*(volatile __u64 *)&st->hurry = 1;
-			tell(now, EVENT_PEER_SUSPECT, NO_IDENTITY, last, 0);
-		} else if (!lease_valid(ctl, now)) {
+			tell_peer(now, EVENT_PEER_SUSPECT, node, last);
+		} else if (!is_many(cfg) && !lease_valid(ctl, now)) {
 			lapse(cfg, now);
 		}
 		break;
 	case PEER_SUSPECT:
 		if ((__s64)(now - last) < (__s64)cfg->suspect_ns) {
-			st->refuted++;
-			become(st, PEER_UP, now);
-			tell(now, EVENT_PEER_REFUTED, NO_IDENTITY, 0, 0);
+			p->refuted++;
+			become(p, PEER_UP, now);
+			tell_peer(now, EVENT_PEER_REFUTED, node, 0);
 		} else {
-			judge(cfg, st, last, cfg->dead_ns, not_before, now);
+			judge(cfg, st, p, node, last, cfg->dead_ns, not_before, now);
 		}
 		break;
 	case PEER_DEAD:
-		if ((__s64)(last - st->peer_since_ns) > 0) {
-			become(st, PEER_UP, now);
-			tell(now, EVENT_PEER_UP, NO_IDENTITY, 0, 0);
-		} else if (serve_alone(cfg, st, now)) {
-			take_over(cfg, st, last ? last : st->started_ns);
+		if ((__s64)(last - p->since_ns) > 0) {
+			become(p, PEER_UP, now);
+			tell_peer(now, EVENT_PEER_UP, node, 0);
+		} else if (serve_alone(cfg, st, p, now)) {
+			take_over(cfg, p, node, last ? last : st->started_ns);
 		}
 		break;
 	}
-	watch_right(cfg, st, now);
 }
 
 // A timer comes late as a rule: it is set so much earlier, and if it was not late after all, again.
@@ -234,16 +228,16 @@ static __always_inline __s64 early(__s64 wait)
 	return wait > 2 * (__s64)TIMER_LATE_NS ? wait - (__s64)TIMER_LATE_NS : wait;
 }
 
-static __always_inline __s64 next_look(const struct xd_config *cfg, struct xd_state *st, const struct xd_control *ctl,
-				       __u64 now)
+static __always_inline __s64 next_look(const struct xd_config *cfg, const struct xd_peer *p,
+				       const struct xd_control *ctl, __u64 now)
 {
-	__s64 silence = now - last_evidence(st), wait = cfg->probe_ns, lease;
+	__s64 silence = now - last_evidence(p), wait = cfg->probe_ns, lease;
 
-	if (st->peer_state == PEER_SUSPECT) {
+	if (p->state == PEER_SUSPECT) {
 		wait = early(cfg->dead_ns - silence);
 		if (wait <= 0)
 			wait = cfg->probe_ns / 4;
-	} else if (st->peer_state == PEER_UP) {
+	} else if (p->state == PEER_UP) {
 		wait = early(cfg->suspect_ns - silence);
 		lease = ctl->lease_until_ns - now;
 		if (lease > 0 && lease < wait)
@@ -254,12 +248,51 @@ static __always_inline __s64 next_look(const struct xd_config *cfg, struct xd_st
 	return wait < (__s64)TIMER_LEAST_NS ? (__s64)TIMER_LEAST_NS : wait;
 }
 
+// look_at evaluates one peer. Global: the verifier proves it once, not once a peer.
+__noinline int look_at(__u32 node, __u64 not_before, __u64 now)
+{
+	struct xd_config *cfg = the_config();
+	struct xd_control *ctl = the_control();
+	struct xd_state *st = the_state();
+	struct xd_peer *p = the_peer(node);
+
+	if (cfg && ctl && st && p)
+		evaluate(cfg, st, p, node, ctl, not_before, now);
+	return 0;
+}
+
+// look_again is how many ns later it must be looked at a peer the next time.
+__noinline __u64 look_again(__u32 node, __u64 now)
+{
+	struct xd_config *cfg = the_config();
+	struct xd_control *ctl = the_control();
+	struct xd_peer *p = the_peer(node);
+
+	return cfg && ctl && p ? next_look(cfg, p, ctl, now) : DETECTOR_MAX_NS;
+}
+
+// look_around evaluates all peers, and what follows from all of them together.
+static __always_inline void look_around(const struct xd_config *cfg, struct xd_state *st, const struct xd_control *ctl,
+					__u64 not_before, __u64 now)
+{
+	for (__u32 node = 0; node < MAX_NODES && node < cfg->n_nodes; node++)
+		if (node != cfg->self)
+			look_at(node, not_before, now);
+	if (is_many(cfg)) {
+		if (lease_valid(ctl, now))
+			take_all(cfg);
+		else
+			lapse(cfg, now);
+	}
+	watch_right(cfg, st, now);
+}
+
 static int detector_callback(void *map, __u32 *key, struct detector *d)
 {
 	struct xd_config *cfg = the_config();
 	struct xd_control *ctl = the_control();
 	struct xd_state *st = the_state();
-	__u64 now = bpf_ktime_get_boot_ns(), wait, slack;
+	__u64 now = bpf_ktime_get_boot_ns(), wait = ~0ULL, slack;
 	__s64 late;
 
 	if (!cfg || !ctl || !st)
@@ -272,9 +305,14 @@ static int detector_callback(void *map, __u32 *key, struct detector *d)
 		d->not_before_ns = now + cfg->probe_ns;
 		tell(now, EVENT_SELF_STALL, NO_IDENTITY, late, 0);
 	}
-	evaluate(cfg, st, ctl, d->not_before_ns, now);
+	look_around(cfg, st, ctl, d->not_before_ns, now);
 	now = bpf_ktime_get_boot_ns();
-	wait = next_look(cfg, st, ctl, now);
+	for (__u32 node = 0; node < MAX_NODES && node < cfg->n_nodes; node++) {
+		__u64 again = node == cfg->self ? wait : look_again(node, now);
+
+		if (again < wait)
+			wait = again;
+	}
 	d->due_ns = now + wait;
 	bpf_timer_start(&d->timer, wait, 0);
 	return 0;

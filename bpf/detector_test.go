@@ -18,11 +18,11 @@ import (
 
 // Where the kernel's fields stand that a test writes while the detector runs.
 const (
-	offsetPeerState = unsafe.Offsetof(bpf.XdphaXdState{}.PeerState)
+	offsetPeerState = unsafe.Offsetof(bpf.XdphaXdPeer{}.State)
 	offsetTicks     = unsafe.Offsetof(bpf.XdphaXdState{}.Ticks)
 	offsetReach     = unsafe.Offsetof(bpf.XdphaXdState{}.ReachNs)
 	offsetReachOK   = unsafe.Offsetof(bpf.XdphaXdState{}.ReachOkNs)
-	offsetLinks     = unsafe.Offsetof(bpf.XdphaXdState{}.Links)
+	offsetLinks     = unsafe.Offsetof(bpf.XdphaXdPeer{}.Links)
 
 	eventUp        = bpf.XdphaXdEventKindEVENT_PEER_UP
 	eventSuspect   = bpf.XdphaXdEventKindEVENT_PEER_SUSPECT
@@ -51,7 +51,7 @@ func watched(t *testing.T, given func(*truth)) *node {
 }
 
 // hear stamps a link as XDP does for an accepted frame.
-func (n *node) hear(at uint64) { n.poke(offsetLinks, at) }
+func (n *node) hear(at uint64) { n.pokePeer(1-n.self, offsetLinks, at) }
 
 // probed notes own probes as the pacer does.
 func (n *node) probed(count int, at uint64) {
@@ -71,7 +71,7 @@ func (n *node) expect(kinds ...bpf.XdphaXdEventKind) (events []bpf.XdphaXdEvent)
 	for len(events) < len(kinds) {
 		r, err := n.events.Read()
 		if err != nil {
-			n.t.Fatalf("await event %v: %v; peer state %d, words %x", kinds[len(events)], err, n.state().PeerState, n.words())
+			n.t.Fatalf("await event %v: %v; peer state %d, words %x", kinds[len(events)], err, n.state().Peer.State, n.words())
 		}
 		e := event(r)
 		if e.Kind == eventSelfStall {
@@ -114,12 +114,12 @@ func (n *node) wantWords(w ...uint64) {
 }
 
 func TestTheFirstFrameMakesThePeerKnown(t *testing.T) {
-	n := watched(t, func(v *truth) { v.state.PeerState = unknown; v.config.HoldNs = hour })
+	n := watched(t, func(v *truth) { v.peer.State = unknown; v.config.HoldNs = now() + hour })
 	n.quiet()
 	n.hear(now() + hour)
 	n.expect(eventUp)
-	if s := n.state(); s.PeerState != up {
-		t.Errorf("state %d", s.PeerState)
+	if s := n.state(); s.Peer.State != up {
+		t.Errorf("state %d", s.Peer.State)
 	}
 	n.wantWords(owner|5, ready|5)
 }
@@ -127,18 +127,18 @@ func TestTheFirstFrameMakesThePeerKnown(t *testing.T) {
 func TestSilenceIsDeathAndArmedIdentitiesAreTaken(t *testing.T) {
 	last := now()
 	n := watched(t, func(v *truth) {
-		v.state.Links[spare].HeardNs = last
-		v.state.Links[lan].HeardNs = last - 5
+		v.peer.Links[spare].HeardNs = last
+		v.peer.Links[lan].HeardNs = last - 5
 		v.state.Ticks = [8]uint64{last + 1, last + 2}
 	})
 	e := n.expect(eventSuspect, eventDead, eventTakeover)
 	s := n.state()
-	if s.PeerState != dead || e[1].A != last || e[2].A != owner|6 || e[2].B != last || e[2].Identity != 1 {
-		t.Errorf("state %d, events %+v", s.PeerState, e)
+	if s.Peer.State != dead || e[1].A != last || e[2].A != owner|6 || e[2].B != last || e[2].Identity != 1 {
+		t.Errorf("state %d, events %+v", s.Peer.State, e)
 	}
 	l := n.timeline(1)
-	if l.EvidenceNs != last || l.SuspectNs < last+3e6 || l.DeadNs < last+5e6 || l.DeadNs < l.SuspectNs || l.FlipNs < l.DeadNs || l.Word != owner|6 || s.Suspects != 1 {
-		t.Errorf("suspects %d, timeline %+v", s.Suspects, l)
+	if l.EvidenceNs != last || l.SuspectNs < last+3e6 || l.DeadNs < last+5e6 || l.DeadNs < l.SuspectNs || l.FlipNs < l.DeadNs || l.Word != owner|6 || s.Peer.Suspects != 1 {
+		t.Errorf("suspects %d, timeline %+v", s.Peer.Suspects, l)
 	}
 	if l := n.timeline(0); l != (bpf.XdphaXdTimeline{}) {
 		t.Errorf("nothing became of the identity that was owned before: %+v", l)
@@ -148,7 +148,7 @@ func TestSilenceIsDeathAndArmedIdentitiesAreTaken(t *testing.T) {
 
 // With another configuration the same word may speak of another identity.
 func TestNothingIsTakenFromAPeerOfAnotherConfiguration(t *testing.T) {
-	n := watched(t, func(v *truth) { v.state.Links[0].HeardNs, v.state.PeerDigest = now(), digest+1 })
+	n := watched(t, func(v *truth) { v.peer.Links[0].HeardNs, v.peer.Digest = now(), digest+1 })
 	n.probed(8, now())
 	n.expect(eventSuspect, eventDead)
 	n.quiet()
@@ -157,8 +157,8 @@ func TestNothingIsTakenFromAPeerOfAnotherConfiguration(t *testing.T) {
 
 func TestALinkThatSpeaksKeepsThePeerAlive(t *testing.T) {
 	n := watched(t, func(v *truth) {
-		v.state.Links[crossover].HeardNs, v.state.Links[lan].HeardNs = 1, 1
-		v.state.Links[spare].HeardNs = now() + hour // another CPU's clock is ahead: compared signed
+		v.peer.Links[crossover].HeardNs, v.peer.Links[lan].HeardNs = 1, 1
+		v.peer.Links[spare].HeardNs = now() + hour // another CPU's clock is ahead: compared signed
 		v.state.Ticks = [8]uint64{2, 3, 4, 5}
 	})
 	n.quiet()
@@ -166,13 +166,13 @@ func TestALinkThatSpeaksKeepsThePeerAlive(t *testing.T) {
 }
 
 func TestSuspicionIsRefutedByAFrame(t *testing.T) {
-	n := watched(t, func(v *truth) { v.state.Links[0].HeardNs = now() })
+	n := watched(t, func(v *truth) { v.peer.Links[0].HeardNs = now() })
 	n.expect(eventSuspect)
 	n.hear(now() + hour)
 	n.expect(eventRefuted)
 	n.quiet()
-	if s := n.state(); s.PeerState != up || s.Refuted != 1 {
-		t.Errorf("state %d, refuted %d", s.PeerState, s.Refuted)
+	if s := n.state(); s.Peer.State != up || s.Peer.Refuted != 1 {
+		t.Errorf("state %d, refuted %d", s.Peer.State, s.Peer.Refuted)
 	}
 	n.wantWords(owner|5, ready|5)
 }
@@ -185,12 +185,12 @@ func TestNobodyIsDeclaredDeadWithoutOwnProbes(t *testing.T) {
 		"probes too young":          func(n *node) { n.probed(8, now()+hour) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := watched(t, func(v *truth) { v.state.Links[0].HeardNs = now() })
+			n := watched(t, func(v *truth) { v.peer.Links[0].HeardNs = now() })
 			n.expect(eventSuspect)
 			ticks(n)
 			n.quiet()
-			if s := n.state(); s.PeerState != suspect {
-				t.Errorf("state %d", s.PeerState)
+			if s := n.state(); s.Peer.State != suspect {
+				t.Errorf("state %d", s.Peer.State)
 			}
 			n.wantWords(owner|5, ready|5)
 			n.probed(2, now())
@@ -200,7 +200,7 @@ func TestNobodyIsDeclaredDeadWithoutOwnProbes(t *testing.T) {
 }
 
 func TestAnIdentityArmedAfterTheDeathIsTakenToo(t *testing.T) {
-	n := watched(t, func(v *truth) { v.words[1] = 5; v.state.Links[0].HeardNs = now() })
+	n := watched(t, func(v *truth) { v.words[1] = 5; v.peer.Links[0].HeardNs = now() })
 	n.probed(8, now())
 	n.expect(eventSuspect, eventDead)
 	n.wantWords(owner|5, 5)
@@ -210,7 +210,7 @@ func TestAnIdentityArmedAfterTheDeathIsTakenToo(t *testing.T) {
 }
 
 func TestTheDeadReturn(t *testing.T) {
-	n := watched(t, func(v *truth) { v.state.PeerState = dead; v.state.PeerSinceNs = now(); v.words[1] = 5 })
+	n := watched(t, func(v *truth) { v.peer.State = dead; v.peer.SinceNs = now(); v.words[1] = 5 })
 	n.quiet()
 	n.hear(now() + hour)
 	n.expect(eventUp)
@@ -220,20 +220,20 @@ func TestTheDeadReturn(t *testing.T) {
 }
 
 func TestAfterTheBootHoldAnUnseenPeerIsDead(t *testing.T) {
-	n := watched(t, func(v *truth) { v.state.PeerState, v.state.StartedNs = unknown, 0 })
+	n := watched(t, func(v *truth) { v.peer.State, v.state.StartedNs = unknown, 0 })
 	n.quiet() // five times the hold, but not one own probe
 	n.probed(2, now())
 	e := n.expect(eventDead, eventTakeover)
 	s := n.state()
-	if s.StartedNs == 0 || e[0].AtNs-s.StartedNs < 20e6 || s.Nonce == 0 {
-		t.Errorf("started %d, dead %d, nonce %x", s.StartedNs, e[0].AtNs, s.Nonce)
+	if s.StartedNs == 0 || e[0].AtNs-s.StartedNs < 20e6 || s.Peer.MyNonce == 0 {
+		t.Errorf("started %d, dead %d, nonce %x", s.StartedNs, e[0].AtNs, s.Peer.MyNonce)
 	}
 	n.wantWords(owner|5, owner|6)
 }
 
 func TestALostSupervisorLapses(t *testing.T) {
 	n := watched(t, func(v *truth) {
-		v.state.Links[0].HeardNs = now() + hour
+		v.peer.Links[0].HeardNs = now() + hour
 		v.control.LeaseUntilNs = now() + 30e6
 	})
 	e := n.expect(eventLapsed)
@@ -246,8 +246,8 @@ func TestALostSupervisorLapses(t *testing.T) {
 
 func TestALostSupervisorKeepsWhatNobodyElseCouldServe(t *testing.T) {
 	n := watched(t, func(v *truth) {
-		v.state.PeerState = dead
-		v.state.PeerSinceNs = now()
+		v.peer.State = dead
+		v.peer.SinceNs = now()
 		v.control.LeaseUntilNs = 1
 		v.words[1] = 5
 	})
@@ -283,7 +283,7 @@ func (n *node) majority(sent uint64) {
 func TestWhoReachesTheMajorityTakes(t *testing.T) {
 	n := watched(t, func(v *truth) {
 		reachable(v)
-		v.state.Links[0].HeardNs, v.state.ServeUntilNs = now(), now()+hour
+		v.peer.Links[0].HeardNs, v.state.ServeUntilNs = now(), now()+hour
 	})
 	n.answer(0, now()+hour)
 	n.answer(2, now()+hour)
@@ -295,7 +295,7 @@ func TestWhoReachesTheMajorityTakes(t *testing.T) {
 // A node that is cut off may not serve, and is told so; and it takes nothing, however late its
 // majority comes back, before whoever took over in its stead has surely stopped.
 func TestWhoIsCutOffTakesNothing(t *testing.T) {
-	n := watched(t, func(v *truth) { reachable(v); v.state.Links[0].HeardNs = now() })
+	n := watched(t, func(v *truth) { reachable(v); v.peer.Links[0].HeardNs = now() })
 	n.answer(0, now()+hour) // one of three is no majority
 	n.answer(1, 1)          // and what answered long ago counts no longer
 	n.probed(8, now())
@@ -316,21 +316,21 @@ func TestWhoIsCutOffTakesNothing(t *testing.T) {
 }
 
 func TestWhoIsCutOffRejoinsByThePeersGrant(t *testing.T) {
-	n := watched(t, func(v *truth) { reachable(v); v.state.Links[0].HeardNs = now() })
+	n := watched(t, func(v *truth) { reachable(v); v.peer.Links[0].HeardNs = now() })
 	n.probed(8, now())
 	n.expect(eventSuspect, eventIsolated)
 	n.hear(now() + hour)
 	n.poke(unsafe.Offsetof(bpf.XdphaXdState{}.ServeUntilNs), now()+hour) // as XDP does for a frame that grants
 	n.expect(eventRefuted, eventRejoined)
-	if s := n.state(); s.IsolatedSinceNs != 0 || s.PeerState != up {
-		t.Errorf("isolated since %d, state %d", s.IsolatedSinceNs, s.PeerState)
+	if s := n.state(); s.IsolatedSinceNs != 0 || s.Peer.State != up {
+		t.Errorf("isolated since %d, state %d", s.IsolatedSinceNs, s.Peer.State)
 	}
 }
 
 func TestAloneTheArbitersLeaveRunsOut(t *testing.T) {
 	n := watched(t, func(v *truth) {
 		reachable(v)
-		v.state.PeerState, v.state.PeerSinceNs, v.state.ReachOkNs = dead, now(), now()
+		v.peer.State, v.peer.SinceNs, v.state.ReachOkNs = dead, now(), now()
 		v.state.ServeUntilNs = now() + 100e6 // a busy machine may begin late
 		v.words[1] = 5
 	})
@@ -352,7 +352,7 @@ func TestAloneTheArbitersLeaveRunsOut(t *testing.T) {
 func TestAMajorityOfLongAgoGivesNothingBack(t *testing.T) {
 	n := watched(t, func(v *truth) {
 		reachable(v)
-		v.state.Links[0].HeardNs, v.state.ReachOkNs, v.state.MajoritySinceNs = now(), now(), 1
+		v.peer.Links[0].HeardNs, v.state.ReachOkNs, v.state.MajoritySinceNs = now(), now(), 1
 	})
 	n.probed(8, now())
 	n.expect(eventSuspect, eventIsolated)
@@ -367,7 +367,7 @@ func TestAPeerThatServedAloneIsDeadLater(t *testing.T) {
 	last := now()
 	n := watched(t, func(v *truth) {
 		reachable(v)
-		v.state.Links[0].HeardNs, v.state.PeerSoloNs, v.state.ServeUntilNs = last, last, last+hour
+		v.peer.Links[0].HeardNs, v.peer.SoloNs, v.state.ServeUntilNs = last, last, last+hour
 	})
 	n.majority(now() + hour)
 	n.probed(8, now())
@@ -382,11 +382,11 @@ func TestWhoWasCutOffLetsThePeerSpeakFirst(t *testing.T) {
 	n := watched(t, func(v *truth) {
 		reachable(v)
 		v.config.ProbeNs, v.config.DeadNs, v.config.SuspectNs = 50e6, 60e6, 55e6
-		v.state.Links[0].HeardNs, v.state.ServeUntilNs = now(), now()+1
+		v.peer.Links[0].HeardNs, v.state.ServeUntilNs = now(), now()+1
 	})
 	n.probed(8, now())
 	n.expect(eventIsolated, eventSuspect)
-	for n.state().Links[0].HeardNs+70e6 > now() {
+	for n.state().Peer.Links[0].HeardNs+70e6 > now() {
 		time.Sleep(time.Millisecond)
 	}
 	back := now()
@@ -399,7 +399,7 @@ func TestWhoWasCutOffLetsThePeerSpeakFirst(t *testing.T) {
 
 // Somebody on the cable speaks another version, or has another secret: this node is not alone.
 func TestABootingNodeIsNotAloneBesideAStranger(t *testing.T) {
-	n := watched(t, func(v *truth) { v.state.PeerState, v.state.StartedNs, v.config.HoldNs = unknown, 0, 20e6 })
+	n := watched(t, func(v *truth) { v.peer.State, v.state.StartedNs, v.config.HoldNs = unknown, 0, 20e6 })
 	other := spoiled(t, probeOn(crossover), wire.OffsetVersion, 1)
 	n.probed(8, now())
 	for end := now() + 100e6; now() < end; {
@@ -413,12 +413,12 @@ func TestABootingNodeIsNotAloneBesideAStranger(t *testing.T) {
 
 // An upgrade starts the detector again; it goes on where it was.
 func TestTheDetectorStartsTwice(t *testing.T) {
-	n := watched(t, func(v *truth) { v.state.Links[0].HeardNs = now() + hour })
-	started, nonce := n.state().StartedNs, n.state().Nonce
+	n := watched(t, func(v *truth) { v.peer.Links[0].HeardNs = now() + hour })
+	started, nonce := n.state().StartedNs, n.state().Peer.MyNonce
 	n.start()
 	n.hear(now())
 	n.expect(eventSuspect)
-	if s := n.state(); s.StartedNs != started || s.Nonce != nonce {
-		t.Errorf("started %d and %d, nonce %x and %x", started, s.StartedNs, nonce, s.Nonce)
+	if s := n.state(); s.StartedNs != started || s.Peer.MyNonce != nonce {
+		t.Errorf("started %d and %d, nonce %x and %x", started, s.StartedNs, nonce, s.Peer.MyNonce)
 	}
 }

@@ -12,15 +12,15 @@ import (
 )
 
 const (
-	offsetHeard   = unsafe.Offsetof(bpf.XdphaXdState{}.HeardNs)
-	offsetKnocked = unsafe.Offsetof(bpf.XdphaXdState{}.KnockedNs)
+	offsetHeard   = unsafe.Offsetof(bpf.XdphaXdPeer{}.HeardNs)
+	offsetKnocked = unsafe.Offsetof(bpf.XdphaXdPeer{}.KnockedNs)
 )
 
 // fencing is a node that takes nothing before an agent has said that the peer is off, and whose
 // peer has just fallen silent.
 func fencing(v *truth) {
 	v.config.Verdict = bpf.XdphaXdVerdictVERDICT_FENCE
-	v.state.Links[0].HeardNs, v.state.HeardNs = now(), now()
+	v.peer.Links[0].HeardNs, v.peer.HeardNs = now(), now()
 }
 
 // fenced is the daemon's word that the peer was off when an agent was asked then.
@@ -72,7 +72,7 @@ func TestAFrameVoidsTheWordThatThePeerIsOff(t *testing.T) {
 	n.probed(8, now())
 	n.expect(eventSuspect, eventDead)
 	n.fenced(now())
-	n.poke(offsetHeard, now()+1)
+	n.pokePeer(1-n.self, offsetHeard, now()+1)
 	n.must(n.objs.Words.Put(uint32(1), ready|5))
 	n.quiet()
 	heard := now() + uint64(untouched) // until then it is up
@@ -90,7 +90,7 @@ func TestAKnockVoidsTheWordThatThePeerIsOff(t *testing.T) {
 	n.probed(8, now())
 	n.expect(eventSuspect, eventDead)
 	n.fenced(now())
-	n.poke(offsetKnocked, now()+1)
+	n.pokePeer(1-n.self, offsetKnocked, now()+1)
 	n.must(n.objs.Words.Put(uint32(1), ready|5))
 	n.quiet()
 	n.wantWords(owner|5, ready|5)
@@ -101,7 +101,7 @@ func TestAKnockVoidsTheWordThatThePeerIsOff(t *testing.T) {
 func TestAPeerNeverHeardMustBeOffToo(t *testing.T) {
 	n := watched(t, func(v *truth) {
 		v.config.Verdict = bpf.XdphaXdVerdictVERDICT_FENCE
-		v.state.PeerState, v.state.StartedNs = unknown, 0
+		v.peer.State, v.state.StartedNs = unknown, 0
 	})
 	n.probed(8, now())
 	n.expect(eventDead)
@@ -116,7 +116,7 @@ func TestACutOffNodeTakesNothingThoughThePeerIsOff(t *testing.T) {
 	n := watched(t, func(v *truth) {
 		fencing(v)
 		reachable(v)
-		v.state.PeerState, v.state.PeerSinceNs, v.state.ReachOkNs = dead, now(), now()
+		v.peer.State, v.peer.SinceNs, v.state.ReachOkNs = dead, now(), now()
 		v.state.ServeUntilNs = now() + 100e6
 		v.words[1] = 5
 	})

@@ -29,18 +29,18 @@ func (g *gun) scene(r *rand.Rand) *truth {
 	v.control.RingIfindex, v.control.LapNs = uint32(g.nic[0][none]), oneOf(r, uint64(1e6), 8*hour)
 	v.control.Floor[0], v.control.Floor[1] = oneOf[uint64](r, 0, 0, 9), oneOf[uint64](r, 0, 5)
 	v.words = [identities]uint64{oneOf(r, owner|5, someWord(r)), oneOf(r, owner|5, someWord(r))}
-	s := &v.state
-	s.PeerState = oneOf[uint64](r, unknown, up, up, up, suspect, dead)
-	s.PeerBoot, s.NonceBefore = oneOf[uint64](r, 0, peerBoot, peerBoot, peerBoot), oneOf[uint64](r, 0, 0x0b)
+	s, p := &v.state, &v.peer
+	p.State = oneOf[uint64](r, unknown, up, up, up, suspect, dead)
+	p.Boot, p.MyNonceBefore = oneOf[uint64](r, 0, peerBoot, peerBoot, peerBoot), oneOf[uint64](r, 0, 0x0b)
 	if r.IntN(16) == 0 {
-		s.Nonce = 0 // the detector has not been started
+		p.MyNonce = 0 // the detector has not been started
 	}
 	s.Seq = oneOf[uint64](r, 0, 100, 100, 100)
-	s.KnockedNs = oneOf(r, 0, 1, t-1e6)
+	p.KnockedNs = oneOf(r, 0, 1, t-1e6)
 	s.ServeUntilNs = oneOf(r, 0, 1, t+hour, t+hour, t+4*hour)
-	s.GrantedNs = oneOf(r, 0, t-1e6, t-hour)
-	s.HeardNs = oneOf(r, 0, t-4*hour, t+hour)
-	s.PeerSoloNs, s.PeerSoloSentNs = oneOf(r, 0, t-1e6), oneOf(r, 0, t)
+	p.GrantedNs = oneOf(r, 0, t-1e6, t-hour)
+	p.HeardNs = oneOf(r, 0, t-4*hour, t+hour)
+	p.SoloNs, p.SoloSentNs = oneOf(r, 0, t-1e6), oneOf(r, 0, t)
 	s.ConflictToldNs[0], s.ConflictToldNs[1] = oneOf(r, 0, t+hour), oneOf(r, 0, t+hour)
 	s.Denied = r.Uint64N(100)
 	s.Claimed = s.Denied + oneOf[uint64](r, 0, 1, 63, 64)
@@ -50,12 +50,12 @@ func (g *gun) scene(r *rand.Rand) *truth {
 	}
 	s.ReachSentNs = oneOf(r, 0, t-1e6)
 	s.ToAnnounce = oneOf[uint64](r, 0, 0, 1, 1<<16|1, 3)
-	for i := range s.Links {
-		s.Links[i].PeerMac = oneOf(r, 0, mac64(nodeMAC[1][i]))
-		s.Links[i].HeardNs = oneOf(r, 0, t-1e6)
+	for i := range p.Links {
+		p.Links[i].PeerMac = oneOf(r, 0, mac64(nodeMAC[1][i]))
+		p.Links[i].HeardNs = oneOf(r, 0, t-1e6)
 	}
 	for i := range v.words {
-		s.PeerWords[i] = someWord(r)
+		p.Words[i] = someWord(r)
 	}
 	for i := range hosts {
 		s.ReachNs[i][lan] = oneOf(r, 0, t-1e9, t)
@@ -80,8 +80,8 @@ func (g *gun) sceneConfig(r *rand.Rand, c *bpf.XdphaXdConfig) {
 }
 
 func someWord(r *rand.Rand) uint64 {
-	flags := oneOf(r, 0, owner, owner, owner|yield, yield, ready, ready, ready|staged, ready|demand, demand, 1<<60, r.Uint64()&^(1<<56-1))
-	return flags | oneOf[uint64](r, 5, 5, 5, 5, 4, 6, 1<<56-9, 0)
+	flags := oneOf(r, 0, owner, owner, owner|yield, yield, ready, ready, ready|staged, ready|demand, demand, 1<<60, r.Uint64()&^(1<<48-1))
+	return flags | oneOf[uint64](r, 5, 5, 5, 5, 4, 6, 1<<48-9, 0)
 }
 
 // maker makes frames for the node whose state it sees, so that many are nearly right.
@@ -89,6 +89,7 @@ type maker struct {
 	*rand.Rand
 	cfg   *bpf.XdphaXdConfig
 	state *bpf.XdphaXdState
+	peer  *bpf.XdphaXdPeer
 	said  []shot // heartbeats that were on a wire: an attacker may have recorded them
 }
 
@@ -164,26 +165,26 @@ func (m *maker) tick() shot {
 func (m *maker) heartbeat() shot {
 	r, link := m.Rand, m.IntN(3)
 	f := oneOf(r, probeOn, replyOn)(link)
-	l := &m.state.Links[link]
+	l := &m.peer.Links[link]
 	rarely := func(change func()) {
 		if r.IntN(16) == 0 {
 			change()
 		}
 	}
 	f.Sender = 1 - m.cfg.Self
-	f.Echo, f.Nonce = m.state.Nonce, oneOf(r, peerNonce, r.Uint64())
+	f.Echo, f.Nonce = m.peer.MyNonce, oneOf(r, peerNonce, r.Uint64())
 	f.Seq = oneOf(r, l.ProbeSeq+1, l.ProbeSeq+1, l.ProbeSeq+uint64(r.IntN(200)), l.ProbeSeq, r.Uint64())
 	if f.Direction == wire.Reply {
 		f.Seq = oneOf(r, l.ReplySeq+1, m.state.Seq, m.state.Seq-uint64(r.IntN(80)), l.ReplySeq, m.state.Seq+1)
 	}
-	if m.state.PeerBoot != 0 {
-		f.BootID = m.state.PeerBoot
+	if m.peer.Boot != 0 {
+		f.BootID = m.peer.Boot
 	}
 	t := now()
 	f.SentNS, f.GrantNS = oneOf(r, 0, 55, t, r.Uint64()), oneOf(r, 0, 1, t-1e6, t, t+hour)
 	f.AgeUS, f.Flags = r.Uint32(), oneOf(r, 0, 4, r.Uint32())
 	f.Words = []uint64{someWord(r), someWord(r)}
-	rarely(func() { f.Echo = oneOf(r, 0, m.state.NonceBefore, 0x0b, r.Uint64()) })
+	rarely(func() { f.Echo = oneOf(r, 0, m.peer.MyNonceBefore, 0x0b, r.Uint64()) })
 	rarely(func() { f.BootID = oneOf(r, 0, 0xb2, r.Uint64()) })
 	rarely(func() { f.Words = make([]uint64, r.IntN(wire.MaxIdentities+1)) })
 	rarely(func() { f.Digest++ })

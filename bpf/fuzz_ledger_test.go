@@ -31,10 +31,22 @@ func (l *ledger) settle(who string) error {
 	if l.want.timelines != l.now.timelines {
 		return fmt.Errorf("%s wrote the timelines %+v over %+v", who, l.now.timelines[:identities], l.before.timelines[:identities])
 	}
-	want, got := fields(&l.want.state), fields(&l.now.state)
-	for i := range got {
-		if got[i] != want[i] {
-			return fmt.Errorf("%s made %s %#x of %#x", who, fieldName(i), got[i], want[i])
+	if err := settled(who, &l.want.state, &l.now.state); err != nil {
+		return err
+	}
+	for i := range l.want.peers {
+		if err := settled(who, &l.want.peers[i], &l.now.peers[i]); err != nil {
+			return fmt.Errorf("of node %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+func settled[T any](who string, want, got *T) error {
+	w, g := fields(want), fields(got)
+	for i := range g {
+		if g[i] != w[i] {
+			return fmt.Errorf("%s made %s %#x of %#x", who, fieldName[T](i), g[i], w[i])
 		}
 	}
 	return nil
@@ -111,9 +123,10 @@ func (l *ledger) knocked(f wire.Frame) error {
 	if reasonNames[l.reason] != "hb-unproven" {
 		return nil
 	}
-	if s := l.before.state.PeerState; s == unknown || s == dead {
-		l.want.state.Candidate[l.link] = f.Nonce
-		l.stamped(&l.want.state.KnockedNs, l.now.state.KnockedNs)
+	want := l.want.other(l.cfg)
+	if s := l.before.other(l.cfg).State; s == unknown || s == dead {
+		want.Unproven[l.link] = f.Nonce
+		l.stamped(&want.KnockedNs, l.now.other(l.cfg).KnockedNs)
 	}
 	return nil
 }
@@ -163,7 +176,7 @@ func (l *ledger) reached() {
 	if now.ReachOkNs == was.ReachSentNs && int64(was.ReachSentNs-was.ReachOkNs) > 0 {
 		want.ReachOkNs = now.ReachOkNs
 	}
-	silent := int64(l.ended-was.HeardNs) > int64(l.cfg.ProbeNs)
+	silent := int64(l.ended-l.before.other(l.cfg).HeardNs) > int64(l.cfg.ProbeNs)
 	serving := l.cfg.ServeNs != 0 && int64(was.ServeUntilNs-l.began) > 0
 	if until := was.ReachSentNs + l.cfg.ServeNs; silent && serving && now.ServeUntilNs == until && until > was.ServeUntilNs {
 		want.ServeUntilNs = until
@@ -173,22 +186,22 @@ func (l *ledger) reached() {
 // peerWrote: what a fresh frame of the peer changes. What it says is taken as it says; ownership
 // and the right to serve are changed by rules of their own.
 func (l *ledger) peerWrote(f wire.Frame) error {
-	was, want, now := &l.before.state, &l.want.state, &l.now.state
-	want.PeerBoot, want.PeerNonce, want.PeerAgeUs = f.BootID, f.Nonce, uint64(f.AgeUS)
-	want.PeerFlags, want.PeerDigest, want.PeerKey = uint64(f.Flags), uint64(f.Digest), uint64(f.KeyID)
-	l.stamped(&want.PeerAgeAtNs, now.PeerAgeAtNs)
+	was, want, now := l.before.other(l.cfg), l.want.other(l.cfg), l.now.other(l.cfg)
+	want.Boot, want.Nonce, want.AgeUs = f.BootID, f.Nonce, uint64(f.AgeUS)
+	want.Flags, want.Digest, want.Key = uint64(f.Flags), uint64(f.Digest), uint64(f.KeyID)
+	l.stamped(&want.AgeAtNs, now.AgeAtNs)
 	l.stamped(&want.HeardNs, now.HeardNs)
 	link, got := &want.Links[l.link], &now.Links[l.link]
 	link.PeerMac = mac64(f.SrcMAC)
-	booted := f.BootID != was.PeerBoot
+	booted := f.BootID != was.Boot
 	if booted {
-		if want.NonceBefore = was.Nonce; now.Nonce != was.Nonce && now.Nonce != 0 {
-			want.Nonce = now.Nonce
+		if want.MyNonceBefore = was.MyNonce; now.MyNonce != was.MyNonce && now.MyNonce != 0 {
+			want.MyNonce = now.MyNonce
 		}
 		for i := range want.Links {
 			want.Links[i].ProbeSeq = 0
 		}
-		want.PeerWords = [16]uint64{}
+		want.Words = [16]uint64{}
 	}
 	if f.Direction == wire.Probe {
 		link.ProbeSeq = f.Seq
@@ -201,9 +214,9 @@ func (l *ledger) peerWrote(f wire.Frame) error {
 	}
 	// How long it took and was silent is for people to read.
 	link.RttNs, link.RttMaxNs, link.RttHist, link.GapMaxNs, link.GapHist = got.RttNs, got.RttMaxNs, got.RttHist, got.GapMaxNs, got.GapHist
-	want.GapMaxNs, want.GapHist, want.Minutes = now.GapMaxNs, now.GapHist, now.Minutes
+	want.GapMaxNs, want.GapHist, l.want.state.Minutes = now.GapMaxNs, now.GapHist, l.now.state.Minutes
 	// Of the peer's clock, never of mine.
-	want.PeerSentNs, want.PeerSoloNs, want.PeerSoloSentNs = now.PeerSentNs, now.PeerSoloNs, now.PeerSoloSentNs
+	want.SentNs, want.SoloNs, want.SoloSentNs = now.SentNs, now.SoloNs, now.SoloSentNs
 	if err := l.granted(f, booted); err != nil {
 		return err
 	}
@@ -217,14 +230,15 @@ func (l *ledger) peerWrote(f wire.Frame) error {
 func (l *ledger) granted(f wire.Frame, booted bool) error {
 	was, now, serve := &l.before.state, &l.now.state, l.cfg.ServeNs
 	valid := serve != 0 && f.GrantNS != 0 && int64(l.ended-f.GrantNS) >= 0
-	switch got := now.GrantedNs; {
-	case got == was.GrantedNs && !booted, got == 0 && booted, valid && got == f.GrantNS:
-		l.want.state.GrantedNs = got
+	granted := l.now.other(l.cfg).GrantedNs
+	switch {
+	case granted == l.before.other(l.cfg).GrantedNs && !booted, granted == 0 && booted, valid && granted == f.GrantNS:
+		l.want.other(l.cfg).GrantedNs = granted
 	}
 	switch got := now.ServeUntilNs; {
 	case got == was.ServeUntilNs:
 	case valid && got == f.GrantNS+serve && int64(got-was.ServeUntilNs) > 0:
-	case int64(got-was.ServeUntilNs) < 0 && got == now.GrantedNs+serve: // the arbiter's leave is given back
+	case int64(got-was.ServeUntilNs) < 0 && got == granted+serve: // the arbiter's leave is given back
 	default:
 		return fmt.Errorf("a frame that grants %d made the right to serve last until %d, not %d", f.GrantNS, got, was.ServeUntilNs)
 	}
@@ -238,9 +252,9 @@ func (l *ledger) owned(f wire.Frame) error {
 	heeded := f.Digest == l.cfg.Digest && len(f.Words) == identities
 	for i := range identities {
 		was, got := l.before.words[i], l.now.words[i]
-		said := l.now.state.PeerWords[i]
-		if heeded && (said == f.Words[i] || said == l.want.state.PeerWords[i]) {
-			l.want.state.PeerWords[i] = said
+		said, want := l.now.other(l.cfg).Words[i], l.want.other(l.cfg)
+		if heeded && (said == f.Words[i] || said == want.Words[i]) {
+			want.Words[i] = said
 		}
 		if was == got {
 			continue
@@ -270,7 +284,7 @@ func (l *ledger) owned(f wire.Frame) error {
 
 // mayBecome tells whether a word of identity i may become another one when the peer says theirs.
 func (l *ledger) mayBecome(i int, was, got, theirs uint64) bool {
-	const gen = 1<<56 - 1
+	const gen = 1<<48 - 1
 	lease := int64(l.control.LeaseUntilNs-l.began) > 0
 	switch {
 	case theirs&gen > was&gen:
@@ -335,14 +349,15 @@ func (l *ledger) denied() error {
 	return nil
 }
 
-// fields is a state as the numbers that it consists of.
-func fields(s *bpf.XdphaXdState) []uint64 {
+// fields is a struct of the maps as the numbers that it consists of.
+func fields[T any](s *T) []uint64 {
 	return unsafe.Slice((*uint64)(unsafe.Pointer(s)), unsafe.Sizeof(*s)/8)
 }
 
 // fieldName names one of them.
-func fieldName(i int) string {
-	t, at, name := reflect.TypeFor[bpf.XdphaXdState](), uintptr(8*i), "state"
+func fieldName[T any](i int) string {
+	t, at := reflect.TypeFor[T](), uintptr(8*i)
+	name := t.Name()
 	for {
 		switch t.Kind() {
 		case reflect.Struct:

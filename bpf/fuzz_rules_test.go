@@ -80,8 +80,9 @@ func (j *judgement) openAt(m *moment, id int, t uint64) bool {
 	if m.words[id]&owner == 0 || j.cfg.ServeNs != 0 && !after(m.state.ServeUntilNs, t) {
 		return false
 	}
-	knocked := m.state.KnockedNs != 0 && !after(t, m.state.KnockedNs+j.cfg.HoldNs)
-	return after(m.control.LeaseUntilNs, t) || j.cfg.SoloKeep != 0 && m.state.PeerState == dead && !knocked
+	p := m.other(j.cfg)
+	knocked := p.KnockedNs != 0 && !after(t, p.KnockedNs+j.cfg.HoldNs)
+	return after(m.control.LeaseUntilNs, t) || j.cfg.SoloKeep != 0 && p.State == dead && !knocked
 }
 
 func (j *judgement) carried(id int) bool {
@@ -196,7 +197,7 @@ func (j *judgement) answeredPeer() error {
 	if f.Direction != wire.Probe {
 		return errors.New("a reply was answered")
 	}
-	self := wire.Frame{SrcMAC: j.cfg.Links[j.link].Mac, Sender: j.cfg.Self, KeyID: signing.ID, BootID: j.state.BootId, Nonce: j.state.Nonce,
+	self := wire.Frame{SrcMAC: j.cfg.Links[j.link].Mac, Sender: j.cfg.Self, KeyID: signing.ID, BootID: j.state.BootId, Nonce: j.peers[1-j.cfg.Self].MyNonce,
 		Digest: j.cfg.Digest, Flags: uint32(j.control.Flags), Words: make([]uint64, len(f.Words))}
 	copy(self.Words, j.words[:identities])
 	if len(j.keys()) > 1 {
@@ -210,7 +211,7 @@ func (j *judgement) answeredPeer() error {
 		self.Flags |= binary.LittleEndian.Uint32(j.result.out[wire.OffsetMagic+64:]) & 4 // serving alone is judged elsewhere
 	}
 	answer := f.Answer(self)
-	if j.state.PeerState == dead {
+	if j.peers[1-j.cfg.Self].State == dead {
 		answer.GrantNS = 0
 	}
 	signedAnswer, err := answer.Marshal(signing)
@@ -280,24 +281,24 @@ func (j *judgement) heartbeat() (f wire.Frame, authentic, sound bool) {
 // higher than any that came this way.
 func (j *judgement) fresh() (wire.Frame, bool) {
 	f, _, sound := j.heartbeat()
-	st := &j.before.state
+	st, p := &j.before.state, j.before.other(j.cfg)
 	if !sound {
 		return f, false
 	}
-	same := f.BootID == st.PeerBoot
-	if !(st.Nonce != 0 && f.Echo == st.Nonce) && !(same && st.NonceBefore != 0 && f.Echo == st.NonceBefore) {
+	same := f.BootID == p.Boot
+	if !(p.MyNonce != 0 && f.Echo == p.MyNonce) && !(same && p.MyNonceBefore != 0 && f.Echo == p.MyNonceBefore) {
 		return f, false
 	}
 	if f.Direction == wire.Reply {
 		behind := st.Seq - f.Seq
-		return f, f.Seq <= st.Seq && (!same || behind < 64 && f.Seq > st.Links[j.link].ReplySeq)
+		return f, f.Seq <= st.Seq && (!same || behind < 64 && f.Seq > p.Links[j.link].ReplySeq)
 	}
-	for _, l := range st.Links {
+	for _, l := range p.Links {
 		if same && l.ProbeSeq >= f.Seq+64 {
 			return f, false
 		}
 	}
-	return f, !same || f.Seq > st.Links[j.link].ProbeSeq
+	return f, !same || f.Seq > p.Links[j.link].ProbeSeq
 }
 
 // egress: nothing of an identity leaves but from its owner, by its NIC, with its MAC and address.

@@ -47,6 +47,7 @@ type shot struct {
 // moment is all that the programs can write, but for the counters.
 type moment struct {
 	state     bpf.XdphaXdState
+	peers     [2]bpf.XdphaXdPeer
 	control   bpf.XdphaXdControl
 	words     [16]uint64
 	timelines [16]bpf.XdphaXdTimeline
@@ -65,6 +66,7 @@ type result struct {
 type gun struct {
 	*node
 	state     *bpf.XdphaXdState
+	peers     *[16]bpf.XdphaXdPeer
 	control   *bpf.XdphaXdControl
 	words     *[16]uint64
 	timelines *[16]bpf.XdphaXdTimeline
@@ -99,6 +101,7 @@ func newGun(t *testing.T) *gun {
 	g := &gun{node: newBench(t).nodeOf(t, 0, spec), attr: &testRun{}, ctx: make([]byte, 44), out: make([]byte, 4096)}
 	m := &g.objs.XdphaMaps
 	g.state = mapped[bpf.XdphaXdState](t, m.State)
+	g.peers = mapped[[16]bpf.XdphaXdPeer](t, m.Peers)
 	g.control = mapped[bpf.XdphaXdControl](t, m.Control)
 	g.words = mapped[[16]uint64](t, m.Words)
 	g.timelines = mapped[[16]bpf.XdphaXdTimeline](t, m.Timelines)
@@ -122,11 +125,15 @@ func mapped[T any](t *testing.T, m *ebpf.Map) *T {
 }
 
 func (g *gun) moment() moment {
-	return moment{*g.state, *g.control, *g.words, *g.timelines}
+	return moment{*g.state, [2]bpf.XdphaXdPeer(g.peers[:2]), *g.control, *g.words, *g.timelines}
 }
+
+// other is what is known of the other node.
+func (m *moment) other(cfg *bpf.XdphaXdConfig) *bpf.XdphaXdPeer { return &m.peers[1-cfg.Self] }
 
 func (g *gun) restore(m *moment) {
 	*g.state, *g.control, *g.words, *g.timelines = m.state, m.control, m.words, m.timelines
+	copy(g.peers[:], m.peers[:])
 }
 
 // fire runs one frame, on the namespace's thread. The result's out is good until the next shot.
@@ -232,7 +239,7 @@ func (g *gun) fuzz(seed uint64, frames int, got tally) error {
 		if err := g.set(v); err != nil {
 			return err
 		}
-		m := &maker{Rand: r, cfg: &v.config, state: g.state}
+		m := &maker{Rand: r, cfg: &v.config, state: g.state, peer: &g.peers[1-v.config.Self]}
 		for i := range shotsPerScene {
 			before = g.moment()
 			s := m.shot()
@@ -256,6 +263,7 @@ func (g *gun) set(v *truth) error {
 		return err
 	}
 	m := moment{state: v.state, control: v.control}
+	m.peers[1-v.config.Self] = v.peer
 	copy(m.words[:], v.words[:])
 	g.restore(&m)
 	return nil
@@ -285,7 +293,7 @@ func (g *gun) explain(v *truth, before *moment, s shot, first error) error {
 	}
 	again, _, _ := strings.Cut(fmt.Sprint(breaks(small)), "\n")
 	return fmt.Errorf("%w\n%s by NIC %d:\n%s\nshrunk (%s):\n%x\nconfig: %s\nstate: %s\ncontrol: %+v\nwords: %x",
-		first, s.what, s.nic, hex.Dump(s.frame), again, small, brief(v.config), said(&before.state), before.control, before.words[:identities])
+		first, s.what, s.nic, hex.Dump(s.frame), again, small, brief(v.config), said(&before.state)+said(before.other(&v.config)), before.control, before.words[:identities])
 }
 
 // brief is a configuration without what all scenes have in common.
@@ -294,12 +302,12 @@ func brief(c bpf.XdphaXdConfig) string {
 		c.ServeNs, c.Identities[0].Carrier, c.Identities[1].Carrier, [3]uint32{c.Links[0].Ifindex, c.Links[1].Ifindex, c.Links[2].Ifindex})
 }
 
-// said prints what is not zero of a state.
-func said(s *bpf.XdphaXdState) string {
+// said prints what is not zero of a state, or of what is known of a peer.
+func said[T any](s *T) string {
 	var b strings.Builder
 	for i, v := range fields(s) {
 		if v != 0 {
-			fmt.Fprintf(&b, " %s=%#x", fieldName(i), v)
+			fmt.Fprintf(&b, " %s=%#x", fieldName[T](i), v)
 		}
 	}
 	return b.String()

@@ -11,7 +11,18 @@ static __always_inline int lease_valid(const struct xd_control *ctl, __u64 now)
 	return (__s64)(*(volatile __u64 *)&ctl->lease_until_ns - now) > 0;
 }
 
-// The right to serve: the peer's word that it counted a frame of mine as life, or the
+static __always_inline int is_many(const struct xd_config *cfg)
+{
+	return cfg->n_nodes > 2;
+}
+
+static __always_inline int is_candidate(const struct xd_config *cfg, __u32 identity, __u32 node)
+{
+	WITHIN(identity, MAX_IDENTITIES);
+	return cfg->identities[identity].candidates >> (node & (MAX_NODES - 1)) & 1;
+}
+
+// A pair's right to serve: the peer's word that it counted a frame of mine as life, or the
 // arbiter's leave. It ends by itself before the peer may take over: see detector.h.
 static __always_inline int may_serve(const struct xd_config *cfg, const struct xd_state *st, __u64 now)
 {
@@ -26,6 +37,35 @@ static __always_inline int holds_key(const struct xd_config *cfg, const struct x
 	return cfg->verdict == VERDICT_ETCD && (__s64)(*(volatile __u64 *)&ctl->leave_ns[identity] - now) > 0;
 }
 
+// The right to serve one identity among many: every other candidate, any of which may take over,
+// has counted a frame of mine as life, lately enough, that left after I took it.
+__noinline int granted_by_all(__u32 identity, __u64 now)
+{
+	struct xd_config *cfg = the_config();
+	struct xd_state *st = the_state();
+
+	if (!cfg || !st || identity >= MAX_IDENTITIES)
+		return 0;
+	WITHIN(identity, MAX_IDENTITIES);
+	for (__u32 node = 0; node < MAX_NODES && node < cfg->n_nodes; node++) {
+		struct xd_peer *p = the_peer(node);
+		__u64 granted;
+
+		if (node == cfg->self || !is_candidate(cfg, identity, node))
+			continue;
+		granted = p ? *(volatile __u64 *)&p->granted_ns : 0;
+		if (!granted || (__s64)(granted + cfg->serve_ns - now) <= 0 ||
+		    (__s64)(granted - *(volatile __u64 *)&st->taken_ns[identity]) <= 0)
+			return 0;
+	}
+	return 1;
+}
+
+static __always_inline int granted(const struct xd_config *cfg, const struct xd_state *st, __u32 identity, __u64 now)
+{
+	return is_many(cfg) ? granted_by_all(identity, now) : may_serve(cfg, st, now);
+}
+
 static __always_inline int owns(__u32 identity)
 {
 	__u64 *word = the_word(identity);
@@ -33,8 +73,19 @@ static __always_inline int owns(__u32 identity)
 	return word && *(volatile __u64 *)word & WORD_OWNER;
 }
 
-// A lost supervisor closes the gate, unless the peer is known dead and the configuration
-// says that served is better than dark: nobody could take over then.
+// What a pair's node serves without a supervisor: the peer is known dead, so nobody could take over,
+// and the configuration says that served is better than dark. Without a supervisor and its thread
+// this node does not probe, and so cannot prove a peer that boots: the peer's knocking must do, for
+// it will take over after its hold.
+static __always_inline int keeps_alone(const struct xd_config *cfg, __u64 now)
+{
+	struct xd_peer *p = the_other(cfg);
+
+	return p && cfg->solo_keep && !is_many(cfg) && *(volatile __u64 *)&p->state == PEER_DEAD &&
+	       (!p->knocked_ns || (__s64)(now - p->knocked_ns) > (__s64)cfg->hold_ns);
+}
+
+// Open: owned here, with the right to serve, and a supervisor's lease.
 static __always_inline int gate_open(const struct xd_config *cfg, __u32 identity)
 {
 	struct xd_control *ctl = the_control();
@@ -44,13 +95,9 @@ static __always_inline int gate_open(const struct xd_config *cfg, __u32 identity
 	if (!ctl || !st || !word)
 		return 0;
 	now = bpf_ktime_get_boot_ns();
-	if (!may_serve(cfg, st, now) && !holds_key(cfg, ctl, identity, now))
+	if (!granted(cfg, st, identity, now) && !holds_key(cfg, ctl, identity, now))
 		return 0;
-	// Without a supervisor and its thread this node does not probe, and so cannot prove a peer
-	// that boots: the peer's knocking must do, for it will take over after its hold.
-	if (!lease_valid(ctl, now) &&
-	    (!cfg->solo_keep || *(volatile __u64 *)&st->peer_state != PEER_DEAD ||
-	     (st->knocked_ns && (__s64)(now - st->knocked_ns) <= (__s64)cfg->hold_ns)))
+	if (!lease_valid(ctl, now) && !keeps_alone(cfg, now))
 		return 0;
 	// Last, as frames close a word before they grant: who was held up in between must not see a
 	// word of before and a right of after.

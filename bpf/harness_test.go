@@ -201,7 +201,20 @@ type truth struct {
 	config  bpf.XdphaXdConfig
 	control bpf.XdphaXdControl
 	state   bpf.XdphaXdState
+	peer    bpf.XdphaXdPeer // see others
+	third   bpf.XdphaXdPeer
 	words   [identities]uint64
+}
+
+// others are the other nodes of three; in a pair there is the first one only.
+func others(self int) (peer, third int) {
+	return [3]int{1, 0, 0}[self], [3]int{2, 2, 1}[self]
+}
+
+// view is what the kernel has written of its node and of the others.
+type view struct {
+	bpf.XdphaXdState
+	Peer, Third bpf.XdphaXdPeer
 }
 
 // atWork is a node at work: its peer is up and proven, each owns its own identity.
@@ -210,10 +223,10 @@ func (n *node) atWork() *truth {
 	v.control.LeaseUntilNs, v.control.Keys = now()+hour, inForce(signing, retiring)
 	v.control.RenewedNs = now() + hour // in the future: its age is 0 whenever it is asked for
 	v.control.Flags = 0x5b
-	s := &v.state
-	s.BootId, s.Nonce, s.PeerBoot, s.PeerNonce, s.Seq = selfBoot, selfNonce, peerBoot, peerNonce, 100
-	s.PeerState, s.StartedNs, s.PeerDigest = 1, 1, digest
-	s.PeerWords[0], s.PeerWords[1] = 5, owner|5
+	v.state.BootId, v.state.Seq, v.state.StartedNs = selfBoot, 100, 1
+	p := &v.peer
+	p.MyNonce, p.Boot, p.Nonce, p.State, p.Digest = selfNonce, peerBoot, peerNonce, 1, digest
+	p.Words[0], p.Words[1] = 5, owner|5
 	return v
 }
 
@@ -221,7 +234,7 @@ func (n *node) atWork() *truth {
 func (n *node) fresh() *truth {
 	v := &truth{config: n.config(), words: [identities]uint64{5, 5}}
 	v.control.LeaseUntilNs, v.control.Keys = now()+hour, inForce(signing, retiring)
-	v.state.BootId, v.state.Nonce = uint64(selfBoot+n.self), uint64(selfNonce+n.self)
+	v.state.BootId, v.peer.MyNonce = uint64(selfBoot+n.self), uint64(selfNonce+n.self)
 	return v
 }
 
@@ -241,14 +254,14 @@ func inForce(first, other wire.Key) uint64 { return 1<<16 | uint64(other.ID)<<8 
 
 func (n *node) config() bpf.XdphaXdConfig {
 	c := bpf.XdphaXdConfig{
-		Abi: bpf.XdphaXdAbiXDPHA_ABI, ClusterId: cluster, Digest: digest, Self: uint8(n.self), N_identities: identities,
+		Abi: bpf.XdphaXdAbiXDPHA_ABI, ClusterId: cluster, Digest: digest, Self: uint8(n.self), N_identities: identities, N_nodes: 2,
 		SoloKeep: 1, ConfirmProbes: 2, OwnBe: be(nodeIP[n.self][lan]),
 		ProbeNs: 1e6, SuspectNs: 3e6, DeadNs: 5e6, HoldNs: 20e6,
 	}
 	for i := range 3 {
 		l := &c.Links[i]
 		l.Ifindex, l.Mac = uint32(n.nic[n.self][i]), nodeMAC[n.self][i]
-		l.LocalBe, l.RemoteBe = be(nodeIP[n.self][i]), be(nodeIP[1-n.self][i])
+		l.LocalBe, c.RemoteBe[1-n.self][i] = be(nodeIP[n.self][i]), be(nodeIP[1-n.self][i])
 	}
 	c.Identities[0].Carrier, c.Identities[0].Mac = uint32(n.nic[n.self][lan]), filesMAC
 	c.Identities[0].AnnouncedBe, c.Identities[0].Announced6 = be(filesIP), filesIP6.As16()
@@ -264,14 +277,20 @@ func (n *node) put(v *truth) {
 	n.must(n.objs.Config.Put(uint32(0), &v.config))
 	n.must(n.objs.Control.Put(uint32(0), &v.control))
 	n.must(n.objs.State.Put(uint32(0), &v.state))
+	peer, third := others(int(v.config.Self))
+	n.must(n.objs.Peers.Put(uint32(peer), &v.peer))
+	n.must(n.objs.Peers.Put(uint32(third), &v.third))
 	for i, w := range v.words {
 		n.must(n.objs.Words.Put(uint32(i), w))
 	}
 }
 
-func (n *node) state() (s bpf.XdphaXdState) {
+func (n *node) state() (s view) {
 	n.t.Helper()
-	n.must(n.objs.State.Lookup(uint32(0), &s))
+	n.must(n.objs.State.Lookup(uint32(0), &s.XdphaXdState))
+	peer, third := others(n.self)
+	n.must(n.objs.Peers.Lookup(uint32(peer), &s.Peer))
+	n.must(n.objs.Peers.Lookup(uint32(third), &s.Third))
 	return s
 }
 
@@ -289,6 +308,15 @@ func (n *node) poke(offset uintptr, v uint64) {
 	m, err := n.objs.State.Memory()
 	n.must(err)
 	_, err = m.WriteAt(binary.NativeEndian.AppendUint64(nil, v), int64(offset))
+	n.must(err)
+}
+
+// pokePeer does the same with what is known of another node.
+func (n *node) pokePeer(node int, offset uintptr, v uint64) {
+	n.t.Helper()
+	m, err := n.objs.Peers.Memory()
+	n.must(err)
+	_, err = m.WriteAt(binary.NativeEndian.AppendUint64(nil, v), int64(node)*int64(unsafe.Sizeof(bpf.XdphaXdPeer{}))+int64(offset))
 	n.must(err)
 }
 

@@ -33,13 +33,13 @@ static __always_inline __u64 keys_in_force(const struct xd_control *ctl)
 
 // What a sender says of itself, in probe and reply alike.
 static __always_inline void hb_say(struct hb_head *h, const struct xd_config *cfg, const struct xd_state *st,
-				   const struct xd_control *ctl, __u64 keys, __u64 now)
+				   const struct xd_peer *p, const struct xd_control *ctl, __u64 keys, __u64 now)
 {
 	h->sender = cfg->self;
 	h->key_id = KEYS_SIGNING(keys);
 	h->age_us = supervisor_age_us(ctl, now);
 	h->boot_id = st->boot_id;
-	h->nonce = *(volatile __u64 *)&st->nonce;
+	h->nonce = *(volatile __u64 *)&p->my_nonce;
 	h->sent_ns = now;
 	h->flags = ctl->flags | (is_solo(cfg, st, now) ? FLAG_SOLO : 0) |
 		   (KEYS_OTHER(keys) != KEYS_SIGNING(keys) ? FLAG_TWO_KEYS : 0);
@@ -114,7 +114,7 @@ static __always_inline enum xd_reason hb_check(const struct xd_config *cfg, __u3
 		return REASON_HB_FOREIGN_CLUSTER;
 	if (h->link != link)
 		return REASON_HB_WRONG_LINK;
-	if (h->sender > 1 || h->sender == cfg->self)
+	if (h->sender >= cfg->n_nodes || h->sender == cfg->self)
 		return REASON_HB_BAD_SENDER;
 	keys = ctl ? keys_in_force(ctl) : 0;
 	if (keys & KEYS_SET && (h->key_id == KEYS_SIGNING(keys) || h->key_id == KEYS_OTHER(keys)))
@@ -134,47 +134,57 @@ static __always_inline int rise(__u64 *highest, __u64 seq)
 	return seq > old && swap_word(highest, old, seq);
 }
 
+// A nonce for one peer. Its lowest bits are this node's number, so that what another one is sent
+// never proves anything here.
+static __always_inline __u64 new_nonce(const struct xd_config *cfg, __u64 now)
+{
+	__u64 nonce = (now ^ (__u64)bpf_get_prandom_u32() << 32) << 4 | (cfg->self & (MAX_NODES - 1));
+
+	return nonce ? nonce : 1ULL << 63;
+}
+
 // hb_fresh tells whether an authentic frame is of now: it must echo the nonce that I chose
 // after the last boot of the peer that I accepted, and its sequence must rise on its link.
 // A frame that does not echo it is of a peer that has just booted, or a replay: its nonce is
 // echoed to it (only while no proven peer is up), and its next frame will prove it.
 // The boot that was proven by the nonce before may go on echoing that one: when first frames
 // cross, each node changes its nonce while the other's answer to the old one is under way.
-static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_link_state *l, __u32 link,
-					       struct hb_head *h, __u64 now)
+static __always_inline enum xd_reason hb_fresh(const struct xd_config *cfg, const struct xd_state *st,
+					       struct xd_peer *p, __u32 link, struct hb_head *h, __u64 now)
 {
-	__u64 nonce = *(volatile __u64 *)&st->nonce;
+	__u64 nonce = *(volatile __u64 *)&p->my_nonce;
+	struct xd_link_state *l = &p->links[link];
 
 	// Until xdpha_start has chosen a nonce it is 0, which the first frames of any boot echo.
 	if ((!nonce || h->echo != nonce) &&
-	    !(h->boot_id == st->peer_boot && st->nonce_before && h->echo == st->nonce_before)) {
-		if (st->peer_state == PEER_UNKNOWN || st->peer_state == PEER_DEAD) {
-			st->candidate[link < MAX_LINKS ? link : 0] = h->nonce;
-			st->knocked_ns = now;
+	    !(h->boot_id == p->boot && p->my_nonce_before && h->echo == p->my_nonce_before)) {
+		if (p->state == PEER_UNKNOWN || p->state == PEER_DEAD) {
+			p->unproven[link < MAX_LINKS ? link : 0] = h->nonce;
+			p->knocked_ns = now;
 		}
 		return REASON_HB_UNPROVEN;
 	}
-	if (h->boot_id != st->peer_boot) {
-		__u64 fresh = now ^ (__u64)bpf_get_prandom_u32() << 32;
+	if (h->boot_id != p->boot) {
+		__u64 fresh = new_nonce(cfg, now);
 
 		if (h->direction == HB_REPLY && h->seq > st->seq)
 			return REASON_HB_REPLAYED;
-		if (fresh == nonce || !swap_word(&st->nonce, nonce, fresh ? fresh : 1))
+		if (fresh == nonce || !swap_word(&p->my_nonce, nonce, fresh))
 			return REASON_HB_UNPROVEN; // another link was first
-		st->nonce_before = nonce;
+		p->my_nonce_before = nonce;
 		for (__u32 i = 0; i < MAX_LINKS; i++)
-			st->links[i].probe_seq = 0;
+			p->links[i].probe_seq = 0;
 		if (h->direction == HB_REPLY)
 			l->reply_seq = h->seq;
 		else
 			l->probe_seq = h->seq;
 		for (__u32 i = 0; i < MAX_IDENTITIES; i++)
-			st->peer_words[i] = 0;
-		st->peer_sent_ns = 0; // of another clock
-		st->granted_ns = 0; // by another boot: this one takes nothing before its hold
-		st->peer_solo_sent_ns = 0;
-		st->peer_boot = h->boot_id;
-		tell(now, EVENT_PEER_BOOT, NO_IDENTITY, h->boot_id, 0);
+			p->words[i] = 0;
+		p->sent_ns = 0; // of another clock
+		p->granted_ns = 0; // by another boot: this one takes nothing before its hold
+		p->solo_sent_ns = 0;
+		p->boot = h->boot_id;
+		tell_peer(now, EVENT_PEER_BOOT, h->sender, h->boot_id);
 		return 0;
 	}
 	if (h->direction == HB_REPLY)
@@ -182,7 +192,7 @@ static __always_inline enum xd_reason hb_fresh(struct xd_state *st, struct xd_li
 			       0 :
 			       REASON_HB_REPLAYED;
 	for (__u32 i = 0; i < MAX_LINKS; i++)
-		if (st->links[i].probe_seq >= h->seq + SEQ_WINDOW)
+		if (p->links[i].probe_seq >= h->seq + SEQ_WINDOW)
 			return REASON_HB_REPLAYED;
 	return rise(&l->probe_seq, h->seq) ? 0 : REASON_HB_REPLAYED;
 }
@@ -197,7 +207,7 @@ static __always_inline void hb_words(const struct xd_config *cfg, struct hb_head
 	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
 		if (i >= hb_count(h) || (void *)(word + i + 1) > end)
 			return;
-		peer_word(i, word[i], now);
+		peer_word(h->sender, i, word[i], now);
 	}
 }
 
@@ -212,9 +222,10 @@ static __always_inline struct xd_minute *the_minute(struct xd_state *st, __u64 n
 }
 
 // hb_gap notes how long it was silent, on this link and on all: how near it came to a takeover.
-static __always_inline void hb_gap(struct xd_state *st, struct xd_link_state *l, __u32 link, __u64 now)
+static __always_inline void hb_gap(struct xd_state *st, struct xd_peer *p, __u32 link, __u64 now)
 {
-	__s64 gap = now - l->heard_ns, silence = now - st->heard_ns;
+	struct xd_link_state *l = &p->links[link];
+	__s64 gap = now - l->heard_ns, silence = now - p->heard_ns;
 	struct xd_minute *m = the_minute(st, now);
 
 	if (l->heard_ns && gap > 0) {
@@ -222,10 +233,10 @@ static __always_inline void hb_gap(struct xd_state *st, struct xd_link_state *l,
 		raise_max(&m->gap_ns[link & 3], gap);
 		observe(l->gap_hist, gap);
 	}
-	if (st->heard_ns && silence > 0) {
-		raise_max(&st->gap_max_ns, silence);
+	if (p->heard_ns && silence > 0) {
+		raise_max(&p->gap_max_ns, silence);
 		raise_max(&m->gap_ns[MAX_LINKS], silence);
-		observe(st->gap_hist, silence);
+		observe(p->gap_hist, silence);
 	}
 }
 
@@ -237,48 +248,51 @@ static __always_inline void hb_gap(struct xd_state *st, struct xd_link_state *l,
 // or nothing is promised. The exchange is a full barrier, whatever it finds. A stamp never goes
 // back: a processor that was held up must not take another's newer evidence away; and what could
 // not be stamped is not promised.
-static __always_inline int hb_promise(struct xd_state *st, struct xd_link_state *l, struct hb_head *h, __u64 now)
+static __always_inline int hb_promise(struct xd_peer *p, struct xd_link_state *l, struct hb_head *h, __u64 now)
 {
-	raise_time(&st->heard_ns, now);
+	raise_time(&p->heard_ns, now);
 	raise_time(&l->heard_ns, now);
-	if (__sync_val_compare_and_swap(&st->peer_state, PEER_DEAD, PEER_DEAD) == PEER_DEAD ||
+	if (__sync_val_compare_and_swap(&p->state, PEER_DEAD, PEER_DEAD) == PEER_DEAD ||
 	    (__s64)(*(volatile __u64 *)&l->heard_ns - now) < 0)
 		return 0;
-	raise_time(&st->peer_sent_ns, h->sent_ns);
+	raise_time(&p->sent_ns, h->sent_ns);
 	return 1;
 }
 
 // hb_solo notes whether the peer serves by the arbiter's leave. Frames of several links overtake
 // each other: one without the flag ends it only if it left later.
-static __always_inline void hb_solo(struct xd_state *st, struct hb_head *h, __u64 now)
+static __always_inline void hb_solo(struct xd_peer *p, struct hb_head *h, __u64 now)
 {
-	__u64 solo = *(volatile __u64 *)&st->peer_solo_ns;
+	__u64 solo = *(volatile __u64 *)&p->solo_ns;
 
 	if (h->flags & FLAG_SOLO) {
-		raise_time(&st->peer_solo_sent_ns, h->sent_ns);
-		__sync_lock_test_and_set(&st->peer_solo_ns, now);
-	} else if (solo && (__s64)(h->sent_ns - *(volatile __u64 *)&st->peer_solo_sent_ns) > 0) {
-		swap_word(&st->peer_solo_ns, solo, 0);
+		raise_time(&p->solo_sent_ns, h->sent_ns);
+		__sync_lock_test_and_set(&p->solo_ns, now);
+	} else if (solo && (__s64)(h->sent_ns - *(volatile __u64 *)&p->solo_sent_ns) > 0) {
+		swap_word(&p->solo_ns, solo, 0);
 	}
 }
 
 // hb_granted: the peer counts my frame of that time as life, so I may serve for as long after
 // it as makes me stop before the peer takes over.
-static __always_inline void hb_granted(const struct xd_config *cfg, struct xd_state *st, __u64 mine, __u64 now)
+static __always_inline void hb_granted(const struct xd_config *cfg, struct xd_state *st, struct xd_peer *p, __u64 mine,
+				       __u64 now)
 {
 	if (!cfg->serve_ns || !mine || (__s64)(now - mine) < 0)
 		return;
-	raise_time(&st->granted_ns, mine);
-	raise_time(&st->serve_until_ns, mine + cfg->serve_ns);
+	raise_time(&p->granted_ns, mine);
+	if (!is_many(cfg))
+		raise_time(&st->serve_until_ns, mine + cfg->serve_ns);
 }
 
 // hb_believe takes over what a fresh frame says. The stamp comes after it: who sees the peer
 // alive sees what it owns, and nobody serves by its grant what its words have closed. The
 // arbiter's leave, which was for a peer that is not heard, ends with it.
 // It returns whether the peer may count on it.
-static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_state *st, struct xd_link_state *l,
-				      __u32 link, struct ethhdr *eth, struct hb_head *h, void *end, __u64 now)
+static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_state *st, struct xd_peer *p, __u32 link,
+				      struct ethhdr *eth, struct hb_head *h, void *end, __u64 now)
 {
+	struct xd_link_state *l = &p->links[link];
 	int promised;
 
 	l->peer_mac = mac_u64(eth->h_source);
@@ -291,25 +305,26 @@ static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_sta
 			observe(l->rtt_hist, rtt);
 		}
 	}
-	st->peer_nonce = h->nonce;
-	st->peer_age_us = h->age_us;
-	st->peer_age_at_ns = now;
-	st->peer_flags = h->flags;
-	st->peer_digest = h->digest;
-	st->peer_key = h->key_id;
-	hb_solo(st, h, now);
+	p->nonce = h->nonce;
+	p->age_us = h->age_us;
+	p->age_at_ns = now;
+	p->flags = h->flags;
+	p->digest = h->digest;
+	p->key = h->key_id;
+	hb_solo(p, h, now);
 	hb_words(cfg, h, end, now);
-	hb_granted(cfg, st, h->grant_ns, now);
-	if (st->peer_state == PEER_UP || st->peer_state == PEER_SUSPECT)
-		hb_gap(st, l, link, now);
-	promised = hb_promise(st, l, h, now);
-	give_back_leave(cfg, st);
+	hb_granted(cfg, st, p, h->grant_ns, now);
+	if (p->state == PEER_UP || p->state == PEER_SUSPECT)
+		hb_gap(st, p, link, now);
+	promised = hb_promise(p, l, h, now);
+	give_back_leave(cfg, st, p);
 	return promised;
 }
 
 // hb_answer turns the probe into its reply, in place. Only what was promised is granted.
-static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_state *st, struct ethhdr *eth,
-				     struct iphdr *ip, struct hb_head *h, void *end, int promised, __u64 now)
+static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_state *st, const struct xd_peer *p,
+				     struct ethhdr *eth, struct iphdr *ip, struct hb_head *h, void *end, int promised,
+				     __u64 now)
 {
 	struct xd_control *ctl = the_control();
 	__u64 *word = (__u64 *)(h + 1), *carried, tag, keys;
@@ -332,7 +347,7 @@ static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_stat
 	h->direction = HB_REPLY;
 	h->echo = h->nonce;
 	h->grant_ns = promised ? h->sent_ns : 0;
-	hb_say(h, cfg, st, ctl, keys, now);
+	hb_say(h, cfg, st, p, ctl, keys, now);
 	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
 		__u64 *mine = the_word(i);
 
@@ -351,19 +366,21 @@ static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_stat
 
 // hb_fetch reads one word of each page that an authentic probe will need, and forgets it: the
 // processor finds the pages while it computes the tag, instead of after it. It decides nothing.
-static __always_inline void hb_fetch(struct xd_state *st, __u32 link)
+static __always_inline void hb_fetch(const struct xd_state *st, const struct hb_head *h, void *end, __u32 link)
 {
 	__u32 slot = link * REASON_COUNT + REASON_HB_PROBE_ANSWERED;
 	__u64 *counter = bpf_map_lookup_elem(&counters, &slot), *word = the_word(0);
 	struct xd_control *ctl = the_control();
+	struct xd_peer *p = (void *)(h + 1) <= end ? the_peer(h->sender) : 0;
 
-	if (!counter || !word || !ctl)
+	if (!counter || !word || !ctl || !p)
 		return;
 	(void)*(volatile __u64 *)counter;
 	(void)*(volatile __u64 *)word;
 	(void)*(volatile __u64 *)&ctl->flags;
-	(void)*(volatile __u64 *)&st->nonce;
-	(void)*(volatile __u64 *)&st->links[link].heard_ns;
+	(void)*(volatile __u64 *)&st->seq;
+	(void)*(volatile __u64 *)&p->my_nonce;
+	(void)*(volatile __u64 *)&p->links[link].heard_ns;
 }
 
 // hb_brought: a frame of the peer has made this node the owner of what the NIC that it came by
@@ -412,7 +429,7 @@ static __always_inline enum xd_reason handle_heartbeat(struct xdp_md *ctx, const
 	struct iphdr *ip = TAKE(c, struct iphdr, REASON_NOT_OURS);
 	struct udphdr *udp = TAKE(c, struct udphdr, REASON_NOT_OURS);
 	struct xd_state *st = the_state();
-	struct xd_link_state *l;
+	struct xd_peer *p;
 	struct hb_head *h = c.at;
 	enum xd_reason reason;
 	int promised, brought;
@@ -423,7 +440,7 @@ static __always_inline enum xd_reason handle_heartbeat(struct xdp_md *ctx, const
 		return REASON_NOT_OURS;
 	if (!st || ip->frag_off & bpf_htons(0x3fff))
 		return REASON_HB_BAD_SHAPE;
-	hb_fetch(st, link);
+	hb_fetch(st, h, c.end, link);
 	reason = hb_check(cfg, link, ip, udp, c.at, c.end);
 	if (link == LINK_CROSSOVER &&
 	    (reason == REASON_HB_BAD_VERSION || reason == REASON_HB_UNKNOWN_KEY || reason == REASON_HB_BAD_TAG) &&
@@ -435,18 +452,20 @@ static __always_inline enum xd_reason handle_heartbeat(struct xdp_md *ctx, const
 		return reason;
 	if ((void *)(h + 1) > c.end)
 		return REASON_HB_TRUNCATED;
-	l = &st->links[link];
+	p = the_peer(h->sender);
+	if (!p)
+		return REASON_HB_BAD_SENDER;
 	now = bpf_ktime_get_boot_ns();
-	reason = hb_fresh(st, l, link, h, now);
+	reason = hb_fresh(cfg, st, p, link, h, now);
 	if (reason)
 		return reason;
-	promised = hb_believe(cfg, st, l, link, eth, h, c.end, now);
+	promised = hb_believe(cfg, st, p, link, eth, h, c.end, now);
 	brought = st->to_announce ? hb_brought(ctx->ingress_ifindex) : 0;
 	if (brought > 0)
 		return hb_announce(ctx, cfg, st, brought - 1);
 	if (h->direction == HB_REPLY)
 		return REASON_HB_REPLY_ACCEPTED;
-	return hb_answer(cfg, st, eth, ip, h, c.end, promised, now) ? REASON_INTERNAL : REASON_HB_PROBE_ANSWERED;
+	return hb_answer(cfg, st, p, eth, ip, h, c.end, promised, now) ? REASON_INTERNAL : REASON_HB_PROBE_ANSWERED;
 }
 
 #endif

@@ -14,9 +14,10 @@
 #define MAX_PORTS 64       /* a port's number is its ifindex, chosen by pkg/lab */
 #define MAX_NODES 16       /* everything that has cables: servers, client, hosts, trunk */
 #define MAX_IDENTITIES 16  /* watched MACs */
-#define MAX_SPEAKERS 1024  /* MACs with which the two nodes send during a partition */
-#define SERVERS 2          /* nodes 0 and 1 are the pair */
-#define CUT_PEER (1ULL << 32) /* among a node's cuts: frames of the other server do not reach it */
+#define MAX_SPEAKERS 1024  /* MACs with which servers send during a partition */
+#define SERVERS 8          /* the first nodes are the cluster's, two or more */
+#define CUT_SERVER (1ULL << 32) /* among a node's cuts, shifted by a server's number: its frames do not reach this node */
+#define CUT_SERVERS (CUT_SERVER * ((1ULL << SERVERS) - 1))
 #define SILENCE_NS 2000000 /* the trail has what a server did not hear for longer than this */
 #define FORGED_MARK 0x1ab /* of frames that the lab itself sends in a node's name: nobody was heard */
 #define TC_PASS (-1)       /* TCX_NEXT, and TC_ACT_UNSPEC where there is only clsact */
@@ -67,7 +68,7 @@ struct {
 	__type(value, __u64);
 } lab_cuts SEC(".maps");
 
-/* Which servers have sent with a MAC: an identity's may have been used by both. */
+/* Which servers have sent with a MAC: an identity's may have been used by several. */
 struct lab_speaker {
 	__u8 by[SERVERS];
 };
@@ -160,13 +161,18 @@ static __always_inline int note_speaker(void *data, void *data_end, __u32 node)
 	return 0;
 }
 
-/* Whether the other server has sent with this frame's MAC. */
-static __always_inline int is_peers(void *data, void *data_end, __u32 node)
+/* Whether a server that is kept from this node has sent with this frame's MAC. */
+static __always_inline int is_parted(void *data, void *data_end, __u64 cuts)
 {
 	__u64 mac = source_of(data, data_end);
 	struct lab_speaker *s = bpf_map_lookup_elem(&lab_speakers, &mac);
 
-	return s && s->by[(node + 1) & (SERVERS - 1)];
+	if (!s)
+		return 0;
+	for (int i = 0; i < SERVERS; i++)
+		if (s->by[i] && cuts & CUT_SERVER << i)
+			return 1;
+	return 0;
 }
 
 /* Neighbour solicitation and advertisement (RFC 4861); nothing stands between IPv6's header and them. */
@@ -284,7 +290,7 @@ int cable_in(struct xdp_md *ctx)
 	if (!p)
 		return XDP_PASS;
 	cuts = cuts_of(p);
-	if ((cuts & (1ULL << (p->bit & 63))) || (cuts & CUT_PEER && note_speaker(data, data_end, p->node))) {
+	if ((cuts & (1ULL << (p->bit & 63))) || (cuts & CUT_SERVERS && note_speaker(data, data_end, p->node))) {
 		count_drop(port);
 		return XDP_DROP;
 	}
@@ -305,7 +311,7 @@ int cable_out(struct __sk_buff *skb)
 		return TC_PASS;
 	cuts = cuts_of(p);
 	if (!(cuts & (1ULL << (p->bit & 63))) &&
-	    !(cuts & CUT_PEER && is_peers((void *)(long)skb->data, (void *)(long)skb->data_end, p->node))) {
+	    !(cuts & CUT_SERVERS && is_parted((void *)(long)skb->data, (void *)(long)skb->data_end, cuts))) {
 		if (skb->mark != FORGED_MARK)
 			note_heard((void *)(long)skb->data, (void *)(long)skb->data_end, p->node, port);
 		return TC_PASS;

@@ -37,7 +37,7 @@ type LabLabSeen struct {
 
 type LabLabSpeaker struct {
 	_  structs.HostLayout
-	By [2]uint8
+	By [8]uint8
 }
 
 // Names of all BPF objects in the ELF.

@@ -37,7 +37,7 @@ func TestAFrameGrantsTheRightToServe(t *testing.T) {
 			v := n.atWork()
 			v.config.ServeNs, v.state.ServeUntilNs = serveFor, c.had
 			if c.had > serveFor {
-				v.state.GrantedNs = c.had - serveFor
+				v.peer.GrantedNs = c.had - serveFor
 			}
 			n.put(v)
 			sent := now()
@@ -57,7 +57,7 @@ func TestWhoDeclaredThePeerDeadGrantsNothing(t *testing.T) {
 	n := newBench(t).newNode(t, 0)
 	for state, granted := range map[uint64]bool{unknown: true, up: true, suspect: true, dead: false} {
 		v := n.atWork()
-		v.state.PeerState, v.state.PeerSentNs = state, 5
+		v.peer.State, v.peer.SentNs = state, 5
 		n.put(v)
 		_, out := n.receive(lan, signed(t, probeOn(lan), signing))
 		reply, err := wire.Parse(out, signing)
@@ -68,7 +68,7 @@ func TestWhoDeclaredThePeerDeadGrantsNothing(t *testing.T) {
 		if granted {
 			want, sent = probeOn(lan).SentNS, probeOn(lan).SentNS
 		}
-		if got := n.state().PeerSentNs; reply.GrantNS != want || got != sent {
+		if got := n.state().Peer.SentNs; reply.GrantNS != want || got != sent {
 			t.Errorf("peer state %d: the reply grants %d, want %d; the next probe %d, want %d", state, reply.GrantNS, want, got, sent)
 		}
 	}
@@ -101,7 +101,7 @@ func TestThePeersLeaveEndsByALaterFrame(t *testing.T) {
 	sent := now()
 	say := func(link int, flags uint32, at uint64) uint64 {
 		n.receive(link, signed(t, with(probeOn(link), func(f *wire.Frame) { f.Flags, f.SentNS = flags, at }), signing))
-		return n.state().PeerSoloNs
+		return n.state().Peer.SoloNs
 	}
 	if say(lan, 4, sent) == 0 {
 		t.Error("nobody listened")
@@ -122,7 +122,7 @@ func TestTheArbitersLeaveIsGivenBack(t *testing.T) {
 		for _, ago := range []uint64{0, 1e9} { // a peer that hears us, and one that does not
 			v := n.atWork()
 			leave := now() + hour
-			v.state.PeerState = state
+			v.peer.State = state
 			v.config.ServeNs, v.state.ServeUntilNs = serveFor, leave
 			n.put(v)
 			granted := now() - ago
@@ -159,7 +159,7 @@ func TestTheArbitersLeave(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			v, left := n.atWork(), c.left
-			v.state.HeardNs = now() - c.heard
+			v.peer.HeardNs = now() - c.heard
 			v.config.N_reach, v.config.ServeNs = 3, uint64(hour)
 			v.state.ReachSentNs, v.state.ServeUntilNs = now(), now()+left
 			n.put(v)
@@ -205,13 +205,13 @@ func TestAReplyRacesATakeover(t *testing.T) {
 		probe := with(probeOn(lan), func(f *wire.Frame) { f.Seq, f.SentNS = uint64(round+2)*2, 1 })
 		frame := signed(t, probe, signing)
 		base := now()
-		n.poke(offsetLinks+lan*unsafe.Sizeof(bpf.XdphaXdState{}.Links)/3, base)
+		n.pokePeer(1-n.self, offsetLinks+lan*unsafe.Sizeof(bpf.XdphaXdPeer{}.Links)/3, base)
 		n.probed(8, base+1)
-		n.poke(offsetPeerState, suspect)
+		n.pokePeer(1-n.self, offsetPeerState, suspect)
 		at := base + uint64(aim+r.Int64N(60_000))
 		for now() < at {
 		}
-		before := n.state().Reverted
+		before := n.state().Peer.Reverted
 		_, out := n.receive(lan, frame)
 		reply, err := wire.Parse(out, signing)
 		if err != nil {
@@ -222,7 +222,7 @@ func TestAReplyRacesATakeover(t *testing.T) {
 		for now() < stamp+50_000 { // the callback may be at it still
 			s, w = n.state(), n.words()[1]
 		}
-		ran.reverted += int(s.Reverted - before)
+		ran.reverted += int(s.Peer.Reverted - before)
 		flipped := w&owner != 0
 		switch {
 		case reply.GrantNS == 0:

@@ -5,6 +5,7 @@
 
 #define MAX_IDENTITIES 16  // keeps a frame of all of them under 256 bytes
 #define ANNOUNCE_REST 16   // the second half of a word of bits for identities
+#define MAX_NODES 16       // a mask of them is a half word; more would ask each other all the time
 #define MAX_LINKS 3        // crossover, lan, spare
 #define KEY_SLOTS 256      // one for each number that a frame can name
 #define MAX_REACH 8        // more hosts than that add latency, not judgement

@@ -39,6 +39,15 @@ struct {
 	__type(value, struct xd_state);
 } state SEC(".maps");
 
+// By the nodes' numbers; this node's own entry is unused.
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_NODES);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, __u32);
+	__type(value, struct xd_peer);
+} peers SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_IDENTITIES);
@@ -121,6 +130,17 @@ static __always_inline struct xd_state *the_state(void)
 {
 	__u32 zero = 0;
 	return bpf_map_lookup_elem(&state, &zero);
+}
+
+static __always_inline struct xd_peer *the_peer(__u32 node)
+{
+	return bpf_map_lookup_elem(&peers, &node);
+}
+
+// The other node of a pair.
+static __always_inline struct xd_peer *the_other(const struct xd_config *cfg)
+{
+	return the_peer(cfg->self ^ 1);
 }
 
 static __always_inline __u64 *the_word(__u32 identity)

@@ -24,8 +24,8 @@ const eventPeerBoot = bpf.XdphaXdEventKindEVENT_PEER_BOOT
 func TestANewBootIsProvenByItsEcho(t *testing.T) {
 	n := newBench(t).newNode(t, 0)
 	v := n.atWork()
-	v.state.Links[lan].ProbeSeq, v.state.Links[spare].ProbeSeq = 1000, 1000
-	v.state.PeerWords[0] = 9
+	v.peer.Links[lan].ProbeSeq, v.peer.Links[spare].ProbeSeq = 1000, 1000
+	v.peer.Words[0] = 9
 	n.put(v)
 	booted := with(probeOn(lan), func(f *wire.Frame) { f.BootID, f.Nonce, f.Seq = 0xb2, 0xa2, 1 })
 	verdict, out := n.receive(lan, signed(t, booted, signing))
@@ -33,17 +33,17 @@ func TestANewBootIsProvenByItsEcho(t *testing.T) {
 		t.Fatalf("verdict %d", verdict)
 	}
 	s := n.state()
-	if s.PeerBoot != 0xb2 || s.PeerNonce != 0xa2 || s.NonceBefore != selfNonce || s.Nonce == selfNonce || s.Nonce == 0 {
-		t.Errorf("boot %x, nonce %x before %x, the peer's %x", s.PeerBoot, s.Nonce, s.NonceBefore, s.PeerNonce)
+	if s.Peer.Boot != 0xb2 || s.Peer.Nonce != 0xa2 || s.Peer.MyNonceBefore != selfNonce || s.Peer.MyNonce == selfNonce || s.Peer.MyNonce == 0 {
+		t.Errorf("boot %x, nonce %x before %x, the peer's %x", s.Peer.Boot, s.Peer.MyNonce, s.Peer.MyNonceBefore, s.Peer.Nonce)
 	}
-	if s.Links[lan].ProbeSeq != 1 || s.Links[spare].ProbeSeq != 0 || s.PeerWords[0] != 5 {
-		t.Errorf("sequences %d and %d, word %x", s.Links[lan].ProbeSeq, s.Links[spare].ProbeSeq, s.PeerWords[0])
+	if s.Peer.Links[lan].ProbeSeq != 1 || s.Peer.Links[spare].ProbeSeq != 0 || s.Peer.Words[0] != 5 {
+		t.Errorf("sequences %d and %d, word %x", s.Peer.Links[lan].ProbeSeq, s.Peer.Links[spare].ProbeSeq, s.Peer.Words[0])
 	}
 	if !slices.Contains(n.told(), eventPeerBoot) {
 		t.Error("nobody was told")
 	}
 	reply, err := wire.Parse(out, signing)
-	if err != nil || reply.Nonce != s.Nonce || reply.Echo != 0xa2 {
+	if err != nil || reply.Nonce != s.Peer.MyNonce || reply.Echo != 0xa2 {
 		t.Errorf("reply %+v, %v", reply, err)
 	}
 	for name, f := range map[string]wire.Frame{
@@ -124,8 +124,8 @@ func TestATickIsAProbeOnEveryLink(t *testing.T) {
 	m := meet(t)
 	n := m.nodes[0]
 	v := n.atWork()
-	for i := range v.state.Links {
-		v.state.Links[i].PeerMac = mac64(nodeMAC[1][i])
+	for i := range v.peer.Links {
+		v.peer.Links[i].PeerMac = mac64(nodeMAC[1][i])
 	}
 	n.put(v)
 	before, from := n.counters(), now()
@@ -166,7 +166,7 @@ func TestAnEarlyTickIsDropped(t *testing.T) {
 	v := n.atWork()
 	v.config.ProbeNs = hour
 	v.state.Ticks[v.state.Seq%8] = now()
-	v.state.Links[lan].PeerMac = mac64(nodeMAC[1][lan])
+	v.peer.Links[lan].PeerMac = mac64(nodeMAC[1][lan])
 	n.put(v)
 	before := n.counters()
 	n.tick()
@@ -183,7 +183,7 @@ func TestTicksToUnknownMACs(t *testing.T) {
 	n := m.nodes[0]
 	v := n.atWork()
 	v.config.ProbeNs = 0
-	v.state.Links[lan].PeerMac = mac64(nodeMAC[1][lan])
+	v.peer.Links[lan].PeerMac = mac64(nodeMAC[1][lan])
 	v.config.Links[spare].Ifindex = 0 // the node has none
 	v.state.Seq = 101
 	n.put(v)
@@ -192,7 +192,7 @@ func TestTicksToUnknownMACs(t *testing.T) {
 		t.Errorf("%d bytes to all, out of turn", len(b))
 	}
 	v.state.Seq = 111
-	v.state.PeerState = 3
+	v.peer.State = 3
 	n.put(v)
 	n.tick()                                  // 112: one in 16
 	for link, count := range []int{1, 2, 0} { // the lan's first is of tick 102
@@ -263,7 +263,7 @@ func TestHostsThatDoNotAnswerAreAskedMoreRarely(t *testing.T) {
 	v := n.atWork()
 	v.config.N_reach, v.config.ProbeNs = 1, probe
 	v.config.Links[crossover].Ifindex, v.config.Links[spare].Ifindex = 0, 0
-	v.state.PeerState = suspect
+	v.peer.State = suspect
 	ask := func(answered bool, waited, wait uint64) (asked bool) {
 		v.state.Ticks = [8]uint64{} // a tick is not early
 		v.state.ReachSentNs, v.state.ReachWaitNs, v.state.ReachOkNs = now()-waited, wait, 0
@@ -384,24 +384,24 @@ func TestTwoNodesMeetWhileTheirFramesCross(t *testing.T) {
 					if !slices.Contains(links, link) {
 						v.config.Links[link].Ifindex = 0
 					} else {
-						v.state.Links[link].PeerMac = mac64(nodeMAC[1-n.self][link])
+						v.peer.Links[link].PeerMac = mac64(nodeMAC[1-n.self][link])
 					}
 				}
 				n.put(v)
 			}
 			for round := range 8 {
-				var before [2]bpf.XdphaXdState
+				var before [2]view
 				for i, n := range m.nodes {
 					before[i] = n.state()
 				}
 				m.round(t, links...)
 				for i, n := range m.nodes {
 					s := n.state()
-					if s.Links[links[0]].HeardNs != 0 { // as the detector would
-						n.poke(offsetPeerState, 1)
+					if s.Peer.Links[links[0]].HeardNs != 0 { // as the detector would
+						n.pokePeer(1-n.self, offsetPeerState, 1)
 					}
 					for _, link := range links {
-						l, b := s.Links[link], before[i].Links[link]
+						l, b := s.Peer.Links[link], before[i].Peer.Links[link]
 						if round >= 3 && (l.ProbeSeq != b.ProbeSeq+1 || l.ReplySeq != b.ReplySeq+1) {
 							t.Errorf("round %d, node %d, link %d: probe %d after %d, reply %d after %d", round, i, link, l.ProbeSeq, b.ProbeSeq, l.ReplySeq, b.ReplySeq)
 						}
@@ -409,8 +409,8 @@ func TestTwoNodesMeetWhileTheirFramesCross(t *testing.T) {
 				}
 			}
 			for i, n := range m.nodes {
-				if s := n.state(); s.PeerBoot != uint64(selfBoot+1-i) {
-					t.Errorf("node %d knows boot %x", i, s.PeerBoot)
+				if s := n.state(); s.Peer.Boot != uint64(selfBoot+1-i) {
+					t.Errorf("node %d knows boot %x", i, s.Peer.Boot)
 				}
 			}
 		})

@@ -20,6 +20,7 @@
 #define TOKEN_BYTES (HB_OFFSET + HB_BYTES(MAX_IDENTITIES)) // what the queue is told to expect
 #define TOKEN_STRIKES 4 // more than can be held up together, and be early in a row
 #define TOKEN_COPY_MASK 15 // one tick in 16 leaves a second token behind it, if there is room
+#define LINK_SLOTS 4 // a power of two: Linux 6.1 forgets what was found of a link's number that it puts aside
 #define UNLEARNED_MASK 15 // without the peer's MAC a probe is a broadcast: one tick in 16
 
 struct probe_head {
@@ -33,41 +34,54 @@ struct probe_head {
 static long (*store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from, __u64 len,
 			   __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
 
-// The echo that the peer must see: while no proven peer is up, the candidate has its turn.
-static __always_inline __u64 echo_for_peer(const struct xd_state *st, __u32 link, __u64 seq)
+// The echo that the peer must see: while no proven peer is up, who is not proven has its turn.
+static __always_inline __u64 echo_for_peer(const struct xd_peer *p, __u32 link, __u64 seq)
 {
-	int proven_up = st->peer_state == PEER_UP || st->peer_state == PEER_SUSPECT;
+	int proven_up = p->state == PEER_UP || p->state == PEER_SUSPECT;
 
-	if (!proven_up && st->candidate[link] && (!st->peer_nonce || seq & 1))
-		return st->candidate[link];
-	return st->peer_nonce;
+	WITHIN(link, LINK_SLOTS);
+	if (!proven_up && p->unproven[link] && (!p->nonce || seq & 1))
+		return p->unproven[link];
+	return p->nonce;
 }
 
-static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_config *cfg, struct xd_state *st,
-				      const struct xd_control *ctl, __u32 link, __u64 seq, __u64 now)
+// Where a probe goes; 0: nowhere in this tick.
+static __always_inline __u64 probe_mac(const struct xd_peer *p, __u32 link, __u64 seq)
 {
-	const struct xd_link_config *lc = &cfg->links[link];
-	__u64 peer_mac = st->links[link].peer_mac;
-	int lost = st->peer_state == PEER_DEAD && !(seq & UNLEARNED_MASK); // its NIC may have been replaced
-	__u64 body[HB_WORDS(MAX_IDENTITIES) + 1] = {};
+	__u64 mac;
+
+	WITHIN(link, LINK_SLOTS);
+	mac = p->links[link].peer_mac;
+	if (mac && (p->state != PEER_DEAD || seq & UNLEARNED_MASK)) // else its NIC may have been replaced
+		return mac;
+	return mac || !(seq & UNLEARNED_MASK) ? 0xffffffffffffULL : 0;
+}
+
+// probe_headers writes what comes before the heartbeat in a probe; 0: there is none to be sent.
+// What a tick does is done in global functions: the verifier proves each once, not once a peer or
+// identity, and their frames on the stack are not all there at once.
+__noinline int probe_headers(struct __sk_buff *skb, __u32 node, __u32 link, __u64 seq)
+{
+	struct xd_config *cfg = the_config();
+	struct xd_peer *peer = the_peer(node);
+	const struct xd_link_config *lc;
 	struct probe_head p = {};
 	struct iphdr ip = {};
-	struct hb_head *h = (void *)body;
-	__u64 keys = keys_in_force(ctl);
-	const struct xd_key *key = the_key(KEYS_SIGNING(keys));
-	__u32 n = cfg->n_identities, bytes;
-	__u64 signed_bytes;
-	struct sip s;
+	__u32 bytes, remote_be;
+	__u64 mac;
 
-	if (n > MAX_IDENTITIES || !key)
+	if (!cfg || !peer || node >= MAX_NODES || link >= MAX_LINKS)
 		return -1;
-	bytes = HB_BYTES(n);
-	signed_bytes = 8 * HB_WORDS(n);
-	barrier_var(signed_bytes); // the check below must be on this very value
-	if (signed_bytes < sizeof(*h) || signed_bytes > 8 * HB_WORDS(MAX_IDENTITIES))
-		return -1;
+	mac = probe_mac(peer, link, seq);
+	WITHIN(node, MAX_NODES);
+	WITHIN(link, LINK_SLOTS);
+	lc = &cfg->links[link];
+	remote_be = cfg->remote_be[node][link];
+	if (!lc->ifindex || !remote_be || !mac)
+		return 0;
+	bytes = HB_BYTES(cfg->n_identities);
 	__builtin_memcpy(p.eth.h_source, lc->mac, 6);
-	mac_from_u64(p.eth.h_dest, peer_mac && !lost ? peer_mac : 0xffffffffffffULL);
+	mac_from_u64(p.eth.h_dest, mac);
 	p.eth.h_proto = bpf_htons(ETH_P_IP);
 	ip.version = 4;
 	ip.ihl = 5;
@@ -77,22 +91,41 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 	ip.ttl = 255; // has crossed no router: RFC 5082
 	ip.protocol = IPPROTO_UDP;
 	ip.saddr = lc->local_be;
-	ip.daddr = lc->remote_be;
+	ip.daddr = remote_be;
 	ip.check = csum_fold(csum_add(0, &ip, sizeof(ip)));
 	p.ip = ip;
 	p.udp.source = bpf_htons(HEARTBEAT_PORT);
 	p.udp.dest = bpf_htons(HEARTBEAT_PORT);
 	p.udp.len = bpf_htons(8 + bytes);
+	return bpf_skb_store_bytes(skb, 0, &p, sizeof(p), 0) ? -1 : 1;
+}
 
+static __always_inline int probe_body(struct __sk_buff *skb, const struct xd_config *cfg, const struct xd_state *st,
+				      const struct xd_peer *p, const struct xd_control *ctl, __u32 link, __u64 seq)
+{
+	__u64 body[HB_WORDS(MAX_IDENTITIES) + 1] = {};
+	struct hb_head *h = (void *)body;
+	__u64 keys = keys_in_force(ctl);
+	const struct xd_key *key = the_key(KEYS_SIGNING(keys));
+	__u32 n = cfg->n_identities;
+	__u64 signed_bytes, tag;
+	struct sip s;
+
+	if (n > MAX_IDENTITIES || !key)
+		return -1;
+	signed_bytes = 8 * HB_WORDS(n);
+	barrier_var(signed_bytes); // the check below must be on this very value
+	if (signed_bytes < sizeof(*h) || signed_bytes > 8 * HB_WORDS(MAX_IDENTITIES))
+		return -1;
 	h->magic = HB_MAGIC;
 	h->version = HB_VERSION;
 	h->link = link;
 	h->n_identities = n;
 	h->cluster_id = cfg->cluster_id;
-	h->echo = echo_for_peer(st, link, seq);
+	h->echo = echo_for_peer(p, link, seq);
 	h->seq = seq;
-	h->grant_ns = *(volatile __u64 *)&st->peer_sent_ns;
-	hb_say(h, cfg, st, ctl, keys, now);
+	h->grant_ns = *(volatile __u64 *)&p->sent_ns;
+	hb_say(h, cfg, st, p, ctl, keys, bpf_ktime_get_boot_ns());
 
 	s = sip_start(key);
 #pragma unroll
@@ -106,13 +139,59 @@ static __always_inline int send_probe(struct __sk_buff *skb, const struct xd_con
 		body[HB_WORDS(0) + i] = *(volatile __u64 *)word;
 		SIP_ABSORB(s, body[HB_WORDS(0) + i]);
 	}
-	__u64 tag = sip_finish(s, signed_bytes);
+	tag = sip_finish(s, signed_bytes);
+	return store_bytes(skb, HB_OFFSET, body, signed_bytes, 0) ||
+	       bpf_skb_store_bytes(skb, HB_OFFSET + signed_bytes, &tag, 8, 0);
+}
 
-	if (bpf_skb_store_bytes(skb, 0, &p, sizeof(p), 0) ||
-	    store_bytes(skb, HB_OFFSET, body, signed_bytes, 0) ||
-	    bpf_skb_store_bytes(skb, HB_OFFSET + signed_bytes, &tag, 8, 0))
+// probe completes a probe and sends it.
+__noinline int probe(struct __sk_buff *skb, __u32 node, __u32 link, __u64 seq)
+{
+	struct xd_config *cfg = the_config();
+	struct xd_control *ctl = the_control();
+	struct xd_state *st = the_state();
+	struct xd_peer *p = the_peer(node);
+
+	if (!cfg || !ctl || !st || !p || link >= MAX_LINKS || probe_body(skb, cfg, st, p, ctl, link, seq))
 		return -1;
-	return bpf_clone_redirect(skb, lc->ifindex, 0);
+	WITHIN(link, LINK_SLOTS);
+	return bpf_clone_redirect(skb, cfg->links[link].ifindex, 0);
+}
+
+// A tick's probes, on all links to all peers. Not 0: one has not left.
+__noinline int probe_all(struct __sk_buff *skb, __u64 seq)
+{
+	struct xd_config *cfg = the_config();
+	int failed = 0;
+
+	if (!cfg)
+		return -1;
+	for (__u32 node = 0; node < MAX_NODES && node < cfg->n_nodes; node++) {
+		if (node == cfg->self)
+			continue;
+		for (__u32 link = 0; link < MAX_LINKS; link++) {
+			int ready = probe_headers(skb, node, link, seq);
+
+			failed |= ready > 0 ? probe(skb, node, link, seq) : ready;
+		}
+	}
+	return failed;
+}
+
+// A peer is suspected.
+__noinline int suspecting(void)
+{
+	struct xd_config *cfg = the_config();
+
+	if (!cfg)
+		return 0;
+	for (__u32 node = 0; node < MAX_NODES && node < cfg->n_nodes; node++) {
+		struct xd_peer *p = the_peer(node);
+
+		if (p && node != cfg->self && *(volatile __u64 *)&p->state == PEER_SUSPECT)
+			return 1;
+	}
+	return 0;
 }
 
 // An ARP probe (RFC 5227: no sender address, so it changes nobody's tables); to_mac 0: to all.
@@ -147,7 +226,7 @@ static __always_inline int reach_due(const struct xd_config *cfg, struct xd_stat
 
 	if (!cfg->n_reach)
 		return 0;
-	if (st->peer_state == PEER_SUSPECT || right_ends(cfg, st, now)) {
+	if (suspecting() || right_ends(cfg, st, now)) {
 		int answered = st->reach_ok_ns == st->reach_sent_ns;
 
 		wait = answered ? 0 : st->reach_wait_ns;
@@ -161,25 +240,30 @@ static __always_inline int reach_due(const struct xd_config *cfg, struct xd_stat
 
 // Who answered the round before is asked alone (RFC 1122, 2.3.2.1: unicast poll); who did not,
 // by broadcast: its NIC may have been replaced.
-static __always_inline void send_reach(struct __sk_buff *skb, const struct xd_config *cfg, struct xd_state *st,
-				       __u64 now)
+__noinline int ask_hosts(struct __sk_buff *skb, __u64 now)
 {
-	__u64 before = st->reach_sent_ns;
+	struct xd_config *cfg = the_config();
+	struct xd_state *st = the_state();
+	__u64 before;
 
+	if (!cfg || !st)
+		return 0;
+	before = st->reach_sent_ns;
 	st->reach_sent_ns = now;
 	if (bpf_skb_change_tail(skb, ETH_ZLEN, 0))
-		return;
+		return 0;
 	for (__u32 i = 0; i < MAX_REACH; i++) {
 		__u64 mac;
 
 		if (i >= cfg->n_reach)
-			return;
+			return 0;
 		mac = reached_since(st, i, before) ? st->reach_mac[i] : 0;
 		if (cfg->links[LINK_LAN].ifindex)
 			send_arp_probe(skb, &cfg->links[LINK_LAN], mac, cfg->reach_be[i]);
 		if (cfg->links[LINK_SPARE].ifindex)
 			send_arp_probe(skb, &cfg->links[LINK_SPARE], mac, cfg->reach_be[i]);
 	}
+	return 0;
 }
 
 static __always_inline int send_announcement(struct __sk_buff *skb, const struct xd_identity_config *id, __u32 ip_be,
@@ -212,6 +296,38 @@ static __always_inline int send_unsolicited_na(struct __sk_buff *skb, const stru
 	return bpf_clone_redirect(skb, id->carrier, 0);
 }
 
+// announce sends what is pending of one identity's announcements.
+__noinline int announce(struct __sk_buff *skb, __u32 i, __u64 pending)
+{
+	__u64 first = 1ULL << (i & (MAX_IDENTITIES - 1)), rest = first << ANNOUNCE_REST;
+	struct xd_config *cfg = the_config();
+	struct xd_state *st = the_state();
+	const struct xd_identity_config *id;
+
+	if (!cfg || !st || !(pending & (first | rest)))
+		return 0;
+	id = identity_config(cfg, i);
+	if (!id->announced_be && !has_ip6(id))
+		return 0;
+	if (!gate_open(cfg, i)) {
+		if (owns(i)) // its right is out for the moment
+			__sync_fetch_and_or(&st->to_announce, pending & (first | rest));
+		return 0;
+	}
+	if (pending & first) {
+		if (id->announced_be ? send_announcement(skb, id, id->announced_be, 1) :
+				       send_unsolicited_na(skb, id, id->announced6))
+			__sync_fetch_and_or(&st->to_announce, first);
+		else
+			note_announced(st, i);
+		return 0;
+	}
+	if ((id->announced_be && send_announcement(skb, id, id->announced_be, 2)) ||
+	    (has_ip6(id) && send_unsolicited_na(skb, id, id->announced6)))
+		__sync_fetch_and_or(&st->to_announce, rest); // an announcement too many does no harm
+	return 0;
+}
+
 // The first tick after a change of owner sends one frame, which is what switches need; a flood of
 // them would be in the way of the clients' own. The tick after it sends the other forms.
 static __always_inline void send_announcements(struct __sk_buff *skb, const struct xd_config *cfg,
@@ -221,43 +337,26 @@ static __always_inline void send_announcements(struct __sk_buff *skb, const stru
 
 	if (!pending)
 		return;
-	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++) {
-		const struct xd_identity_config *id = &cfg->identities[i];
-		__u64 first = 1ULL << i, rest = first << ANNOUNCE_REST;
-
-		if (!(pending & (first | rest)) || (!id->announced_be && !has_ip6(id)))
-			continue;
-		if (!gate_open(cfg, i)) {
-			if (owns(i)) // its right is out for the moment
-				__sync_fetch_and_or(&st->to_announce, pending & (first | rest));
-			continue;
-		}
-		if (pending & first) {
-			if (id->announced_be ? send_announcement(skb, id, id->announced_be, 1) :
-					       send_unsolicited_na(skb, id, id->announced6))
-				__sync_fetch_and_or(&st->to_announce, first);
-			else
-				note_announced(st, i);
-			continue;
-		}
-		if ((id->announced_be && send_announcement(skb, id, id->announced_be, 2)) ||
-		    (has_ip6(id) && send_unsolicited_na(skb, id, id->announced6)))
-			__sync_fetch_and_or(&st->to_announce, rest); // an announcement too many does no harm
-	}
+	for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++)
+		announce(skb, i, pending);
 }
 
 // The address that somebody else has claimed is announced anew, in both forms of ARP. A claim of
 // what is not served here any more is its new owner's to deny.
-static __always_inline void send_denials(struct __sk_buff *skb, const struct xd_config *cfg, struct xd_state *st,
-					 __u64 now)
+__noinline int deny(struct __sk_buff *skb, __u64 now)
 {
+	struct xd_config *cfg = the_config();
+	struct xd_state *st = the_state();
+
+	if (!cfg || !st)
+		return 0;
 	for (int i = 0; i < DENIALS_A_TICK; i++) {
 		const struct xd_identity_config *id;
 		struct xd_claim claim;
 		__u32 number;
 
 		if (!claim_to_deny(st, now, &claim))
-			return;
+			return 0;
 		number = (claim.identity - 1) & (MAX_IDENTITIES - 1);
 		id = identity_config(cfg, number);
 		if (!gate_open(cfg, number))
@@ -269,6 +368,7 @@ static __always_inline void send_denials(struct __sk_buff *skb, const struct xd_
 			send_unsolicited_na(skb, id, (__u8 *)&claim.first);
 		}
 	}
+	return 0;
 }
 
 // A token that comes early may be one that was held up just before: the delay line counts from
@@ -329,7 +429,7 @@ static __always_inline enum xd_reason tick_due(const struct xd_config *cfg, cons
 		return REASON_TICK_SENT;
 	if (since < (__s64)(cfg->probe_ns / 4))
 		return REASON_TICK_EARLY;
-	if (mark == TOKEN_MARK && st->peer_state != PEER_SUSPECT && since < (__s64)(cfg->probe_ns - ctl->lap_ns / 2))
+	if (mark == TOKEN_MARK && !suspecting() && since < (__s64)(cfg->probe_ns - ctl->lap_ns / 2))
 		return REASON_TICK_BETWEEN;
 	return REASON_TICK_SENT;
 }
@@ -340,11 +440,11 @@ static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const s
 {
 	__u64 seq, before = st->ticks[st->seq % TICKS_KEPT];
 	enum xd_reason due = tick_due(cfg, st, ctl, mark, before, now);
-	int failed = 0;
+	int failed;
 
 	skb->priority = 7; // TC_PRIO_CONTROL
 	send_announcements(skb, cfg, st);
-	send_denials(skb, cfg, st, now);
+	deny(skb, now);
 	if (due != REASON_TICK_SENT)
 		return due;
 	*(volatile __u64 *)&st->hurry = 0;
@@ -354,13 +454,9 @@ static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const s
 		raise_max(&st->tick_gap_max_ns, now - before);
 	seq = __sync_fetch_and_add(&st->seq, 1) + 1; // a pulse may come beside the pacer's own tick
 	st->ticks[seq % TICKS_KEPT] = now;
-	for (__u32 link = 0; link < MAX_LINKS; link++) {
-		if (!cfg->links[link].ifindex || (!st->links[link].peer_mac && seq & UNLEARNED_MASK))
-			continue;
-		failed |= send_probe(skb, cfg, st, ctl, link, seq, bpf_ktime_get_boot_ns());
-	}
+	failed = probe_all(skb, seq);
 	if (reach_due(cfg, st, now))
-		send_reach(skb, cfg, st, now);
+		ask_hosts(skb, now);
 	return failed ? REASON_TICK_FAILED : REASON_TICK_SENT;
 }
 

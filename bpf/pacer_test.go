@@ -54,7 +54,7 @@ func TestATokenComesBackAndAPulseDoesNot(t *testing.T) {
 		"a token just after a pulse":                              {tokenMark, after(0), tcRedirect, "- tick-early"},
 		"a token between two probes":                              {tokenMark, after(hour / 4), tcRedirect, "- tick-between"},
 		"a token in time for the next":                            {tokenMark, after(hour / 2), tcRedirect, "- tick-sent"},
-		"a token between two probes, while the peer is suspected": {tokenMark, func(v *truth) { after(hour / 4)(v); v.state.PeerState = suspect }, tcRedirect, "- tick-sent"},
+		"a token between two probes, while the peer is suspected": {tokenMark, func(v *truth) { after(hour / 4)(v); v.peer.State = suspect }, tcRedirect, "- tick-sent"},
 		"a token between two probes, with something to announce":  {tokenMark, func(v *truth) { after(hour / 4)(v); v.state.ToAnnounce = 2 }, tcRedirect, "- tick-between"},
 		"a pulse just after another":                              {0xff, after(0), tcShot, "- tick-early"},
 		"an urgent pulse just after another":                      {0x71, after(0), tcShot, "- tick-sent"},

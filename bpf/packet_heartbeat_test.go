@@ -18,20 +18,20 @@ func heartbeats(t *testing.T) []packet {
 		rows = append(rows, packet{
 			name: "a probe on the " + name + " is answered", nic: link, frame: signed(t, probeOn(link), signing),
 			verdict: xdpTX, reply: answer(probeOn(link), selfSays()), counted: name + " hb-probe-answered",
-			then: func(t *testing.T, s bpf.XdphaXdState) {
-				l := s.Links[link]
+			then: func(t *testing.T, s view) {
+				l := s.Peer.Links[link]
 				if l.HeardNs == 0 || l.ProbeSeq != 44 || l.PeerMac != mac64(nodeMAC[1][link]) || l.ReplySeq != 0 {
 					t.Errorf("link: heard %d, seq %d, MAC %x", l.HeardNs, l.ProbeSeq, l.PeerMac)
 				}
-				if s.PeerAgeUs != 4321 || s.PeerFlags != 66 || s.PeerDigest != digest || s.PeerNonce != peerNonce {
+				if s.Peer.AgeUs != 4321 || s.Peer.Flags != 66 || s.Peer.Digest != digest || s.Peer.Nonce != peerNonce {
 					t.Errorf("peer: %+v", s)
 				}
 			},
 		}, packet{
 			name: "a reply on the " + name + " is taken and never answered", nic: link, frame: signed(t, replyOn(link), signing),
 			verdict: xdpDrop, counted: name + " hb-reply-accepted",
-			then: func(t *testing.T, s bpf.XdphaXdState) {
-				l := s.Links[link]
+			then: func(t *testing.T, s view) {
+				l := s.Peer.Links[link]
 				if l.HeardNs == 0 || l.ReplySeq != 99 || l.RttNs != l.HeardNs-77 || l.RttMaxNs != l.RttNs || l.ProbeSeq != 0 {
 					t.Errorf("link: heard %d, seq %d, RTT %d", l.HeardNs, l.ReplySeq, l.RttNs)
 				}
@@ -41,11 +41,11 @@ func heartbeats(t *testing.T) []packet {
 	later := now() + hour // by another processor, which was not held up
 	rows = append(rows, packet{
 		name: "a stamp that is newer stays", nic: lan, frame: signed(t, probeOn(lan), signing),
-		given:   func(v *truth) { v.state.HeardNs, v.state.Links[lan].HeardNs = later, later },
+		given:   func(v *truth) { v.peer.HeardNs, v.peer.Links[lan].HeardNs = later, later },
 		verdict: xdpTX, reply: answer(probeOn(lan), selfSays()), counted: "lan hb-probe-answered",
-		then: func(t *testing.T, s bpf.XdphaXdState) {
-			if s.HeardNs != later || s.Links[lan].HeardNs != later {
-				t.Errorf("stamped %d and %d, not %d", s.HeardNs, s.Links[lan].HeardNs, later)
+		then: func(t *testing.T, s view) {
+			if s.Peer.HeardNs != later || s.Peer.Links[lan].HeardNs != later {
+				t.Errorf("stamped %d and %d, not %d", s.Peer.HeardNs, s.Peer.Links[lan].HeardNs, later)
 			}
 		},
 	})
@@ -72,9 +72,9 @@ func heartbeats(t *testing.T) []packet {
 			verdict: xdpTX, reply: answer(probeOn(lan), never), counted: "lan hb-probe-answered"},
 		packet{name: "a probe of the retiring key is answered with the new one", nic: lan, frame: signed(t, old, retiring),
 			verdict: xdpTX, reply: answer(old, selfSays()), counted: "lan hb-probe-answered",
-			then: func(t *testing.T, s bpf.XdphaXdState) {
-				if s.PeerKey != uint64(retiring.ID) {
-					t.Errorf("the peer is said to sign with key %d", s.PeerKey)
+			then: func(t *testing.T, s view) {
+				if s.Peer.Key != uint64(retiring.ID) {
+					t.Errorf("the peer is said to sign with key %d", s.Peer.Key)
 				}
 			}},
 		packet{name: "with one key only a reply says so", nic: lan, frame: signed(t, p, signing),
@@ -152,51 +152,51 @@ func refusals(t *testing.T) []packet {
 	)
 }
 
-func unheard(t *testing.T, s bpf.XdphaXdState) {
-	for i, l := range s.Links {
+func unheard(t *testing.T, s view) {
+	for i, l := range s.Peer.Links {
 		if l.HeardNs != 0 || l.ProbeSeq != 0 || l.ReplySeq != 0 || l.PeerMac != 0 {
 			t.Errorf("link %d: the frame was believed: %+v", i, l)
 		}
 	}
-	if s.PeerBoot != peerBoot || s.PeerNonce != peerNonce || s.Candidate != [3]uint64{} || s.PeerAgeUs != 0 || s.Nonce != selfNonce {
+	if s.Peer.Boot != peerBoot || s.Peer.Nonce != peerNonce || s.Peer.Unproven != [3]uint64{} || s.Peer.AgeUs != 0 || s.Peer.MyNonce != selfNonce {
 		t.Errorf("the frame was believed: %+v", s)
 	}
 }
 
 func freshness(t *testing.T) []packet {
-	drop := func(name string, f wire.Frame, reason string, given func(*truth), then func(*testing.T, bpf.XdphaXdState)) packet {
+	drop := func(name string, f wire.Frame, reason string, given func(*truth), then func(*testing.T, view)) packet {
 		return packet{name: name, nic: lan, frame: signed(t, f, signing), given: given, verdict: xdpDrop, counted: "lan " + reason, then: then}
 	}
-	candidate := func(want uint64) func(*testing.T, bpf.XdphaXdState) {
-		return func(t *testing.T, s bpf.XdphaXdState) {
-			if s.Candidate[lan] != want || s.Links[lan].HeardNs != 0 || s.PeerBoot != peerBoot {
-				t.Errorf("candidate %x, want %x; heard %d", s.Candidate[lan], want, s.Links[lan].HeardNs)
+	candidate := func(want uint64) func(*testing.T, view) {
+		return func(t *testing.T, s view) {
+			if s.Peer.Unproven[lan] != want || s.Peer.Links[lan].HeardNs != 0 || s.Peer.Boot != peerBoot {
+				t.Errorf("candidate %x, want %x; heard %d", s.Peer.Unproven[lan], want, s.Peer.Links[lan].HeardNs)
 			}
 		}
 	}
 	stale := with(probeOn(lan), func(f *wire.Frame) { f.Echo = 0x0bad })
 	booted := with(probeOn(lan), func(f *wire.Frame) { f.BootID, f.Nonce, f.Seq, f.Words = 0xb2, 0xa2, 1, []uint64{5, 5} })
 	before := with(probeOn(lan), func(f *wire.Frame) { f.Echo = 0x0b })
-	heard := func(v *truth) { v.state.Links[lan].ProbeSeq = 44 }
+	heard := func(v *truth) { v.peer.Links[lan].ProbeSeq = 44 }
 	return []packet{
 		drop("a probe comes a second time", probeOn(lan), "hb-replayed", heard, nil),
 		drop("a probe comes after a later one", with(probeOn(lan), func(f *wire.Frame) { f.Seq = 43 }), "hb-replayed", heard, nil),
-		drop("a reply comes a second time", replyOn(lan), "hb-replayed", func(v *truth) { v.state.Links[lan].ReplySeq = 99 }, nil),
+		drop("a reply comes a second time", replyOn(lan), "hb-replayed", func(v *truth) { v.peer.Links[lan].ReplySeq = 99 }, nil),
 		drop("a reply to a probe that we have not sent", with(replyOn(lan), func(f *wire.Frame) { f.Seq = 101 }), "hb-replayed", nil, unheard),
 		drop("an unknown echo while the peer is up", stale, "hb-unproven", nil, unheard),
-		drop("an unknown echo while the peer is suspected", stale, "hb-unproven", func(v *truth) { v.state.PeerState = 2 }, unheard),
-		drop("an unknown echo while the peer is dead", stale, "hb-unproven", func(v *truth) { v.state.PeerState = 3 }, candidate(peerNonce)),
-		drop("an unknown echo while nobody is known", stale, "hb-unproven", func(v *truth) { v.state.PeerState = 0 }, candidate(peerNonce)),
+		drop("an unknown echo while the peer is suspected", stale, "hb-unproven", func(v *truth) { v.peer.State = 2 }, unheard),
+		drop("an unknown echo while the peer is dead", stale, "hb-unproven", func(v *truth) { v.peer.State = 3 }, candidate(peerNonce)),
+		drop("an unknown echo while nobody is known", stale, "hb-unproven", func(v *truth) { v.peer.State = 0 }, candidate(peerNonce)),
 		drop("a new boot's reply to a probe that we have not sent",
 			with(replyOn(lan), func(f *wire.Frame) { f.BootID, f.Seq = 0xb2, 101 }), "hb-replayed", nil, unheard),
 		drop("a replay of an old boot, which echoes an old nonce",
-			with(booted, func(f *wire.Frame) { f.Echo = 0x0b }), "hb-unproven", func(v *truth) { v.state.NonceBefore = 0x0b }, unheard),
+			with(booted, func(f *wire.Frame) { f.Echo = 0x0b }), "hb-unproven", func(v *truth) { v.peer.MyNonceBefore = 0x0b }, unheard),
 		{name: "the boot of now may echo the nonce before, for frames cross", nic: lan, frame: signed(t, before, signing),
-			given:   func(v *truth) { v.state.NonceBefore = 0x0b },
+			given:   func(v *truth) { v.peer.MyNonceBefore = 0x0b },
 			verdict: xdpTX, counted: "lan hb-probe-answered", reply: signed(t, before.Answer(selfSays()), signing)},
-		drop("but not twice", before, "hb-replayed", func(v *truth) { v.state.NonceBefore = 0x0b; heard(v) }, nil),
+		drop("but not twice", before, "hb-replayed", func(v *truth) { v.peer.MyNonceBefore = 0x0b; heard(v) }, nil),
 		drop("no echo while there is no nonce yet", with(probeOn(lan), func(f *wire.Frame) { f.BootID, f.Echo = 0xb2, 0 }), "hb-unproven",
-			func(v *truth) { v.state.PeerState, v.state.Nonce = 0, 0 }, candidate(peerNonce)),
+			func(v *truth) { v.peer.State, v.peer.MyNonce = 0, 0 }, candidate(peerNonce)),
 		drop("no echo is no nonce before", with(probeOn(lan), func(f *wire.Frame) { f.Echo = 0 }), "hb-unproven", nil, unheard),
 	}
 }
@@ -254,7 +254,7 @@ func ownership(t *testing.T) []packet {
 	here := row("released to us by the NIC that carries it: the frame leaves as the announcement", word(0, yield|5), ready|5, owner|6, taken...)
 	here.verdict, here.counted = xdpTX, "lan hb-announced"
 	here.reply = append(announcement(filesIP, filesMAC, 1), make([]byte, 18)...)
-	here.then = func(t *testing.T, s bpf.XdphaXdState) {
+	here.then = func(t *testing.T, s view) {
 		if s.ToAnnounce != 1<<16 {
 			t.Errorf("to announce %b: not the other forms alone", s.ToAnnounce)
 		}
@@ -264,20 +264,20 @@ func ownership(t *testing.T) []packet {
 	dark := &rows[len(rows)-1]
 	dark.name, dark.verdict, dark.counted = "released to us without the right to serve: nothing is announced", xdpDrop, "lan hb-reply-accepted"
 	dark.reply, dark.told = nil, taken[:2]
-	dark.then = func(t *testing.T, s bpf.XdphaXdState) {
+	dark.then = func(t *testing.T, s view) {
 		if s.ToAnnounce != 1 {
 			t.Errorf("to announce %b: not all of it", s.ToAnnounce)
 		}
 	}
-	rows[4] = also(rows[4], func(v *truth) { v.state.PeerState = 3; v.state.PeerWords[0] = 5 })
+	rows[4] = also(rows[4], func(v *truth) { v.peer.State = 3; v.peer.Words[0] = 5 })
 	rows[4].told = []bpf.XdphaXdEventKind{eventPeerWord}
 	for i, r := range rows {
 		if r.name != "another configuration is life but moves nothing" && r.name != "fewer identities are life but move nothing" {
 			continue
 		}
-		rows[i].then = func(t *testing.T, s bpf.XdphaXdState) {
-			if s.Links[lan].HeardNs == 0 || s.PeerWords[0] != 5 {
-				t.Errorf("heard %d, word %x", s.Links[lan].HeardNs, s.PeerWords[0])
+		rows[i].then = func(t *testing.T, s view) {
+			if s.Peer.Links[lan].HeardNs == 0 || s.Peer.Words[0] != 5 {
+				t.Errorf("heard %d, word %x", s.Peer.Links[lan].HeardNs, s.Peer.Words[0])
 			}
 		}
 	}

@@ -30,7 +30,7 @@ type packet struct {
 	counted string // "link reason"
 	words   []uint64
 	told    []bpf.XdphaXdEventKind
-	then    func(*testing.T, bpf.XdphaXdState)
+	then    func(*testing.T, view)
 }
 
 const (
@@ -132,10 +132,10 @@ var closed = map[string]func(*truth){
 	"released":                            func(v *truth) { v.words[0] = yield | 5 },
 	"the lease ran out":                   func(v *truth) { v.control.LeaseUntilNs = 1 },
 	"no lease yet":                        func(v *truth) { v.control.LeaseUntilNs = 0 },
-	"no lease, the peer suspected":        func(v *truth) { v.control.LeaseUntilNs = 1; v.state.PeerState = 2 },
+	"no lease, the peer suspected":        func(v *truth) { v.control.LeaseUntilNs = 1; v.peer.State = 2 },
 	"no right to serve yet":               func(v *truth) { v.config.ServeNs = 4e6 },
 	"the right to serve ran out":          func(v *truth) { v.config.ServeNs = 4e6; v.state.ServeUntilNs = now() - 1 },
-	"the right ran out, the peer dead":    func(v *truth) { v.config.ServeNs = 4e6; v.state.ServeUntilNs = 1; v.state.PeerState = 3 },
+	"the right ran out, the peer dead":    func(v *truth) { v.config.ServeNs = 4e6; v.state.ServeUntilNs = 1; v.peer.State = 3 },
 	"its key was held until a moment ago": func(v *truth) { arbitrated(v); v.control.LeaveNs[0] = now() - 1 },
 	"the key of another one is held":      func(v *truth) { arbitrated(v); v.control.LeaveNs[1] = now() + hour },
 	"a key is held that nobody asks for": func(v *truth) {
@@ -143,7 +143,7 @@ var closed = map[string]func(*truth){
 		v.config.Verdict, v.control.LeaveNs[0] = bpf.XdphaXdVerdictVERDICT_KERNEL, now()+hour
 	},
 	"its key is held, but no lease":      func(v *truth) { arbitrated(v); v.control.LeaveNs[0], v.control.LeaseUntilNs = now()+hour, 1 },
-	"no lease, peer dead, not kept solo": func(v *truth) { v.control.LeaseUntilNs = 1; v.state.PeerState = 3; v.config.SoloKeep = 0 },
+	"no lease, peer dead, not kept solo": func(v *truth) { v.control.LeaseUntilNs = 1; v.peer.State = 3; v.config.SoloKeep = 0 },
 }
 
 // States in which it is open.
@@ -153,11 +153,11 @@ var open = map[string]func(*truth){
 	"its key is held":          func(v *truth) { arbitrated(v); v.control.LeaveNs[0] = now() + hour },
 	"granted, without its key": func(v *truth) { arbitrated(v); v.state.ServeUntilNs = now() + hour },
 	"supervisor lost, peer dead, the arbiter's leave lasts": func(v *truth) {
-		v.config.ServeNs, v.state.ServeUntilNs, v.state.PeerState, v.control.LeaseUntilNs = 4e6, now()+hour, 3, 1
+		v.config.ServeNs, v.state.ServeUntilNs, v.peer.State, v.control.LeaseUntilNs = 4e6, now()+hour, 3, 1
 	},
 	"about to release":            func(v *truth) { v.words[0] = owner | yield | 5 },
-	"no lease, peer dead, solo":   func(v *truth) { v.control.LeaseUntilNs = 1; v.state.PeerState = 3 },
-	"the peer is suspected":       func(v *truth) { v.state.PeerState = 2 },
+	"no lease, peer dead, solo":   func(v *truth) { v.control.LeaseUntilNs = 1; v.peer.State = 3 },
+	"the peer is suspected":       func(v *truth) { v.peer.State = 2 },
 	"the other identity has left": func(v *truth) { v.words[1] = 9 },
 }
 
@@ -202,7 +202,7 @@ func arpRows() []packet {
 			verdict: xdpDrop, counted: "lan in-gate-closed"},
 		{name: "an answer of a listed host counts as reach", nic: spare, frame: isAt(hosts[1], client, nodeMAC[0][spare], nodeIP[0][spare]),
 			given:   func(v *truth) { v.config.N_reach = 3 },
-			verdict: xdpPass, counted: "spare not-ours", then: func(t *testing.T, s bpf.XdphaXdState) {
+			verdict: xdpPass, counted: "spare not-ours", then: func(t *testing.T, s view) {
 				for h, links := range s.ReachNs {
 					for l, at := range links {
 						if (at != 0) != (h == 1 && l == spare) {

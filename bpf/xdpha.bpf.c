@@ -103,19 +103,24 @@ int xdpha_start(void *ctx)
 {
 	__u32 zero = 0;
 	struct detector *d = bpf_map_lookup_elem(&detectors, &zero);
+	struct xd_config *cfg = the_config();
 	struct xd_state *st = the_state();
 	__u64 now = bpf_ktime_get_boot_ns();
 	long err;
 
-	if (!d || !st)
+	if (!d || !cfg || !st)
 		return 1;
 	err = bpf_timer_init(&d->timer, &detectors, CLOCK_MONOTONIC);
 	if (err && err != -16) // EBUSY: it runs already
 		return 2;
 	if (!st->started_ns)
 		st->started_ns = now;
-	if (!st->nonce)
-		st->nonce = now ^ (__u64)bpf_get_prandom_u32() << 32;
+	for (__u32 node = 0; node < MAX_NODES; node++) {
+		struct xd_peer *p = the_peer(node);
+
+		if (p && !p->my_nonce)
+			p->my_nonce = new_nonce(cfg, now);
+	}
 	if (bpf_timer_set_callback(&d->timer, detector_callback))
 		return 3;
 	d->due_ns = now + TIMER_LEAST_NS;

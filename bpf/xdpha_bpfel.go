@@ -26,7 +26,7 @@ type XdphaDetector struct {
 type XdphaXdAbi uint32
 
 const (
-	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 8
+	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 9
 )
 
 type XdphaXdAddress struct {
@@ -49,7 +49,7 @@ type XdphaXdConfig struct {
 	Self          uint8
 	N_identities  uint8
 	N_reach       uint8
-	Pad1          uint8
+	N_nodes       uint8
 	Verdict       XdphaXdVerdict
 	SoloKeep      uint8
 	Pad0          [3]uint8
@@ -61,12 +61,11 @@ type XdphaXdConfig struct {
 	HoldNs        uint64
 	ServeNs       uint64
 	Links         [3]struct {
-		_        structs.HostLayout
-		Ifindex  uint32
-		LocalBe  uint32
-		RemoteBe uint32
-		Mac      [6]uint8
-		Pad      [2]uint8
+		_       structs.HostLayout
+		Ifindex uint32
+		LocalBe uint32
+		Mac     [6]uint8
+		Pad     [2]uint8
 	}
 	Identities [16]struct {
 		_           structs.HostLayout
@@ -74,10 +73,10 @@ type XdphaXdConfig struct {
 		AnnouncedBe uint32
 		Announced6  [16]uint8
 		Mac         [6]uint8
-		Pad         [2]uint8
+		Candidates  uint16
 	}
-	ReachBe [8]uint32
-	Pad2    uint32
+	RemoteBe [16][3]uint32
+	ReachBe  [8]uint32
 }
 
 type XdphaXdControl struct {
@@ -99,7 +98,8 @@ type XdphaXdEvent struct {
 	_        structs.HostLayout
 	AtNs     uint64
 	Kind     XdphaXdEventKind
-	Identity uint32
+	Identity uint16
+	Node     uint16
 	A        uint64
 	B        uint64
 	First    uint64
@@ -140,6 +140,48 @@ const (
 	XdphaXdPacePACE_TBF    XdphaXdPace = 1
 	XdphaXdPacePACE_FQ     XdphaXdPace = 2
 )
+
+type XdphaXdPeer struct {
+	_             structs.HostLayout
+	MyNonce       uint64
+	MyNonceBefore uint64
+	Boot          uint64
+	Nonce         uint64
+	State         uint64
+	SinceNs       uint64
+	AgeUs         uint64
+	AgeAtNs       uint64
+	Flags         uint64
+	Digest        uint64
+	Key           uint64
+	GrantedNs     uint64
+	SentNs        uint64
+	SoloNs        uint64
+	SoloSentNs    uint64
+	HeardNs       uint64
+	Words         [16]uint64
+	Unproven      [3]uint64
+	KnockedNs     uint64
+	SuspectNs     uint64
+	DeadNs        uint64
+	Suspects      uint64
+	Refuted       uint64
+	Reverted      uint64
+	GapMaxNs      uint64
+	GapHist       [32]uint64
+	Links         [3]struct {
+		_        structs.HostLayout
+		HeardNs  uint64
+		ProbeSeq uint64
+		ReplySeq uint64
+		PeerMac  uint64
+		RttNs    uint64
+		RttMaxNs uint64
+		GapMaxNs uint64
+		RttHist  [32]uint64
+		GapHist  [32]uint64
+	}
+}
 
 type XdphaXdReason uint32
 
@@ -191,19 +233,6 @@ const (
 type XdphaXdState struct {
 	_               structs.HostLayout
 	BootId          uint64
-	Nonce           uint64
-	NonceBefore     uint64
-	PeerBoot        uint64
-	PeerNonce       uint64
-	Candidate       [3]uint64
-	PeerState       uint64
-	PeerSinceNs     uint64
-	PeerAgeUs       uint64
-	PeerAgeAtNs     uint64
-	PeerFlags       uint64
-	PeerDigest      uint64
-	PeerKey         uint64
-	PeerWords       [16]uint64
 	StartedNs       uint64
 	Seq             uint64
 	Ticks           [8]uint64
@@ -213,10 +242,7 @@ type XdphaXdState struct {
 	TokenDueNs      uint64
 	Hurry           uint64
 	ServeUntilNs    uint64
-	GrantedNs       uint64
-	PeerSentNs      uint64
-	PeerSoloNs      uint64
-	PeerSoloSentNs  uint64
+	TakenNs         [16]uint64
 	ReachSentNs     uint64
 	ReachWaitNs     uint64
 	ReachMac        [8]uint64
@@ -226,11 +252,7 @@ type XdphaXdState struct {
 	IsolatedSinceNs uint64
 	StrangerNs      uint64
 	StrangerVersion uint64
-	KnockedNs       uint64
-	Suspects        uint64
-	Refuted         uint64
 	SelfStalls      uint64
-	Reverted        uint64
 	Conflicts       [16]uint64
 	ConflictToldNs  [16]uint64
 	Claimed         uint64
@@ -239,28 +261,11 @@ type XdphaXdState struct {
 	Denials         uint64
 	Claims          [64]XdphaXdClaim
 	ToAnnounce      uint64
-	SuspectNs       uint64
-	DeadNs          uint64
-	HeardNs         uint64
-	GapMaxNs        uint64
-	GapHist         [32]uint64
 	Minutes         [64]struct {
 		_       structs.HostLayout
 		Minute  uint64
 		GapNs   [4]uint64
 		StallNs uint64
-	}
-	Links [3]struct {
-		_        structs.HostLayout
-		HeardNs  uint64
-		ProbeSeq uint64
-		ReplySeq uint64
-		PeerMac  uint64
-		RttNs    uint64
-		RttMaxNs uint64
-		GapMaxNs uint64
-		RttHist  [32]uint64
-		GapHist  [32]uint64
 	}
 }
 
@@ -297,6 +302,7 @@ const (
 	XdphaMapEvents      = "events"
 	XdphaMapKeys        = "keys"
 	XdphaMapMacs        = "macs"
+	XdphaMapPeers       = "peers"
 	XdphaMapState       = "state"
 	XdphaMapTimelines   = "timelines"
 	XdphaMapWords       = "words"
@@ -366,6 +372,7 @@ type XdphaMapSpecs struct {
 	Events    *ebpf.MapSpec `ebpf:"events"`
 	Keys      *ebpf.MapSpec `ebpf:"keys"`
 	Macs      *ebpf.MapSpec `ebpf:"macs"`
+	Peers     *ebpf.MapSpec `ebpf:"peers"`
 	State     *ebpf.MapSpec `ebpf:"state"`
 	Timelines *ebpf.MapSpec `ebpf:"timelines"`
 	Words     *ebpf.MapSpec `ebpf:"words"`
@@ -405,6 +412,7 @@ type XdphaMaps struct {
 	Events    *ebpf.Map `ebpf:"events"`
 	Keys      *ebpf.Map `ebpf:"keys"`
 	Macs      *ebpf.Map `ebpf:"macs"`
+	Peers     *ebpf.Map `ebpf:"peers"`
 	State     *ebpf.Map `ebpf:"state"`
 	Timelines *ebpf.Map `ebpf:"timelines"`
 	Words     *ebpf.Map `ebpf:"words"`
@@ -420,6 +428,7 @@ func (m *XdphaMaps) Close() error {
 		m.Events,
 		m.Keys,
 		m.Macs,
+		m.Peers,
 		m.State,
 		m.Timelines,
 		m.Words,

@@ -36,12 +36,13 @@ func order(env Env, c *cli.Context, done string, f func(context.Context, *contro
 
 func moveCommand(env Env) *cli.Command {
 	return &cli.Command{
-		Name: "move", Usage: "hand an identity over to the other node, as planned", ArgsUsage: "IDENTITY [NODE]",
+		Name: "move", Usage: "hand an identity over to another node, as planned", ArgsUsage: "IDENTITY [NODE]",
 		Description: `The new owner prepares first: its addresses are put in place and its services can be started.
 Only then does the owner's kernel release the identity, and the other kernel opens its gate on
-that very frame. Without NODE it goes to the node that does not own it.
+that very frame. Of two nodes it goes, without NODE, to the one that does not own it; with more NODE
+must be there, and be the identity's home or in its prefer, and the order is given on the owner or on NODE.
 
-   xdpha move files            to the other node
+   xdpha move files            to the other node of two
    xdpha move files serv2      to serv2; if it is there already, nothing happens
 
 A move that cannot be done is refused with the reason (exit status 1), and nothing has changed.`,
@@ -89,8 +90,8 @@ looked at it.
 func standbyCommand(env Env) *cli.Command {
 	return &cli.Command{
 		Name: "standby", Usage: "evacuate this node and hold it, for work on it", ArgsUsage: "on|off",
-		Description: `   xdpha standby on            hands all identities to the other node; this one takes none, also
-                               not if the other one dies
+		Description: `   xdpha standby on            hands all identities to other nodes; this one takes none, also not
+                               if their owner dies
    xdpha standby off           it may take again; what was moved stays there (see: xdpha giveback)
 
 It is remembered across restarts and reboots.`,
@@ -105,8 +106,8 @@ func freezeCommand(env Env) *cli.Command {
 		Description: `   xdpha freeze on             this node takes nothing by itself and moves nothing: for work on the network
    xdpha freeze off            as before
 
-Orders (move, giveback) are refused until it ends. The other node may still take over what this one
-can no longer serve: freeze both to keep all where it is. It is remembered across restarts and reboots.`,
+Orders (move, giveback) are refused until it ends. Another node may still take over what this one
+can no longer serve: freeze all to keep all where it is. It is remembered across restarts and reboots.`,
 		Flags:  []cli.Flag{waitFlag()},
 		Action: onOff(env, "frozen: nothing moves by itself", "no longer frozen", (*control.Client).Freeze),
 	}
@@ -119,8 +120,8 @@ func reloadCommand(env Env) *cli.Command {
 else has changed, or a value is wrong, or the nodes would not hear each other any more, all of it is
 refused with the reason, and nothing has changed. SIGHUP does the same, and tells of it in xdpha events.
 
-Everything else is followed at a start. Restart the daemon of one node, then that of the other: each
-hands over before it ends. Nothing is taken over while the two have different configurations.
+Everything else is followed at a start. Restart the daemon of one node, then that of the next: each
+hands over before it ends. Nothing is taken over while nodes have different configurations.
 
 How to put a new secret in the place of the old one: xdpha keygen --help`,
 		Flags: []cli.Flag{waitFlag()},
@@ -129,6 +130,28 @@ How to put a new secret in the place of the old one: xdpha keygen --help`,
 				return err
 			}
 			return order(env, c, "the configuration is followed", func(ctx context.Context, cl *control.Client) error { return cl.Reload(ctx) })
+		},
+	}
+}
+
+func confirmOffCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name: "confirm-off", Usage: "say that a dead peer is off, when its fence agent cannot", ArgsUsage: "NODE",
+		Description: `With arbiter fence nothing of a dead node is taken before its agent has said that it is off. If the
+agent fails (its management controller has lost its power with the server), somebody must go and
+look. NODE is the dead one; see that it is off and stays off, then:
+
+   xdpha confirm-off serv1
+
+If it is not off, there are two owners until a frame of the new one reaches it. It is refused while
+the node is heard.`,
+		Flags: []cli.Flag{waitFlag()},
+		Action: func(c *cli.Context) error {
+			if err := needArgs(c, 1, 1); err != nil {
+				return err
+			}
+			node := c.Args().First()
+			return order(env, c, node+" counts as off", func(ctx context.Context, cl *control.Client) error { return cl.ConfirmOff(ctx, node) })
 		},
 	}
 }

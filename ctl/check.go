@@ -31,7 +31,7 @@ failure, and then looks at this host: kernel features, capabilities, NICs, wheth
 It changes nothing; the kernel may load a module for what is tried.
 
    xdpha check
-   xdpha check --config ./new.yaml --node serv2      another file, as the other node sees it
+   xdpha check --config ./new.yaml --node serv2      another file, as another node sees it
    xdpha check --config-only                         without looking at this host
    xdpha check --json | jq .warnings
    xdpha check --history                             asks the daemon how near the last hour's silences came
@@ -81,12 +81,14 @@ type checkReport struct {
 	Config     string          `json:"config"`
 	Cluster    string          `json:"cluster"`
 	Node       string          `json:"node"`
-	Peer       string          `json:"peer"`
-	Digest     string          `json:"digest"` // both nodes must print the same
+	Peer       string          `json:"peer,omitempty"` // of a pair
+	Peers      []string        `json:"peers"`
+	Digest     string          `json:"digest"` // all nodes must print the same
 	Parts      []checkPart     `json:"parts"`  // of what the digest is of: where they differ if it does
 	Timing     checkTiming     `json:"timing"`
 	Identities []checkIdentity `json:"identities"`
 	Failures   []failure       `json:"failures"`
+	Limits     []string        `json:"limits,omitempty"` // of more than two nodes
 	Warnings   []string        `json:"warnings"`
 	Host       []hostCheck     `json:"host"`
 }
@@ -110,6 +112,8 @@ type checkTiming struct {
 	SupervisorLost   string      `json:"supervisor_lost"` // takeover | wait
 	Pacer            string      `json:"pacer"`
 	Arbiter          string      `json:"arbiter"`
+
+	who string // acts on a lost supervisor
 }
 
 // checkRight shows that a right to serve ends before the peer may take over:
@@ -126,12 +130,13 @@ type checkRight struct {
 type checkIdentity struct {
 	Name      string   `json:"name"`
 	Home      string   `json:"home"`
+	Prefer    []string `json:"prefer"` // who takes it when its home cannot, in this order
 	MAC       string   `json:"mac"`
 	Addresses []string `json:"addresses"`
 	Count     int      `json:"count"`
 	Services  []string `json:"services"`
 	Failback  string   `json:"failback"`
-	Carrier   string   `json:"carrier"` // the NIC that carries it on this node
+	Carrier   string   `json:"carrier,omitempty"` // the NIC that carries it on this node; none if it never comes here
 }
 
 type failure struct {
@@ -157,10 +162,18 @@ func (r checkReport) good() bool {
 
 func newCheckReport(cfg *config.Config) checkReport {
 	r := checkReport{
-		Config: cfg.Path, Cluster: cfg.Cluster, Node: cfg.Nodes[cfg.Self].Name, Peer: cfg.Nodes[cfg.Peer()].Name,
+		Config: cfg.Path, Cluster: cfg.Cluster, Node: cfg.Nodes[cfg.Self].Name,
 		Digest:   fmt.Sprintf("%08x", cfg.Digest),
 		Timing:   newCheckTiming(cfg),
-		Failures: failures(cfg), Warnings: warnings(cfg), Host: []hostCheck{},
+		Warnings: warnings(cfg), Host: []hostCheck{},
+	}
+	for _, i := range cfg.Others() {
+		r.Peers = append(r.Peers, cfg.Nodes[i].Name)
+	}
+	if cfg.Many() {
+		r.Failures, r.Limits = manyFailures(cfg), manyLimits(cfg)
+	} else {
+		r.Failures, r.Peer = failures(cfg), r.Peers[0]
 	}
 	for _, p := range cfg.Parts() {
 		if p.Name != "" {
@@ -170,7 +183,7 @@ func newCheckReport(cfg *config.Config) checkReport {
 	for _, id := range cfg.Identities {
 		ci := checkIdentity{
 			Name: id.Name, Home: cfg.Nodes[id.Home].Name, MAC: net.HardwareAddr(id.MAC[:]).String(), Count: id.Count(),
-			Services: append([]string{}, id.Services...), Failback: id.Failback, Carrier: carrier(cfg, cfg.Self, id),
+			Services: append([]string{}, id.Services...), Failback: id.Failback, Prefer: cfg.StandIns(&id), Carrier: carrier(cfg, cfg.Self, id),
 		}
 		for _, a := range id.Addresses {
 			ci.Addresses = append(ci.Addresses, a.String())
@@ -185,10 +198,13 @@ func newCheckTiming(cfg *config.Config) checkTiming {
 	out := checkTiming{
 		Profile: t.Profile, ProbeUS: t.Probe.Microseconds(), SuspectAfterUS: t.SuspectAfter.Microseconds(), DeadAfterUS: t.DeadAfter.Microseconds(),
 		ConfirmProbes: t.ConfirmProbes, SupervisorLeaseUS: t.SupervisorLease.Microseconds(), BootHoldUS: t.BootHold.Microseconds(),
-		SupervisorLostUS: t.SupervisorLost.Microseconds(), SupervisorLost: control.PolicyWait, Pacer: t.Pacer, Arbiter: cfg.Arbiter.Kind(),
+		SupervisorLostUS: t.SupervisorLost.Microseconds(), SupervisorLost: control.PolicyWait, Pacer: t.Pacer, Arbiter: cfg.Arbiter.Kind(), who: "this node",
 	}
 	if t.DemandIfLost {
 		out.SupervisorLost = control.PolicyTakeover
+	}
+	if cfg.Many() {
+		out.who = "the next candidate"
 	}
 	if cfg.Arbiter.AsksForRight() {
 		const micro = float64(time.Microsecond)
@@ -200,9 +216,12 @@ func newCheckTiming(cfg *config.Config) checkTiming {
 	return out
 }
 
-// carrier names the NIC that carries an identity on a node.
+// carrier names the NIC that carries an identity on a node; "" if it never comes there.
 func carrier(cfg *config.Config, node int, id config.Identity) string {
 	n := cfg.Nodes[node]
+	if !id.Candidate(node) {
+		return ""
+	}
 	if id.Home == node || n.Spare == "" {
 		return n.Lan
 	}
@@ -304,7 +323,14 @@ func warnings(cfg *config.Config) []string {
 		homes[id.Home] = true
 	}
 	if len(homes) == 1 && len(cfg.Identities) > 1 {
-		add("all identities are at home on %s: the other node only stands by", cfg.Nodes[cfg.Identities[0].Home].Name)
+		others := "the other node only stands by"
+		if cfg.Many() {
+			others = "the other nodes only stand by"
+		}
+		add("all identities are at home on %s: %s", cfg.Nodes[cfg.Identities[0].Home].Name, others)
+	}
+	for _, name := range idle(cfg) {
+		add("%s is neither home to an identity nor in any prefer: it serves nothing, whatever happens", name)
 	}
 	for _, id := range cfg.Identities {
 		if id.StagingAhead {
@@ -324,7 +350,7 @@ func warnings(cfg *config.Config) []string {
 	return out
 }
 
-// failures says what each failure would do, as this configuration has it.
+// failures says what each failure would do to a pair, as this configuration has it.
 func failures(cfg *config.Config) []failure {
 	t := cfg.Timing
 	out := []failure{}
@@ -432,21 +458,26 @@ func partitionWords(cfg *config.Config) string {
 // checkText is the report for people.
 func checkText(r checkReport) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: cluster %s, this node is %s, its peer %s; digest %s (the same on both nodes)\n", r.Config, r.Cluster, r.Node, r.Peer, r.Digest)
+	peers, all := "peer "+r.Peer, "both nodes"
+	if r.Peer == "" {
+		peers, all = "peers "+strings.Join(r.Peers, ", "), "every node"
+	}
+	fmt.Fprintf(&b, "%s: cluster %s, this node is %s, its %s; digest %s (the same on %s)\n", r.Config, r.Cluster, r.Node, peers, r.Digest, all)
 	for i, p := range r.Parts {
 		fmt.Fprintf(&b, "%s%s %s", map[bool]string{true: "  of ", false: ", "}[i == 0], p.Name, p.Digest)
 	}
 	b.WriteString("\n")
 	timingText(&b, r.Timing)
-	b.WriteString("\nidentities\n")
-	table(&b, func(w io.Writer) {
-		for _, id := range r.Identities {
-			fmt.Fprintf(w, "%s\thome %s\t%s\ton %s here\tfailback %s\t%s\t%s\n", id.Name, id.Home, id.MAC, id.Carrier, id.Failback, shortList(id.Addresses, 3), servicesWord(id.Services))
-		}
-	})
+	identitiesText(&b, r)
 	b.WriteString("\nwhat would happen\n")
 	for _, f := range r.Failures {
 		fmt.Fprintf(&b, "  %s\n    → %s\n", f.Failure, f.Effect)
+	}
+	if len(r.Limits) > 0 {
+		b.WriteString("\nlimits of more than two nodes\n")
+		for _, l := range r.Limits {
+			fmt.Fprintf(&b, "  - %s\n", l)
+		}
 	}
 	if len(r.Warnings) > 0 {
 		b.WriteString("\nwarnings\n")
@@ -456,6 +487,23 @@ func checkText(r checkReport) string {
 	}
 	hostText(&b, r.Host)
 	return b.String()
+}
+
+// identitiesText lists them; of more than two nodes it says who takes each in which order.
+func identitiesText(b *strings.Builder, r checkReport) {
+	b.WriteString("\nidentities\n")
+	table(b, func(w io.Writer) {
+		for _, id := range r.Identities {
+			home, here := "home "+id.Home, "on "+id.Carrier+" here"
+			if r.Peer == "" {
+				home += ", then " + strings.Join(id.Prefer, ", ")
+			}
+			if id.Carrier == "" {
+				here = "never here"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\tfailback %s\t%s\t%s\n", id.Name, home, id.MAC, here, id.Failback, shortList(id.Addresses, 3), servicesWord(id.Services))
+		}
+	})
 }
 
 func timingText(b *strings.Builder, t checkTiming) {
@@ -472,7 +520,7 @@ func timingText(b *strings.Builder, t checkTiming) {
 			fmt.Fprintf(w, "right to serve\t-\tnot asked for (arbiter %s)\n", t.Arbiter)
 		}
 		fmt.Fprintf(w, "supervisor lease\t%s\tas long a daemon may be away\n", us(t.SupervisorLeaseUS))
-		fmt.Fprintf(w, "supervisor lost\t%s\tsilence of the peer's daemon, its kernel answering (derived); then: %s\n", us(t.SupervisorLostUS), policyWord(control.Policy{SupervisorLost: t.SupervisorLost}))
+		fmt.Fprintf(w, "supervisor lost\t%s\tsilence of the peer's daemon, its kernel answering (derived); then: %s\n", us(t.SupervisorLostUS), policyWord(control.Policy{SupervisorLost: t.SupervisorLost}, t.who))
 		fmt.Fprintf(w, "boot hold\t%s\ta peer that is not heard for that long after the start is dead\n", us(t.BootHoldUS))
 	})
 	if r := t.Right; r != nil {

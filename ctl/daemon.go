@@ -20,12 +20,12 @@ import (
 func runCommand(env Env) *cli.Command {
 	return &cli.Command{
 		Name: "run", Usage: "the node's daemon, in the foreground",
-		Description: `Loads the kernel's part, joins the other node, and supervises until it is told to leave.
+		Description: `Loads the kernel's part, joins the other nodes, and supervises until it is told to leave.
 
    xdpha run                   in the foreground; log to standard error
    xdpha run --keep            when it leaves, kernel programs, addresses and pins stay
 
-SIGTERM or Ctrl-C: hands everything over to the other node, removes what it made, and leaves. A
+SIGTERM or Ctrl-C: hands everything over to other nodes, removes what it made, and leaves. A
 second one ends it at once. kill -9, a crash or a restart within supervisor_lease costs clients
 nothing: the kernel goes on without the daemon, and the next start takes over what it finds.
 

@@ -15,20 +15,20 @@ import (
 
 func keygenCommand(env Env) *cli.Command {
 	return &cli.Command{
-		Name: "keygen", Usage: "a new secret for the pair",
+		Name: "keygen", Usage: "a new secret for the cluster",
 		Description: `Every frame between the nodes is signed with a key derived from this secret: 32 random bytes
-in hex. Both nodes need the same file, mode 0600.
+in hex. All nodes need the same file, mode 0600.
 
    xdpha keygen --out /etc/xdpha/secret        a new file; one that exists is never overwritten
 
 To put a new secret in the place of the old one, while everything runs: the first line of the file
-signs, both lines are accepted. Each step on both nodes, before the next one:
-   1. xdpha keygen >> /etc/xdpha/secret        on one node; copy the file to the other one
-      xdpha reload                             on both: both accept the new secret
-   2. put the second line first                in both files
-      xdpha reload                             on both: both sign with the new secret
-   3. delete the second line                   in both files
-      xdpha reload                             on both: the old secret is good for nothing
+signs, both lines are accepted. Each step on every node, before the next one:
+   1. xdpha keygen >> /etc/xdpha/secret        on one node; copy the file to the others
+      xdpha reload                             on each: all accept the new secret
+   2. put the second line first                in all files
+      xdpha reload                             on each: all sign with the new secret
+   3. delete the second line                   in all files
+      xdpha reload                             on each: the old secret is good for nothing
 A step that comes too early is refused, with the reason.`,
 		Flags: []cli.Flag{&cli.StringFlag{Name: "out", Usage: "write a new `FILE` with mode 0600 instead of printing"}},
 		Action: func(c *cli.Context) error {

@@ -18,8 +18,8 @@ import (
 
 func pingCommand(env Env) *cli.Command {
 	return &cli.Command{
-		Name: "ping", Usage: "round trips between the two kernels, per link, as a histogram",
-		Description: `Heartbeats are answered by the other node's kernel in its network driver, and timed by this
+		Name: "ping", Usage: "round trips between the nodes' kernels, per link, as a histogram",
+		Description: `Heartbeats are answered by the other nodes' kernels in their network drivers, and timed by this
 node's kernel on one clock. This collects them for a while; it sends nothing more than is sent
 anyway.
 
@@ -27,7 +27,7 @@ anyway.
    xdpha ping --for 10s --json           ten, for scripts
 
 A p99 far above p50 points at interrupt moderation or deep C-states; lost replies at the link.
-Exit status 1 if a link had no answer at all.`,
+With more than two nodes each is shown by itself. Exit status 1 if a link had no answer at all.`,
 		Flags: []cli.Flag{&cli.DurationFlag{Name: "for", Value: time.Second, Usage: "how long to collect"}, jsonFlag()},
 		Action: func(c *cli.Context) error {
 			if err := needArgs(c, 0, 0); err != nil {
@@ -77,7 +77,11 @@ func pingText(p control.Ping) string {
 		if i > 0 {
 			b.WriteByte('\n')
 		}
-		fmt.Fprintf(&b, "%s: %d sent, %d lost in %s", l.Name, l.Sent, l.Lost, time.Duration(p.ForNS).Round(time.Millisecond))
+		name := l.Name
+		if l.Node != "" {
+			name += " to " + l.Node
+		}
+		fmt.Fprintf(&b, "%s: %d sent, %d lost in %s", name, l.Sent, l.Lost, time.Duration(p.ForNS).Round(time.Millisecond))
 		if l.RTT.Count() == 0 {
 			b.WriteString("; no answer\n")
 			continue

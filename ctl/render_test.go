@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -64,6 +65,34 @@ func sampleStatus() control.Status {
 	}
 }
 
+// manyStatus is what serv2 of four knows: serv4 is dead, serv3's crossover has no cable.
+func manyStatus() control.Status {
+	s := sampleStatus()
+	peer := func(name, state, supervisor string, down ...string) control.Peer {
+		p := control.Peer{Name: name, State: state, Supervisor: supervisor, SupervisorAgeUS: 48_000, Policy: s.Peer.Policy, Services: map[string]string{}}
+		for _, l := range s.Links {
+			l.Up = !slices.Contains(down, l.Name)
+			p.Links = append(p.Links, l)
+		}
+		return p
+	}
+	s.Peers = []control.Peer{
+		peer("serv1", control.PeerUp, control.SupervisorUp), peer("serv3", control.PeerUp, control.SupervisorUp, "crossover"),
+		peer("serv4", control.PeerDead, control.SupervisorUnknown, "crossover", "lan", "spare"),
+	}
+	s.Peers[0].Services["files"] = control.ServicesUp
+	s.Peer = control.Worst(s.Peers)
+	for i := range s.Links {
+		s.Links[i].Up = false
+	}
+	s.Identities[0].Prefer, s.Identities[1].Prefer = []string{"serv4", "serv2"}, []string{"serv1", "serv3", "serv4"}
+	s.Identities = append(s.Identities, control.Identity{Name: "web", Home: "serv3", Prefer: []string{"serv1"}, Owner: "serv3", Generation: 7, Gate: "closed",
+		Addresses: []string{"192.0.2.23/24"}, MAC: "02:4c:4a:00:00:23"})
+	s.Arbiter = control.Arbiter{Kind: "etcd", Satisfied: true, Etcd: &control.Etcd{Reached: true, Keys: []control.EtcdKey{
+		{Identity: "files"}, {Identity: "mail", Holder: "serv2", Generation: 1, LeftUS: 2_900_000}, {Identity: "web"}}}}
+	return s
+}
+
 func illStatus() control.Status {
 	s := sampleStatus()
 	s.Peer.State, s.Peer.Supervisor, s.Peer.Services = control.PeerDead, control.SupervisorUnknown, nil
@@ -100,6 +129,38 @@ func TestStatusOfAHealthyPair(t *testing.T) {
 		t.Errorf("a healthy pair needs attention: %q", a)
 	}
 	golden(t, "status-healthy", statusText(s))
+}
+
+func TestStatusOfMany(t *testing.T) {
+	s := manyStatus()
+	golden(t, "status-many", statusText(s))
+	want := []string{"serv4 is dead: it would take nothing over", "link crossover (eth1) is down to serv3"}
+	if diff := cmp.Diff(want, attention(s)); diff != "" {
+		t.Errorf("needs attention (-want +got):\n%s", diff)
+	}
+	s.Identities[0].Armed = false // whose owner is up
+	if got := attention(s); !slices.Contains(got, "this node is not ready to take files: -") {
+		t.Errorf("it is silent about what it would not take: %q", got)
+	}
+	s.Identities[0].Owner = "serv4" // who is dead: what that means is the takeover's to tell
+	if got := attention(s); slices.Contains(got, "this node is not ready to take files: -") {
+		t.Errorf("needs attention: %q", got)
+	}
+}
+
+// A newer command may ask a daemon that was started before the upgrade.
+func TestStatusOfADaemonThatTellsOfOnePeer(t *testing.T) {
+	s := sampleStatus()
+	told := s
+	told.Identities = slices.Clone(s.Identities)
+	told.Peers = []control.Peer{s.Peer}
+	told.Peers[0].Links = s.Links
+	for i := range told.Identities {
+		told.Identities[i].Prefer = []string{"serv1"}
+	}
+	if diff := cmp.Diff(statusText(told), statusText(s)); diff != "" {
+		t.Errorf("told of all, and of one:\n%s", diff)
+	}
 }
 
 func TestStatusTellsThePeersThreeValuesApart(t *testing.T) {
@@ -152,6 +213,8 @@ func TestStatusTellsWhoHoldsAKeyInEtcd(t *testing.T) {
 		}
 	}
 }
+
+var pairOfNodes = []config.Node{{Name: "serv1"}, {Name: "serv2"}}
 
 func TestACheckSaysWhoSurvivesAPartitionWithEtcd(t *testing.T) {
 	cfg := &config.Config{Arbiter: config.Arbiter{Etcd: &config.Etcd{Endpoints: []string{"http://192.0.2.9:2379"}, TTL: 4 * time.Second}}}
@@ -206,6 +269,14 @@ func TestStagesOfAnotherChangeAreNotInTheTimeline(t *testing.T) {
 }
 
 func TestPingHistogram(t *testing.T) { golden(t, "ping", pingText(samplePing())) }
+
+func TestPingTellsPeersApart(t *testing.T) {
+	p := samplePing()
+	p.Links[0].Node, p.Links[1].Node = "serv1", "serv3"
+	if text := pingText(p); !strings.Contains(text, "crossover to serv1: 1000 sent") || !strings.Contains(text, "lan to serv3: 1000 sent, 1 lost") {
+		t.Error(text)
+	}
+}
 
 func TestShortDurations(t *testing.T) {
 	for ns, want := range map[float64]string{0: "0 ns", 999: "999 ns", 1000: "1.00 µs", 9994: "9.99 µs", 9996: "10.0 µs", 5.012e6: "5.01 ms", 99.96e6: "100 ms", 2e9: "2.00 s"} {
@@ -292,7 +363,7 @@ func TestPictureOfAPowerCut(t *testing.T) {
 }
 
 func TestACheckExplainsEachFailure(t *testing.T) {
-	for _, file := range []string{"contract", "least", "fence"} {
+	for _, file := range []string{"contract", "least", "fence", "etcd", "many"} {
 		cfg, err := config.Load(filepath.Join("..", "testdata", "config", "good", file+".yaml"), config.Options{
 			Node: "serv1", ReadFile: func(string) ([]byte, error) { return []byte(strings.Repeat("0a", 32)), nil }})
 		if err != nil {
@@ -308,7 +379,7 @@ func TestACheckExplainsEachFailure(t *testing.T) {
 func TestACheckSaysWhoSurvivesAPartitionWithAFenceAgent(t *testing.T) {
 	fence := func(first, second time.Duration, reach int) *config.Config {
 		return &config.Config{
-			Nodes: [2]config.Node{{Name: "serv1"}, {Name: "serv2"}},
+			Nodes: pairOfNodes,
 			Arbiter: config.Arbiter{Reach: make([]netip.Addr, reach),
 				Fence: &config.Fence{Agent: "fence_ipmilan", Nodes: [2]config.FenceNode{{Delay: first}, {Delay: second}}}},
 		}
@@ -346,7 +417,7 @@ esac
 		t.Fatal(err)
 	}
 	cfg := &config.Config{
-		Nodes: [2]config.Node{{Name: "serv1"}, {Name: "serv2"}},
+		Nodes: []config.Node{{Name: "serv1"}, {Name: "serv2"}},
 		Arbiter: config.Arbiter{Fence: &config.Fence{Agent: agent, Timeout: time.Minute, Nodes: [2]config.FenceNode{
 			{Params: []config.FenceParam{{Name: "plug", Value: "6"}, {Name: "plugg", Value: "6"}}}, {Params: []config.FenceParam{{Name: "plug", Value: "7"}}}}}},
 	}
@@ -385,8 +456,13 @@ func TestACheckSaysWhoCanPace(t *testing.T) {
 }
 
 func TestACheckWarnsOfWhatMaySurprise(t *testing.T) {
-	cfg := &config.Config{Identities: []config.Identity{{Name: "files", StagingAhead: true}, {Name: "mail"}}}
+	cfg := &config.Config{Nodes: append(pairOfNodes, config.Node{Name: "serv3"}), Arbiter: config.Arbiter{Etcd: &config.Etcd{Endpoints: []string{"http://192.0.2.9:2379"}}},
+		Identities: []config.Identity{{Name: "files", StagingAhead: true, Prefer: []int{0, 1}}, {Name: "mail", Prefer: []int{0, 1}}}}
 	text := strings.Join(warnings(cfg), "\n")
+	if !strings.Contains(text, "serv3 is neither home to an identity nor in any prefer") || strings.Contains(text, "serv2 is neither") ||
+		!strings.Contains(text, "at home on serv1: the other nodes only stand by") {
+		t.Error(text)
+	}
 	if !strings.Contains(text, "files is staged ahead: "+stagingAheadCaveat) || strings.Contains(text, "mail is staged") {
 		t.Error(text)
 	}

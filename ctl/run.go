@@ -147,7 +147,7 @@ func newApp(env Env) *cli.App {
 		OnUsageError:    onUsageError,
 		HideHelpCommand: false,
 		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "config", Value: "/etc/xdpha/xdpha.yaml", Usage: "configuration `FILE`, the same on both nodes"},
+			&cli.StringFlag{Name: "config", Value: "/etc/xdpha/xdpha.yaml", Usage: "configuration `FILE`, the same on every node"},
 			&cli.StringFlag{Name: "node", Usage: "`NAME` of this node in the configuration (default: by hostname)"},
 			&cli.StringFlag{Name: "run-dir", Value: "/run/xdpha", Usage: "`DIR` of the control socket"},
 			&cli.StringFlag{Name: "state-dir", Value: "/var/lib/xdpha", Usage: "`DIR` of generations and journal, kept across reboots"},
@@ -163,7 +163,7 @@ func newApp(env Env) *cli.App {
 	app.Commands = []*cli.Command{
 		runCommand(env), checkCommand(env), keygenCommand(env),
 		statusCommand(env), eventsCommand(env), pingCommand(env),
-		moveCommand(env), givebackCommand(env), standbyCommand(env), freezeCommand(env), reloadCommand(env),
+		moveCommand(env), givebackCommand(env), standbyCommand(env), freezeCommand(env), reloadCommand(env), confirmOffCommand(env),
 		replayCommand(env), demoCommand(env),
 	}
 	for _, c := range app.Commands {

@@ -20,12 +20,15 @@ import (
 
 func statusCommand(env Env) *cli.Command {
 	return &cli.Command{
-		Name: "status", Usage: "what this node knows: peer, links, identities, services, last takeover",
-		Description: `The peer is one of
+		Name: "status", Usage: "what this node knows: peers, links, identities, services, last takeover",
+		Description: `A peer is one of
    up               its kernel answers and its daemon is well
    supervisor-lost  its kernel answers, but its daemon does not run: its lease is running out
    dead             nothing answered, on any link
    unknown          not heard since this node started
+
+Of more than two nodes each is shown with the round trips to it; a link is up if all peers are heard on
+it. In --json "peers" has all of them, and "peer" is the one that fares worst.
 
 A gate is this node's, per identity: open means that packets pass here.
 
@@ -108,11 +111,15 @@ func watchStatus(ctx context.Context, env Env, cl *control.Client, every time.Du
 func statusText(s control.Status) string {
 	var b strings.Builder
 	statusHead(&b, s)
-	statusPicture(&b, s)
+	if len(everyPeer(s)) > 1 {
+		statusNodes(&b, s)
+	} else {
+		statusPicture(&b, s)
+	}
 	statusLinks(&b, s)
 	statusIdentities(&b, s)
 	statusServices(&b, s)
-	statusPeer(&b, s)
+	statusPeers(&b, s)
 	statusServing(&b, s)
 	statusArbiter(&b, s.Arbiter)
 	statusTakeover(&b, s)
@@ -127,6 +134,39 @@ func statusText(s control.Status) string {
 
 func statusHead(b *strings.Builder, s control.Status) {
 	fmt.Fprintf(b, "%s in cluster %s, xdpha %s, %s\n\n", s.Node, s.Cluster, s.Version, s.Time.Format(time.DateTime))
+}
+
+// everyPeer is who the node tells of; a daemon of an earlier version tells of one.
+func everyPeer(s control.Status) []control.Peer {
+	if len(s.Peers) == 0 {
+		return []control.Peer{s.Peer}
+	}
+	return s.Peers
+}
+
+// statusNodes is the picture of more than two nodes: each with the round trips to it.
+func statusNodes(b *strings.Builder, s control.Status) {
+	table(b, func(w io.Writer) {
+		header, own := "node\tstate", s.Node+"\t"+selfWord(s)
+		for _, l := range s.Links {
+			header, own = header+"\t"+l.Name, own+"\t"
+		}
+		fmt.Fprintf(w, "%s\n%s\n", header, own)
+		for _, p := range s.Peers {
+			fmt.Fprintf(w, "%s\t%s", p.Name, peerWord(p))
+			for _, l := range p.Links {
+				fmt.Fprintf(w, "\t%s", linkWord(l))
+			}
+			fmt.Fprintln(w)
+		}
+	})
+}
+
+func linkWord(l control.Link) string {
+	if !l.Up {
+		return "down"
+	}
+	return shortNS(l.RTTUS.P50 * 1e3)
 }
 
 // statusPicture draws the two nodes and the links between them.
@@ -165,7 +205,7 @@ func linkLine(l control.Link) string {
 func statusLinks(b *strings.Builder, s control.Status) {
 	b.WriteString("\n")
 	table(b, func(w io.Writer) {
-		fmt.Fprintln(w, "link\tinterface\tXDP\tstate\tlast heard\tRTT p50\tp99\tmax\tlongest gap")
+		fmt.Fprintln(w, map[bool]string{true: "link to all", false: "link"}[len(everyPeer(s)) > 1]+"\tinterface\tXDP\tstate\tlast heard\tRTT p50\tp99\tmax\tlongest gap")
 		for _, l := range s.Links {
 			state := "up"
 			if !l.Up {
@@ -209,9 +249,14 @@ func peerWord(p control.Peer) string {
 func statusIdentities(b *strings.Builder, s control.Status) {
 	b.WriteString("\n")
 	table(b, func(w io.Writer) {
-		fmt.Fprintln(w, "identity\thome\towner\tgeneration\tgate here\tready to take\tMAC\taddresses")
+		many := len(everyPeer(s)) > 1
+		fmt.Fprintf(w, "identity\thome%s\towner\tgeneration\tgate here\tready to take\tMAC\taddresses\n", map[bool]string{true: ", then"}[many])
 		for _, id := range s.Identities {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", id.Name, id.Home, orNobody(id.Owner), id.Generation, gateWord(id), readyWord(s, id), id.MAC, shortList(id.Addresses, 3))
+			home := id.Home
+			if many {
+				home = strings.Join(append([]string{home}, id.Prefer...), ", ")
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", id.Name, home, orNobody(id.Owner), id.Generation, gateWord(id), readyWord(s, id), id.MAC, shortList(id.Addresses, 3))
 		}
 	})
 }
@@ -229,8 +274,16 @@ func readyWord(s control.Status, id control.Identity) string {
 		return "owns it"
 	case id.Armed:
 		return "yes"
+	case !mayTake(s, id):
+		return "never"
 	}
 	return "no"
+}
+
+// mayTake reports whether an identity can come to this node. A daemon of an earlier version does not
+// say who takes it: that is a pair's.
+func mayTake(s control.Status, id control.Identity) bool {
+	return len(id.Prefer) == 0 || id.Home == s.Node || slices.Contains(id.Prefer, s.Node)
 }
 
 func orNobody(s string) string {
@@ -261,17 +314,25 @@ func statusServices(b *strings.Builder, s control.Status) {
 	}
 }
 
-// statusPeer tells the peer's three values apart: its kernel, its daemon, its services.
-func statusPeer(b *strings.Builder, s control.Status) {
-	p := s.Peer
-	fmt.Fprintf(b, "\npeer %s: kernel %s, supervisor %s", orDash(p.Name), kernelWord(p), orDash(p.Supervisor))
-	for _, id := range slices.Sorted(maps.Keys(p.Services)) {
-		fmt.Fprintf(b, ", services of %s %s", id, p.Services[id])
+// statusPeers tells each peer's three values apart: its kernel, its daemon, its services. What is
+// done about a lost supervisor is the same for all.
+func statusPeers(b *strings.Builder, s control.Status) {
+	b.WriteString("\n")
+	peers, its, who := everyPeer(s), "its", "this node"
+	for _, p := range peers {
+		fmt.Fprintf(b, "peer %s: kernel %s, supervisor %s", orDash(p.Name), kernelWord(p), orDash(p.Supervisor))
+		for _, id := range slices.Sorted(maps.Keys(p.Services)) {
+			fmt.Fprintf(b, ", services of %s %s", id, p.Services[id])
+		}
+		if p.Solo {
+			b.WriteString("; it serves by the arbiter's leave")
+		}
+		b.WriteString("\n")
 	}
-	if p.Solo {
-		b.WriteString("; it serves by the arbiter's leave")
+	if len(peers) > 1 {
+		its, who = "a peer's", "the next candidate"
 	}
-	fmt.Fprintf(b, "\n  once its supervisor is silent for %s: %s\n", us(p.Policy.AfterUS), policyWord(p.Policy))
+	fmt.Fprintf(b, "  once %s supervisor is silent for %s: %s\n", its, us(peers[0].Policy.AfterUS), policyWord(peers[0].Policy, who))
 }
 
 func kernelWord(p control.Peer) string {
@@ -281,10 +342,10 @@ func kernelWord(p control.Peer) string {
 	return orDash(p.State)
 }
 
-// policyWord says what is done once the peer's supervisor counts as lost.
-func policyWord(p control.Policy) string {
+// policyWord says what is done once a peer's supervisor counts as lost, and who does it.
+func policyWord(p control.Policy, who string) string {
 	if p.SupervisorLost == control.PolicyTakeover {
-		return "this node demands of its kernel what it owns, and takes it"
+		return who + " demands of its kernel what it owns, and takes it"
 	}
 	return "nothing, until its kernel releases what it owns by itself"
 }
@@ -417,19 +478,22 @@ func takeoverStages(t control.Timeline) []takeoverStage {
 func attention(s control.Status) []string {
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-	if s.Peer.State != control.PeerUp {
-		add("%s is %s: a failure of this node would not be covered", orDash(s.Peer.Name), s.Peer.State)
+	peers := everyPeer(s)
+	silent, without := orDash(s.Peer.Name), "a failure of this node would not be covered"
+	if len(peers) > 1 {
+		silent, without = "a peer", "it would take nothing over"
 	}
-	for _, id := range slices.Sorted(maps.Keys(s.Peer.Services)) {
-		if s.Peer.Services[id] != control.ServicesUp {
-			add("the services of %s, which %s owns, are not up there", id, orDash(s.Peer.Name))
+	for _, p := range peers {
+		if p.State != control.PeerUp {
+			add("%s is %s: %s", orDash(p.Name), p.State, without)
+		}
+		for _, id := range slices.Sorted(maps.Keys(p.Services)) {
+			if p.Services[id] != control.ServicesUp {
+				add("the services of %s, which %s owns, are not up there", id, orDash(p.Name))
+			}
 		}
 	}
-	for _, l := range s.Links {
-		if !l.Up {
-			add("link %s (%s) is down", l.Name, l.Interface)
-		}
-	}
+	out = append(out, linkTroubles(s)...)
 	for _, t := range s.Troubles {
 		add("%s", t.Text)
 	}
@@ -439,7 +503,7 @@ func attention(s control.Status) []string {
 			add("nobody owns %s", id.Name)
 		case id.Owner == s.Node && id.Gate != control.GateOpen:
 			add("%s is owned here, but its gate is closed: %s", id.Name, orDash(id.Reason))
-		case id.Owner != s.Node && !id.Armed && s.Peer.State == control.PeerUp && !s.Standby && !s.Frozen:
+		case id.Owner != s.Node && !id.Armed && mayTake(s, id) && stateOf(peers, id.Owner) == control.PeerUp && !s.Standby && !s.Frozen:
 			add("this node is not ready to take %s: %s", id.Name, orDash(id.Reason))
 		}
 	}
@@ -449,7 +513,7 @@ func attention(s control.Status) []string {
 		}
 	}
 	if !s.Arbiter.Satisfied {
-		add("the arbiter would not let this node take or keep anything while %s is silent", orDash(s.Peer.Name))
+		add("the arbiter would not let this node take or keep anything while %s is silent", silent)
 	}
 	if f := s.Arbiter.Fence; f != nil && f.LastError != "" && s.Peer.State == control.PeerDead {
 		add("%s could not be switched off, and nothing of it is taken before it is: %s", orDash(s.Peer.Name), f.LastError)
@@ -461,4 +525,41 @@ func attention(s control.Status) []string {
 		add("frozen: nothing moves by itself (xdpha freeze off)")
 	}
 	return out
+}
+
+// linkTroubles are the links on which somebody is not heard. Of more than two nodes a dead one is told
+// of already: a link is told of for the peers that are heard on another one.
+func linkTroubles(s control.Status) (out []string) {
+	peers := everyPeer(s)
+	for _, l := range s.Links {
+		if l.Up {
+			continue
+		}
+		if len(peers) == 1 {
+			out = append(out, fmt.Sprintf("link %s (%s) is down", l.Name, l.Interface))
+			continue
+		}
+		var silent []string
+		for _, p := range peers {
+			alive := slices.ContainsFunc(p.Links, func(to control.Link) bool { return to.Up })
+			down := slices.ContainsFunc(p.Links, func(to control.Link) bool { return to.Name == l.Name && !to.Up })
+			if alive && down {
+				silent = append(silent, p.Name)
+			}
+		}
+		if len(silent) > 0 {
+			out = append(out, fmt.Sprintf("link %s (%s) is down to %s", l.Name, l.Interface, strings.Join(silent, ", ")))
+		}
+	}
+	return out
+}
+
+// stateOf is a peer's state; "" for who is none.
+func stateOf(peers []control.Peer, name string) string {
+	for _, p := range peers {
+		if p.Name == name {
+			return p.State
+		}
+	}
+	return ""
 }

@@ -74,7 +74,7 @@ func filters(t *testing.T, index int, parent uint32) int {
 
 func open(t *testing.T, pins string, lan, tick int) *Datapath {
 	t.Helper()
-	cfg := Config{Keys: []Key{{K0: 1, K1: 2, ID: 3}}, Probe: 1e6, SuspectAfter: 3e6, DeadAfter: 5e6, BootHold: 3e9, ConfirmProbes: 3}
+	cfg := Config{Nodes: 2, Keys: []Key{{K0: 1, K1: 2, ID: 3}}, Probe: 1e6, SuspectAfter: 3e6, DeadAfter: 5e6, BootHold: 3e9, ConfirmProbes: 3}
 	cfg.Links[Lan].Index = lan
 	d, err := Open(cfg, Options{PinDir: pins, NoTCX: true, Log: slog.New(slog.DiscardHandler), Anew: func() error { return nil }})
 	if err != nil {
@@ -164,9 +164,9 @@ func TestANICThatComesInTheOthersPlaceIsTakenAndTakenOverByASuccessor(t *testing
 		tick := add(t, &netlink.Veth{LinkAttrs: named("tick0"), PeerName: "tick1"})
 		open := func(index int, mac [6]byte) *Datapath {
 			t.Helper()
-			cfg := Config{Keys: []Key{{K0: 1, K1: 2, ID: 3}}, Probe: 1e6, SuspectAfter: 3e6, DeadAfter: 5e6, BootHold: 3e9, ConfirmProbes: 3}
+			cfg := Config{Nodes: 2, Keys: []Key{{K0: 1, K1: 2, ID: 3}}, Probe: 1e6, SuspectAfter: 3e6, DeadAfter: 5e6, BootHold: 3e9, ConfirmProbes: 3}
 			cfg.Links[Lan] = LinkConfig{Index: index, MAC: mac}
-			cfg.Identities = []IdentityConfig{{Carrier: index}}
+			cfg.Identities = []IdentityConfig{{Carrier: index, Candidates: 3}}
 			d, err := Open(cfg, Options{PinDir: pins, NoTCX: noTCX, Log: slog.New(slog.DiscardHandler), Anew: func() error { return nil }})
 			if err != nil {
 				t.Fatal(err)

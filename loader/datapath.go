@@ -52,9 +52,10 @@ type Datapath struct {
 
 	control   *bpf.XdphaXdControl
 	state     *bpf.XdphaXdState
+	peers     *[MaxNodes]bpf.XdphaXdPeer
 	words     *[MaxIdentities]uint64
 	timelines *[MaxIdentities]bpf.XdphaXdTimeline
-	serves    bool // the gate asks for the right to serve
+	cfg       bpf.XdphaXdConfig
 	mapped    [][]byte
 }
 
@@ -69,7 +70,7 @@ func Open(cfg Config, opts Options) (_ *Datapath, err error) {
 	if err := onBPFFS(filepath.Dir(opts.PinDir)); err != nil {
 		return nil, err
 	}
-	d := &Datapath{opts: opts, links: map[string]link.Link{}, egress: map[string]*clsact{}, serves: cfg.ServeFor > 0}
+	d := &Datapath{opts: opts, links: map[string]link.Link{}, egress: map[string]*clsact{}, cfg: want}
 	defer func() {
 		if err != nil {
 			d.Close()
@@ -203,7 +204,7 @@ func (d *Datapath) anew() error {
 func (d *Datapath) maps() map[string]*ebpf.Map {
 	o := &d.objs
 	return map[string]*ebpf.Map{
-		"config": o.Config, "control": o.Control, "state": o.State, "words": o.Words, "addresses": o.Addresses,
+		"config": o.Config, "control": o.Control, "state": o.State, "peers": o.Peers, "words": o.Words, "addresses": o.Addresses,
 		"macs": o.Macs, "counters": o.Counters, "events": o.Events, "detectors": o.Detectors, "timelines": o.Timelines, "keys": o.Keys,
 	}
 }
@@ -235,6 +236,10 @@ func (d *Datapath) mapMemory() error {
 	if err != nil {
 		return err
 	}
+	peers, err := get(d.objs.Peers)
+	if err != nil {
+		return err
+	}
 	words, err := get(d.objs.Words)
 	if err != nil {
 		return err
@@ -244,6 +249,7 @@ func (d *Datapath) mapMemory() error {
 		return err
 	}
 	d.control, d.state, d.words = (*bpf.XdphaXdControl)(control), (*bpf.XdphaXdState)(state), (*[MaxIdentities]uint64)(words)
+	d.peers = (*[MaxNodes]bpf.XdphaXdPeer)(peers)
 	d.timelines = (*[MaxIdentities]bpf.XdphaXdTimeline)(timelines)
 	return nil
 }
@@ -322,7 +328,7 @@ func (d *Datapath) Close() error {
 	for _, b := range d.mapped {
 		errs = append(errs, unix.Munmap(b))
 	}
-	d.mapped, d.control, d.state, d.words, d.timelines = nil, nil, nil, nil, nil
+	d.mapped, d.control, d.state, d.peers, d.words, d.timelines = nil, nil, nil, nil, nil, nil
 	if d.objs.Config != nil {
 		errs = append(errs, d.objs.Close())
 	}

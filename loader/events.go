@@ -56,6 +56,7 @@ type Event struct {
 	AtNS     int64 // CLOCK_BOOTTIME
 	Kind     EventKind
 	Identity int // -1: none
+	Node     int // whose doing it is; -1: nobody's
 	A, B     uint64
 	Address  netip.Addr // of AddressConflict
 }
@@ -93,7 +94,7 @@ func parseEvent(b []byte) (Event, error) {
 	}
 	le := binary.LittleEndian
 	return Event{
-		AtNS: int64(le.Uint64(b)), Kind: EventKind(le.Uint32(b[8:])), Identity: int(int32(le.Uint32(b[12:]))),
+		AtNS: int64(le.Uint64(b)), Kind: EventKind(le.Uint32(b[8:])), Identity: int(int16(le.Uint16(b[12:]))), Node: int(int16(le.Uint16(b[14:]))),
 		A: le.Uint64(b[16:]), B: le.Uint64(b[24:]), Address: netip.AddrFrom16([16]byte(b[32:])).Unmap(),
 	}, nil
 }

@@ -64,7 +64,7 @@ func TestAStartWithOtherKeysTakesOverIfOneIsKept(t *testing.T) {
 
 func openKeys(t *testing.T, pins string, keys ...Key) *Datapath {
 	t.Helper()
-	cfg := Config{Keys: keys, Probe: 1e6, SuspectAfter: 3e6, DeadAfter: 5e6, BootHold: 3e9, ConfirmProbes: 3}
+	cfg := Config{Nodes: 2, Keys: keys, Probe: 1e6, SuspectAfter: 3e6, DeadAfter: 5e6, BootHold: 3e9, ConfirmProbes: 3}
 	d, err := Open(cfg, Options{PinDir: pins, Log: slog.New(slog.DiscardHandler), Anew: func() error { return nil }})
 	if err != nil {
 		t.Fatal(err)

@@ -24,11 +24,16 @@ import (
 const (
 	LabPorts      = 64
 	LabNodes      = 16
+	LabServers    = 8
 	LabIdentities = 16
 )
 
-// LabCutPeer is the bit among a node's cuts that keeps from it all that the other of nodes 0 and 1 sends.
-const LabCutPeer = 1 << 32
+// LabCutServers are the bits among a node's cuts that keep from it all that servers send: the first
+// nodes, LabServers of them. Bits of LabCutServer.
+const LabCutServers = (1<<LabServers - 1) << 32
+
+// LabCutServer is that of one server.
+func LabCutServer(node int) uint64 { return 1 << (32 + node) }
 
 // LabForgedMark is the mark (SO_MARK) of frames that the lab sends in a node's name: whoever gets
 // them has not heard that node.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/xdpha/xdpha/bpf"
 	"github.com/xdpha/xdpha/pkg/core"
 )
 
@@ -49,6 +50,14 @@ func TestConfigurationsThatDoNotFitAreRefused(t *testing.T) {
 		"three keys":           {Config{Keys: []Key{key, key, key}}, "keys"},
 		"seventeen identities": {Config{Keys: []Key{key}, Identities: make([]IdentityConfig, MaxIdentities+1)}, "identities"},
 		"nine hosts":           {Config{Keys: []Key{key}, Reach: []netip.Addr{host, host, host, host, host, host, host, host, host}}, "hosts"},
+		"no other node":        {Config{Nodes: 1, Keys: []Key{key}}, "1 nodes"},
+		"seventeen nodes":      {Config{Nodes: MaxNodes + 1, Keys: []Key{key}}, "17 nodes"},
+		"a node too high":      {Config{Nodes: 3, Self: 3, Keys: []Key{key}, Verdict: VerdictEtcd, ServeFor: 1}, "node 3"},
+		"many without etcd":    {Config{Nodes: 3, Keys: []Key{key}, ServeFor: 1}, "etcd"},
+		"many that keep":       {Config{Nodes: 3, Keys: []Key{key}, Verdict: VerdictEtcd}, "right to serve"},
+		"many with hosts":      {Config{Nodes: 3, Keys: []Key{key}, Verdict: VerdictEtcd, ServeFor: 1, Reach: []netip.Addr{host}}, "for two"},
+		"no candidate":         {Config{Nodes: 2, Keys: []Key{key}, Identities: make([]IdentityConfig, 1)}, "candidates 0b0"},
+		"a candidate too high": {Config{Nodes: 2, Keys: []Key{key}, Identities: []IdentityConfig{{Candidates: 4}}}, "candidates 0b100"},
 	} {
 		if _, err := c.cfg.abi(); err == nil || !strings.Contains(err.Error(), c.says) {
 			t.Errorf("%s: %v, want an error about %s", name, err, c.says)
@@ -58,7 +67,9 @@ func TestConfigurationsThatDoNotFitAreRefused(t *testing.T) {
 
 func TestTheFirstIPv4AddressIsTheOneAnnounced(t *testing.T) {
 	v4, v6 := netip.MustParseAddr("192.0.2.21"), netip.MustParseAddr("2001:db8::21")
-	cfg := Config{Keys: []Key{{}}, Identities: []IdentityConfig{{Addresses: []netip.Addr{v6, v4}}, {Addresses: []netip.Addr{v6}}}}
+	cfg := Config{Nodes: 2, Keys: []Key{{}}, Identities: []IdentityConfig{
+		{Candidates: 3, Addresses: []netip.Addr{v6, v4}}, {Candidates: 3, Addresses: []netip.Addr{v6}},
+	}}
 	v, err := cfg.abi()
 	if err != nil {
 		t.Fatal(err)
@@ -80,12 +91,13 @@ func TestEventsAreReadAsTheKernelWroteThem(t *testing.T) {
 	b := make([]byte, 48)
 	binary.LittleEndian.PutUint64(b, 42)
 	binary.LittleEndian.PutUint32(b[8:], uint32(TakenOver))
-	binary.LittleEndian.PutUint32(b[12:], 0xffffffff)
+	binary.LittleEndian.PutUint16(b[12:], 0xffff)
+	binary.LittleEndian.PutUint16(b[14:], 2)
 	binary.LittleEndian.PutUint64(b[16:], 7)
 	binary.LittleEndian.PutUint64(b[24:], 9)
 	copy(b[32:], netip.MustParseAddr("::ffff:192.0.2.21").AsSlice())
 	e, err := parseEvent(b)
-	if want := (Event{42, TakenOver, -1, 7, 9, netip.MustParseAddr("192.0.2.21")}); err != nil || e != want {
+	if want := (Event{42, TakenOver, -1, 2, 7, 9, netip.MustParseAddr("192.0.2.21")}); err != nil || e != want {
 		t.Errorf("%+v, %v; want %+v", e, err, want)
 	}
 	if _, err := parseEvent(b[:47]); err == nil {
@@ -97,16 +109,16 @@ func TestEventsAreReadAsTheKernelWroteThem(t *testing.T) {
 }
 
 func TestTheGateOfARunningSupervisor(t *testing.T) {
-	open := State{AtNS: 10, LeaseUntilNS: 11, ServeNeeded: true, ServeUntilNS: 11, LeaveNS: []int64{0}, Words: []core.Word{core.MakeWord(core.Owner, 1)}}
+	open := State{AtNS: 10, LeaseUntilNS: 11, ServeNeeded: true, GrantedUntilNS: []int64{11}, LeaveNS: []int64{0}, Words: []core.Word{core.MakeWord(core.Owner, 1)}}
 	for name, c := range map[string]struct {
 		change func(*State)
 		open   bool
 	}{
 		"owner with a lease":            {func(*State) {}, true},
 		"not the owner":                 {func(s *State) { s.Words = []core.Word{core.MakeWord(core.Ready, 1)} }, false},
-		"cut off":                       {func(s *State) { s.ServeUntilNS = 10 }, false},
-		"arbiter none":                  {func(s *State) { s.ServeUntilNS, s.ServeNeeded = 0, false }, true},
-		"cut off, with the key in etcd": {func(s *State) { s.ServeUntilNS, s.LeaveNS = 10, []int64{11} }, true},
+		"cut off":                       {func(s *State) { s.GrantedUntilNS = []int64{10} }, false},
+		"arbiter none":                  {func(s *State) { s.GrantedUntilNS, s.ServeNeeded = []int64{0}, false }, true},
+		"cut off, with the key in etcd": {func(s *State) { s.GrantedUntilNS, s.LeaveNS = []int64{10}, []int64{11} }, true},
 		"without a lease":               {func(s *State) { s.LeaseUntilNS = 10 }, false},
 	} {
 		s := open
@@ -115,6 +127,30 @@ func TestTheGateOfARunningSupervisor(t *testing.T) {
 		if got != c.open || (reason == "") != c.open {
 			t.Errorf("%s: open %v, reason %q", name, got, reason)
 		}
+	}
+}
+
+// Grants of before an identity came here, and those of who may not own it, say nothing.
+func TestAnIdentityIsGrantedUntilTheFirstCandidatesGrantEnds(t *testing.T) {
+	d := Datapath{state: new(bpf.XdphaXdState), peers: new([MaxNodes]bpf.XdphaXdPeer)}
+	d.cfg.N_nodes, d.cfg.Self, d.cfg.ServeNs = 4, 1, 100
+	d.cfg.Identities[2].Candidates = 1<<0 | 1<<1 | 1<<2
+	for node, granted := range []uint64{30, 5, 20, 1} {
+		d.peers[node].GrantedNs = granted
+	}
+	for taken, want := range map[uint64]int64{19: 120, 20: 0} {
+		d.state.TakenNs[2] = taken
+		if got := d.grantedUntil(2); got != want {
+			t.Errorf("taken at %d: granted until %d, want %d", taken, got, want)
+		}
+	}
+	d.peers[0].GrantedNs, d.state.TakenNs[2] = 0, 19
+	if got := d.grantedUntil(2); got != 0 {
+		t.Errorf("one never granted: until %d", got)
+	}
+	d.state.ServeUntilNs, d.cfg.N_nodes = 77, 2
+	if got := d.grantedUntil(2); got != 77 {
+		t.Errorf("a pair: until %d", got)
 	}
 }
 

@@ -61,9 +61,12 @@ func (p Program) Runs() (count uint64, total time.Duration, err error) {
 
 // ForgetGaps forgets the longest silences so far, so that those of a stretch can be read.
 func (d *Datapath) ForgetGaps() {
-	atomic.StoreUint64(&d.state.GapMaxNs, 0)
-	for i := range d.state.Links {
-		atomic.StoreUint64(&d.state.Links[i].GapMaxNs, 0)
+	for i := range d.peers {
+		p := &d.peers[i]
+		atomic.StoreUint64(&p.GapMaxNs, 0)
+		for link := range p.Links {
+			atomic.StoreUint64(&p.Links[link].GapMaxNs, 0)
+		}
 	}
 }
 

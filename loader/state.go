@@ -4,6 +4,7 @@ package loader
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -112,39 +113,45 @@ func (d *Datapath) SetFlags(f Flags) { atomic.StoreUint64(&d.control.Flags, f.wo
 // is whole, all together are not one instant.
 type State struct {
 	AtNS           int64 // when the reading began
-	Peer           core.PeerState
-	PeerSinceNS    int64
 	BootID         uint64
-	PeerBoot       uint64
-	PeerAge        time.Duration // of its supervisor, as it said
-	PeerAgeAtNS    int64         // when it said so
-	PeerFlags      Flags
-	PeerDigest     uint32
-	PeerKey        uint8 // the number of the key that it signs with
-	PeerWords      []core.Word
+	Peers          []Peer // by node; this node's own is empty
 	Words          []core.Word
 	Seq            uint64
 	TickGapMaxNS   uint64
 	ReachNS        [MaxReach][Links]int64
 	TokenNS        int64   // when the pacer's token came by last
-	ServeUntilNS   int64   // the right to serve
+	ServeUntilNS   int64   // a pair's right to serve, the same for all identities
+	GrantedUntilNS []int64 // by identity: until when it may be served without its key; 0: not since it came here
 	ServeNeeded    bool    // false: what is owned is kept, whatever the network does
-	HeardNS        int64   // last accepted frame on any link
-	KnockedNS      int64   // last frame of somebody with the key who is not proven yet
 	FencedNS       int64   // see SetFenced; 0: never
 	LeaveNS        []int64 // see SetLeave, by identity
 	Isolated       bool
 	StrangerNS     int64                 // last frame on the crossover of another version or secret
 	StrangerSays   uint8                 // its version
 	Conflicts      [MaxIdentities]uint64 // claims of others
-	Suspects       uint64
-	Refuted        uint64
 	SelfStalls     uint64
-	Reverted       uint64
-	Silence        Histogram // on all links at once
-	Links          [Links]LinkState
 	LeaseUntilNS   int64
 	SupervisorAtNS int64
+}
+
+// Peer is what the kernel knows of another node.
+type Peer struct {
+	State     core.PeerState
+	SinceNS   int64
+	Boot      uint64
+	Age       time.Duration // of its supervisor, as it said
+	AgeAtNS   int64         // when it said so
+	Flags     Flags
+	Digest    uint32
+	Key       uint8 // the number of the key that it signs with
+	Words     []core.Word
+	HeardNS   int64 // last accepted frame on any link
+	KnockedNS int64 // last frame of somebody with the key, in its name, who is not proven yet
+	Suspects  uint64
+	Refuted   uint64
+	Reverted  uint64
+	Silence   Histogram // on all links at once
+	Links     [Links]LinkState
 }
 
 // Histogram counts by powers of two of ns.
@@ -245,48 +252,98 @@ func (d *Datapath) State(n int) State {
 	l := func(v *uint64) int64 { return int64(atomic.LoadUint64(v)) }
 	u := atomic.LoadUint64
 	s := State{
-		AtNS: Now(), Peer: core.PeerState(u(&p.PeerState)), PeerSinceNS: l(&p.PeerSinceNs), BootID: u(&p.BootId), PeerBoot: u(&p.PeerBoot),
-		PeerAge: time.Duration(u(&p.PeerAgeUs)) * time.Microsecond, PeerAgeAtNS: l(&p.PeerAgeAtNs),
-		PeerFlags: parseFlags(u(&p.PeerFlags)), PeerDigest: uint32(u(&p.PeerDigest)), PeerKey: uint8(u(&p.PeerKey)),
-		Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs), Isolated: u(&p.IsolatedSinceNs) != 0,
-		TokenNS: l(&p.TokenNs), ServeUntilNS: l(&p.ServeUntilNs), ServeNeeded: d.serves, StrangerNS: l(&p.StrangerNs), StrangerSays: uint8(u(&p.StrangerVersion)),
-		HeardNS: l(&p.HeardNs), FencedNS: l(&d.control.FencedNs), KnockedNS: l(&p.KnockedNs),
-		Suspects: u(&p.Suspects), Refuted: u(&p.Refuted), SelfStalls: u(&p.SelfStalls), Reverted: u(&p.Reverted),
-		Silence:      Histogram{MaxNS: u(&p.GapMaxNs)},
-		LeaseUntilNS: d.LeaseUntil(), SupervisorAtNS: l(&d.control.RenewedNs),
+		AtNS: Now(), BootID: u(&p.BootId), Peers: make([]Peer, d.cfg.N_nodes), Seq: u(&p.Seq), TickGapMaxNS: u(&p.TickGapMaxNs),
+		Isolated: u(&p.IsolatedSinceNs) != 0, TokenNS: l(&p.TokenNs), ServeUntilNS: l(&p.ServeUntilNs), ServeNeeded: d.cfg.ServeNs > 0,
+		StrangerNS: l(&p.StrangerNs), StrangerSays: uint8(u(&p.StrangerVersion)), FencedNS: l(&d.control.FencedNs),
+		SelfStalls: u(&p.SelfStalls), LeaseUntilNS: d.LeaseUntil(), SupervisorAtNS: l(&d.control.RenewedNs),
+	}
+	for node := range s.Peers {
+		if node != int(d.cfg.Self) {
+			s.Peers[node] = readPeer(&d.peers[node], n)
+		}
 	}
 	for i := range n {
-		s.PeerWords = append(s.PeerWords, core.Word(u(&p.PeerWords[i])))
 		s.Words = append(s.Words, d.Word(i))
+		s.GrantedUntilNS = append(s.GrantedUntilNS, d.grantedUntil(i))
 		s.LeaveNS = append(s.LeaveNS, l(&d.control.LeaveNs[i]))
 	}
 	for i := range s.Conflicts {
 		s.Conflicts[i] = u(&p.Conflicts[i])
-	}
-	for b := range p.GapHist {
-		s.Silence.Buckets[b] = u(&p.GapHist[b])
 	}
 	for i := range s.ReachNS {
 		for j := range s.ReachNS[i] {
 			s.ReachNS[i][j] = l(&p.ReachNs[i][j])
 		}
 	}
-	for i := range s.Links {
+	return s
+}
+
+// readPeer reads what is known of a peer, with its words for the first n identities.
+func readPeer(p *bpf.XdphaXdPeer, n int) Peer {
+	l := func(v *uint64) int64 { return int64(atomic.LoadUint64(v)) }
+	u := atomic.LoadUint64
+	out := Peer{
+		State: core.PeerState(u(&p.State)), SinceNS: l(&p.SinceNs), Boot: u(&p.Boot),
+		Age: time.Duration(u(&p.AgeUs)) * time.Microsecond, AgeAtNS: l(&p.AgeAtNs),
+		Flags: parseFlags(u(&p.Flags)), Digest: uint32(u(&p.Digest)), Key: uint8(u(&p.Key)),
+		HeardNS: l(&p.HeardNs), KnockedNS: l(&p.KnockedNs),
+		Suspects: u(&p.Suspects), Refuted: u(&p.Refuted), Reverted: u(&p.Reverted), Silence: Histogram{MaxNS: u(&p.GapMaxNs)},
+	}
+	for i := range n {
+		out.Words = append(out.Words, core.Word(u(&p.Words[i])))
+	}
+	for b := range p.GapHist {
+		out.Silence.Buckets[b] = u(&p.GapHist[b])
+	}
+	for i := range out.Links {
 		k := &p.Links[i]
-		s.Links[i] = LinkState{
+		out.Links[i] = LinkState{
 			HeardNS: l(&k.HeardNs), ProbesAnswered: u(&k.ReplySeq),
 			RTTNS: u(&k.RttNs), RTTMaxNS: u(&k.RttMaxNs), GapMaxNS: u(&k.GapMaxNs), PeerMAC: u(&k.PeerMac),
 		}
 		for b := range k.RttHist {
-			s.Links[i].RTT[b], s.Links[i].Gap[b] = u(&k.RttHist[b]), u(&k.GapHist[b])
+			out.Links[i].RTT[b], out.Links[i].Gap[b] = u(&k.RttHist[b]), u(&k.GapHist[b])
 		}
 	}
-	return s
+	return out
 }
 
-// Fenced reports whether the peer is known to be off, by the rule of bpf/ownership.h.
-func (s *State) Fenced() bool {
-	return s.Peer == core.PeerDead && s.FencedNS > s.PeerSinceNS && s.FencedNS > s.HeardNS && s.FencedNS > s.KnockedNS
+// grantedUntil is until when an identity may be served without its key, by the rule of bpf/gate.h:
+// of a pair as long as its right lasts; among many as long as every other candidate's grant does,
+// for a frame of since it came here.
+func (d *Datapath) grantedUntil(identity int) int64 {
+	if d.cfg.N_nodes == 2 {
+		return int64(atomic.LoadUint64(&d.state.ServeUntilNs))
+	}
+	until, taken := int64(math.MaxInt64), int64(atomic.LoadUint64(&d.state.TakenNs[identity]))
+	for node := range int(d.cfg.N_nodes) {
+		if node == int(d.cfg.Self) || d.cfg.Identities[identity].Candidates>>node&1 == 0 {
+			continue
+		}
+		granted := int64(atomic.LoadUint64(&d.peers[node].GrantedNs))
+		if granted == 0 || granted <= taken {
+			return 0
+		}
+		until = min(until, granted+int64(d.cfg.ServeNs))
+	}
+	return until
+}
+
+// Fenced reports whether a peer is known to be off, by the rule of bpf/ownership.h.
+func (s *State) Fenced(node int) bool {
+	p := &s.Peers[node]
+	return p.State == core.PeerDead && s.FencedNS > p.SinceNS && s.FencedNS > p.HeardNS && s.FencedNS > p.KnockedNS
+}
+
+// Granted reports whether the other candidates' frames let an identity be served here: of a pair
+// the peer's, or the arbiter's leave.
+func (s *State) Granted(identity int) bool {
+	return !s.ServeNeeded || s.GrantedUntilNS[identity] > s.AtNS
+}
+
+// MayServe reports whether an identity may be served here, once it is owned.
+func (s *State) MayServe(identity int) bool {
+	return s.Granted(identity) || s.LeaveNS[identity] > s.AtNS
 }
 
 // GateOpen reports whether an identity's gate is open, by the rule of bpf/gate.h as far as
@@ -295,7 +352,7 @@ func (s *State) GateOpen(identity int) (open bool, reason string) {
 	switch {
 	case !s.Words[identity].Has(core.Owner):
 		return false, "not the owner"
-	case s.ServeNeeded && s.ServeUntilNS <= s.AtNS && s.LeaveNS[identity] <= s.AtNS:
+	case !s.MayServe(identity):
 		return false, "this node is cut off: neither the peer nor the arbiter lets it serve"
 	case s.LeaseUntilNS <= s.AtNS:
 		return false, "the supervisor's lease ran out"
@@ -305,7 +362,17 @@ func (s *State) GateOpen(identity int) (open bool, reason string) {
 
 var _ [bpf.XdphaXdReasonREASON_COUNT]struct{} = [len(reasons)]struct{}{}
 
-// Peer reads the peer's state alone.
-func (d *Datapath) Peer() core.PeerState {
-	return core.PeerState(atomic.LoadUint64(&d.state.PeerState))
+// Peer reads one peer's state alone.
+func (d *Datapath) Peer(node int) core.PeerState {
+	return core.PeerState(atomic.LoadUint64(&d.peers[node].State))
+}
+
+// Suspecting reports whether any peer is suspected.
+func (d *Datapath) Suspecting() bool {
+	for node := range int(d.cfg.N_nodes) {
+		if node != int(d.cfg.Self) && d.Peer(node) == core.PeerSuspect {
+			return true
+		}
+	}
+	return false
 }

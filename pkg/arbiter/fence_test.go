@@ -31,7 +31,7 @@ func must(t *testing.T, err error) {
 // agentOf is how serv2 is switched off; its questions come quickly.
 func agentOf(agent string, params ...config.FenceParam) *Agent {
 	a := New(&config.Config{
-		Nodes:   [2]config.Node{{Name: "serv1"}, {Name: "serv2"}},
+		Nodes:   []config.Node{{Name: "serv1"}, {Name: "serv2"}},
 		Arbiter: config.Arbiter{Fence: &config.Fence{Agent: agent, Timeout: 20 * time.Second, Nodes: [2]config.FenceNode{1: {Params: params}}}},
 	}, 1, boottime)
 	a.poll = 10 * time.Millisecond

@@ -100,7 +100,7 @@ func newDuo(ctx context.Context) (_ *duo, err error) {
 
 func (h *half) build(self int, pins string) (err error) {
 	cfg := loader.Config{
-		ClusterID: clusterID, Digest: digest, Self: self, Probe: duoProbe,
+		ClusterID: clusterID, Digest: digest, Nodes: 2, Self: self, Probe: duoProbe,
 		SuspectAfter: duoSuspect, DeadAfter: duoDead, BootHold: time.Hour, ConfirmProbes: 3,
 		Keys: []loader.Key{{K0: key.K0, K1: key.K1, ID: key.ID}}, OwnAddress: ends[self].on[loader.Lan],
 	}
@@ -110,12 +110,13 @@ func (h *half) build(self int, pins string) (err error) {
 		if index[role], err = setUp(name); err != nil {
 			return err
 		}
-		cfg.Links[role] = loader.LinkConfig{Index: index[role], MAC: mine.mac, Local: mine.on[role], Remote: theirs.on[role]}
+		cfg.Links[role] = loader.LinkConfig{Index: index[role], MAC: mine.mac, Local: mine.on[role]}
+		cfg.Remote[1-self][role] = theirs.on[role]
 	}
 	for i, a := range vips {
 		mac := vipMAC
 		mac[5] += byte(i)
-		cfg.Identities = append(cfg.Identities, loader.IdentityConfig{Carrier: index[loader.Lan], MAC: mac, Addresses: []netip.Addr{a}})
+		cfg.Identities = append(cfg.Identities, loader.IdentityConfig{Candidates: 3, Carrier: index[loader.Lan], MAC: mac, Addresses: []netip.Addr{a}})
 	}
 	if h.dp, err = openDatapath(cfg, pins); err != nil {
 		return err
@@ -183,10 +184,10 @@ func (d *duo) meet(ctx context.Context) error {
 	defer cancel()
 	for {
 		up := true
-		for _, n := range d.nodes {
-			s := n.dp.State(len(vips))
-			up = up && s.Peer == core.PeerUp
-			for _, l := range s.Links {
+		for i, n := range d.nodes {
+			p := n.dp.State(len(vips)).Peers[1-i]
+			up = up && p.State == core.PeerUp
+			for _, l := range p.Links {
 				up = up && l.RTTNS != 0
 			}
 		}

@@ -134,7 +134,7 @@ func (r *rig) death(ctx context.Context) (first, last int64, err error) {
 
 // live sends the peer's probes until the detector sees it up.
 func (r *rig) live(ctx context.Context) error {
-	err := r.until(ctx, r.sockets["hb"], r.next, func() bool { return r.dp.Peer() == core.PeerUp })
+	err := r.until(ctx, r.sockets["hb"], r.next, func() bool { return r.dp.Peer(1) == core.PeerUp })
 	if err != nil {
 		return fmt.Errorf("await the peer's return: %w", err)
 	}

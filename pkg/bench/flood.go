@@ -197,14 +197,15 @@ func (x *Stretch) compare(before, after reading) {
 	line := func(link int) Line {
 		name := loader.LinkNames[link]
 		missing := int64(x.Probes) - int64(after.replies[name]-before.replies[name])
-		return Line{max(missing, 0), now.Links[link].GapMaxNS} // the answer to a probe of before may come within
+		return Line{max(missing, 0), now.Peers[1].Links[link].GapMaxNS} // the answer to a probe of before may come within
 	}
 	x.Crossover, x.Lan, x.Spare = line(loader.Crossover), line(loader.Lan), line(loader.Spare)
 	for i := range after.state {
 		now, then := &after.state[i], &before.state[i]
-		x.SilenceNS = max(x.SilenceNS, now.Silence.MaxNS)
-		x.Suspects += now.Suspects - then.Suspects
-		x.Refuted += now.Refuted - then.Refuted
+		is, was := &now.Peers[1-i], &then.Peers[1-i]
+		x.SilenceNS = max(x.SilenceNS, is.Silence.MaxNS)
+		x.Suspects += is.Suspects - was.Suspects
+		x.Refuted += is.Refuted - was.Refuted
 		x.SelfStalls += now.SelfStalls - then.SelfStalls
 	}
 	for id := range vips {

@@ -179,7 +179,7 @@ func (r *rig) address(nic string) error {
 // node starts the datapath.
 func (r *rig) node() (err error) {
 	cfg := loader.Config{
-		ClusterID: clusterID, Digest: digest, Probe: r.setup.probe,
+		ClusterID: clusterID, Digest: digest, Nodes: 2, Probe: r.setup.probe,
 		SuspectAfter: r.setup.suspect, DeadAfter: r.setup.dead, BootHold: time.Hour, ConfirmProbes: 2,
 		Keys: []loader.Key{{K0: key.K0, K1: key.K1, ID: key.ID}}, OwnAddress: ownIP,
 	}
@@ -189,10 +189,11 @@ func (r *rig) node() (err error) {
 	for i, addrs := range r.setup.identities {
 		mac := vipMAC
 		mac[5] += byte(i)
-		cfg.Identities = append(cfg.Identities, loader.IdentityConfig{Carrier: r.answer["lan"], MAC: mac, Addresses: addrs})
+		cfg.Identities = append(cfg.Identities, loader.IdentityConfig{Candidates: 3, Carrier: r.answer["lan"], MAC: mac, Addresses: addrs})
 	}
-	cfg.Links[loader.Crossover] = loader.LinkConfig{Index: r.answer["hb"], MAC: nodeMAC, Local: nodeIP, Remote: peerIP}
-	cfg.Links[loader.Lan] = loader.LinkConfig{Index: r.answer["lan"], MAC: nodeMAC, Local: ownIP, Remote: peerOwnIP}
+	cfg.Links[loader.Crossover] = loader.LinkConfig{Index: r.answer["hb"], MAC: nodeMAC, Local: nodeIP}
+	cfg.Links[loader.Lan] = loader.LinkConfig{Index: r.answer["lan"], MAC: nodeMAC, Local: ownIP}
+	cfg.Remote[1][loader.Crossover], cfg.Remote[1][loader.Lan] = peerIP, peerOwnIP
 	if r.dp, err = openDatapath(cfg, r.pins("node")); err != nil {
 		return err
 	}

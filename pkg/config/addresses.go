@@ -140,6 +140,3 @@ func (id *Identity) Count() int {
 	}
 	return n
 }
-
-// Peer returns the index of the other node.
-func (c *Config) Peer() int { return 1 - c.Self }

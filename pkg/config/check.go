@@ -47,7 +47,7 @@ var top = pos{1, 1}
 
 func (c *checker) names() {
 	if !c.raw.cluster.set {
-		c.add(top, "cluster is missing; write cluster: NAME, the same on both nodes and unlike other clusters in the network")
+		c.add(top, "cluster is missing; write cluster: NAME, the same on every node and unlike other clusters in the network")
 	}
 	if !c.raw.secretFile.set {
 		c.add(top, "secret_file is missing; write secret_file: /etc/xdpha/secret and make it with xdpha keygen")
@@ -57,19 +57,19 @@ func (c *checker) names() {
 	c.cfg.ClusterID = clusterID(c.cfg.Cluster)
 }
 
-// nodes needs exactly two, and finds out which one this is.
+// nodes are two to MaxNodes; this finds out which one this is.
 func (c *checker) nodes() {
 	raw := c.raw.nodes
-	if len(raw) != len(c.cfg.Nodes) {
-		c.add(cmp.Or(c.raw.nodesAt, top), "%d nodes; write exactly two, as in nodes: {serv1: {…}, serv2: {…}}", len(raw))
+	if len(raw) < 2 || len(raw) > MaxNodes {
+		c.add(cmp.Or(c.raw.nodesAt, top), "nodes lists %d; write two, as in nodes: {serv1: {…}, serv2: {…}}, or up to %d with arbiter etcd", len(raw), MaxNodes)
 		return
 	}
 	slices.SortFunc(raw, byName(func(n *rawNode) string { return n.name.v }))
 	for i := range raw {
-		c.cfg.Nodes[i] = c.node(&raw[i])
+		c.cfg.Nodes = append(c.cfg.Nodes, c.node(&raw[i]))
 	}
-	c.sameNetwork("lan", raw[0].lanAddr, raw[1].lanAddr, c.cfg.Nodes[0].LanAddr, c.cfg.Nodes[1].LanAddr)
-	c.sameNetwork("crossover", raw[0].crossAddr, raw[1].crossAddr, c.cfg.Nodes[0].CrossAddr, c.cfg.Nodes[1].CrossAddr)
+	c.sameNetwork("lan", func(i int) (value[string], netip.Prefix) { return raw[i].lanAddr, c.cfg.Nodes[i].LanAddr })
+	c.sameNetwork("crossover", func(i int) (value[string], netip.Prefix) { return raw[i].crossAddr, c.cfg.Nodes[i].CrossAddr })
 	switch a, b := c.cfg.Nodes[0].LanAddr, c.cfg.Nodes[0].CrossAddr; {
 	case a.IsValid() && b.IsValid() && !a.Masked().Overlaps(b.Masked()):
 		c.cross = b.Masked()
@@ -77,6 +77,23 @@ func (c *checker) nodes() {
 		c.add(raw[0].crossAddr.at, "the crossover's network %s overlaps the lan's %s; write a network of its own, as in 192.168.111.1/24", b.Masked(), a.Masked())
 	}
 	c.self()
+}
+
+// nodeNames are those of the checked nodes; none if their number is wrong, which is told.
+func (c *checker) nodeNames() (names []string) {
+	for _, n := range c.cfg.Nodes {
+		names = append(names, n.Name)
+	}
+	return names
+}
+
+// either lists words of which one is to be chosen.
+func either(words []string) string {
+	last := len(words) - 1
+	if last == 0 {
+		return words[0]
+	}
+	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 func (c *checker) node(r *rawNode) Node {
@@ -122,7 +139,7 @@ func (c *checker) nodeAddr(r *rawNode, link string, v value[string]) netip.Prefi
 	case !a.First.Is4():
 		c.add(v.at, "%s address %s is IPv6, heartbeats are IPv4; write an IPv4 address", link, a.First)
 	case a.Bits > 31:
-		c.add(v.at, "%s address %s is a network of its own; write the prefix length that both nodes share, as in /24", link, a)
+		c.add(v.at, "%s address %s is a network of its own; write the prefix length that the nodes share, as in /24", link, a)
 	default:
 		c.claims = append(c.claims, claim{a, fmt.Sprintf("node %s's %s address", r.name.v, link), v.at})
 		return netip.PrefixFrom(a.First, a.Bits)
@@ -130,22 +147,41 @@ func (c *checker) nodeAddr(r *rawNode, link string, v value[string]) netip.Prefi
 	return netip.Prefix{}
 }
 
-// sameNetwork: the nodes talk over each link without a router (TTL 255).
-func (c *checker) sameNetwork(link string, a, b value[string], pa, pb netip.Prefix) {
-	if pa.IsValid() && pb.IsValid() && pa.Masked() != pb.Masked() {
-		later, p, other := b, pb, pa
-		if before(b.at, a.at) {
-			later, p, other = a, pa, pb
+// sameNetwork: the nodes talk over each link without a router (TTL 255). The node that comes first
+// in the file says which network it is.
+func (c *checker) sameNetwork(link string, addr func(node int) (value[string], netip.Prefix)) {
+	first := -1
+	for i := range c.cfg.Nodes {
+		v, p := addr(i)
+		if !p.IsValid() {
+			continue
 		}
-		c.add(later.at, "%s address %s is not in %s, the other node's %s network; write an address of that network", link, p, other.Masked(), link)
+		if first < 0 {
+			first = i
+		} else if was, _ := addr(first); before(v.at, was.at) {
+			first = i
+		}
+	}
+	for i := range c.cfg.Nodes {
+		v, p := addr(i)
+		if !p.IsValid() {
+			continue
+		}
+		if _, of := addr(first); p.Masked() != of.Masked() {
+			whose := "the other node"
+			if c.cfg.Many() {
+				whose = c.cfg.Nodes[first].Name
+			}
+			c.add(v.at, "%s address %s is not in %s, %s's %s network; write an address of that network", link, p, of.Masked(), whose, link)
+		}
 	}
 }
 
 func before(a, b pos) bool { return a.line < b.line || a.line == b.line && a.col < b.col }
 
 func (c *checker) self() {
-	names := []string{c.cfg.Nodes[0].Name, c.cfg.Nodes[1].Name}
-	list := strings.Join(names, " or ")
+	names := c.nodeNames()
+	list := either(names)
 	if want := cmp.Or(c.o.Node, c.raw.node.v, "auto"); want != "auto" {
 		if c.cfg.Self = slices.Index(names, want); c.cfg.Self >= 0 {
 			return
@@ -177,6 +213,8 @@ func (c *checker) arbiter() {
 		c.add(a.none.at, "none: true contradicts fence; remove one of them")
 	case a.none.v && a.etcd.set:
 		c.add(a.none.at, "none: true contradicts etcd; remove one of them")
+	case !a.etcd.set && c.cfg.Many():
+		c.add(cmp.Or(a.at, top), "%d nodes need arbiter etcd, which says who of them takes over; reach, fence and none are for two: write arbiter: {etcd: {endpoints: […]}}, or two nodes", len(c.cfg.Nodes))
 	case a.etcd.set && (a.reach.set || a.fence.set):
 		c.add(a.etcd.at, "etcd decides alone; remove reach and fence, or etcd")
 	case !a.none.v && !a.reach.set && !a.fence.set && !a.etcd.set:

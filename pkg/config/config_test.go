@@ -3,6 +3,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"flag"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -167,7 +169,7 @@ func changed(t Timing, change func(*Timing)) Timing {
 
 func TestTheContractsExampleMeansWhatItSays(t *testing.T) {
 	c := good(t, "contract.yaml")
-	if c.Self != 0 || c.Peer() != 1 || c.Nodes[c.Self].Name != "serv1" {
+	if c.Self != 0 || c.Many() || c.Peer() != 1 || c.Nodes[c.Self].Name != "serv1" {
 		t.Errorf("self %d, peer %d", c.Self, c.Peer())
 	}
 	if got := fmt.Sprint(c.Identities[0].Addresses); got != "[192.0.2.21/24 2001:db8::21/64 192.0.2.96-192.0.2.159/24]" {
@@ -190,6 +192,56 @@ func TestTheContractsExampleMeansWhatItSays(t *testing.T) {
 	}
 	if s := c.Services[0]; s.Name != "dns" || !s.Concurrent || s.Start != "systemctl start named\nrndc reload\n" {
 		t.Errorf("dns %+v", s)
+	}
+}
+
+func TestWhoTakesAnIdentityIsAnOrderOfCandidates(t *testing.T) {
+	for file, want := range map[string]map[string][]int{
+		"many.yaml":        {"files": {0, 3, 1}, "mail": {1, 0, 2, 3}, "web": {2, 0}},
+		"pair-prefer.yaml": {"one": {1, 0}},
+		"contract.yaml":    {"files": {0, 1}, "mail": {1, 0}},
+		"sixteen.yaml":     {"one": {15, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14}, "two": {0, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1}},
+	} {
+		c := good(t, file)
+		for _, id := range c.Identities {
+			if diff := cmp.Diff(want[id.Name], id.Prefer); diff != "" {
+				t.Errorf("%s of %s: -want +got:\n%s", id.Name, file, diff)
+			}
+			for node := range c.Nodes {
+				if got := id.Candidate(node); got != slices.Contains(want[id.Name], node) {
+					t.Errorf("%s of %s: node %d is a candidate: %v", id.Name, file, node, got)
+				}
+			}
+		}
+	}
+}
+
+func TestNodesAreNumberedInTheOrderOfTheirNames(t *testing.T) {
+	c := good(t, "many.yaml")
+	if got := []string{c.Nodes[0].Name, c.Nodes[1].Name, c.Nodes[2].Name, c.Nodes[3].Name}; !slices.Equal(got, []string{"serv1", "serv2", "serv3", "serv4"}) {
+		t.Errorf("nodes %q", got)
+	}
+	if !c.Many() || c.Self != 2 || !slices.Equal(c.Others(), []int{0, 1, 3}) {
+		t.Errorf("this node is %d, the others %v", c.Self, c.Others())
+	}
+	if c.Timing.SoloKeep {
+		t.Error("without its supervisor a node would keep what another one can take")
+	}
+	o := options()
+	o.Hostname = "serv4.example.net"
+	auto, err := Parse("t.yaml", bytes.Replace(readFile(t, filepath.Join(testdata, "good", "many.yaml")), []byte("node: serv3"), []byte("node: auto"), 1), o)
+	if err != nil || auto.Self != 3 || auto.Digest != c.Digest {
+		t.Errorf("by its hostname it is %+v, %v", auto, err)
+	}
+}
+
+// Nodes of two versions must agree while a pair is upgraded, one after the other: whoever changes
+// these numbers says so in the changelog.
+func TestTheDigestOfAPairIsTheOneOfEarlierVersions(t *testing.T) {
+	for file, want := range map[string]uint32{"contract.yaml": 0x974ffd41, "etcd.yaml": 0xc26d64dc, "everything.yaml": 0x4d7bc63b} {
+		if got := good(t, file).Digest; got != want {
+			t.Errorf("%s: digest %08x, it was %08x", file, got, want)
+		}
 	}
 }
 
@@ -236,6 +288,10 @@ func TestTheDigestCoversWhatBothNodesMustAgreeOn(t *testing.T) {
 		if parse(strings.Replace(src, same[0], same[1], 1), "serv2") != base {
 			t.Errorf("%q → %q changed the digest", same[0], same[1])
 		}
+	}
+	many := string(readFile(t, filepath.Join(testdata, "good", "many.yaml")))
+	if parse(strings.Replace(many, "[serv4, serv2]", "[serv2, serv4]", 1), "serv1") == parse(many, "serv1") {
+		t.Error("another order of who takes an identity kept the digest")
 	}
 	for _, other := range [][2]string{{"lj64", "lj65"}, {".22/24", ".23/24"}, {"supervisor_lease: 1s", "supervisor_lease: 2s"}, {"eth2", "eth3"}, {"rise: 2", "rise: 1"}} {
 		if parse(strings.Replace(src, other[0], other[1], 1), "serv1") == base {

@@ -134,10 +134,10 @@ func (c *checker) fence() *Fence {
 	case strings.ContainsFunc(a.v, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }):
 		c.add(a.at, "agent %q cannot be a program; write its name alone, parameters go below the nodes", a.v)
 	}
-	if c.cfg.Nodes[1].Name == "" {
-		return nil // the nodes are wrong, and that is told
+	names := c.nodeNames()
+	if len(names) != 2 {
+		return nil // it is for two, and that is told
 	}
-	names := []string{c.cfg.Nodes[0].Name, c.cfg.Nodes[1].Name}
 	var seen [2]bool
 	for i := range r.nodes {
 		n := &r.nodes[i]

@@ -27,16 +27,23 @@ func FuzzParse(f *testing.F) {
 
 // One value of a good configuration is another text: that comes further than bytes at random.
 func FuzzOneValue(f *testing.F) {
-	whole := string(readFile(f, filepath.Join(testdata, "good", "contract.yaml")))
-	values := valuesOf(whole)
+	var wholes []string
+	var values [][3]int // the file's number, and where in it
+	for n, file := range []string{"contract.yaml", "many.yaml"} {
+		wholes = append(wholes, string(readFile(f, filepath.Join(testdata, "good", file))))
+		for _, at := range valuesOf(wholes[n]) {
+			values = append(values, [3]int{n, at[0], at[1]})
+		}
+	}
 	for i := range values {
-		for _, text := range []string{"1ms", "-1", "0", "9223372036854775807ns", "192.0.2.0-192.0.2.255/24", `"::/0"`, "[a, b]", "{a: b}", "null", "*x", "2e400", "\u2028"} {
+		for _, text := range []string{"1ms", "-1", "0", "9223372036854775807ns", "192.0.2.0-192.0.2.255/24", `"::/0"`, "serv1", "[serv2, serv1]", "[a, b]", "{a: b}", "null", "*x", "2e400", "\u2028"} {
 			f.Add(uint(i), text)
 		}
 	}
 	f.Fuzz(func(t *testing.T, which uint, text string) {
 		at := values[which%uint(len(values))]
-		judge(t, []byte(whole[:at[0]]+text+whole[at[1]:]))
+		whole := wholes[at[0]]
+		judge(t, []byte(whole[:at[1]]+text+whole[at[2]:]))
 	})
 }
 
@@ -101,12 +108,15 @@ func kept(t *testing.T, c *Config) {
 	if c.Timing.DeadAfter < 3*c.Timing.Probe || c.Timing.SuspectAfter < c.Timing.Probe || c.Timing.ConfirmProbes < 2 {
 		t.Fatalf("timings out of relation: %+v", c.Timing)
 	}
+	if len(c.Nodes) < 2 || len(c.Nodes) > MaxNodes || c.Self < 0 || c.Self >= len(c.Nodes) || c.Many() && (c.Arbiter.Etcd == nil || c.Timing.SoloKeep) {
+		t.Fatalf("nodes that cannot be a cluster: %+v", c)
+	}
 	if len(c.Identities) == 0 || len(c.Identities) > MaxIdentities || len(c.Arbiter.Reach) > MaxReach || len(c.Keys) == 0 {
 		t.Fatalf("more or less than fits: %+v", c)
 	}
 	macs := map[[6]byte]bool{}
 	for _, id := range c.Identities {
-		if id.MAC[0]&1 != 0 || macs[id.MAC] || id.Home > 1 || id.Home < 0 {
+		if id.MAC[0]&1 != 0 || macs[id.MAC] || !sound(c, id.Prefer, id.Home) {
 			t.Fatalf("identity %+v", id)
 		}
 		macs[id.MAC] = true
@@ -114,6 +124,18 @@ func kept(t *testing.T, c *Config) {
 			r.Prefixes()
 		}
 	}
+}
+
+// sound: the candidates are nodes, home first and none twice.
+func sound(c *Config, candidates []int, home int) bool {
+	seen := map[int]bool{}
+	for _, n := range candidates {
+		if n < 0 || n >= len(c.Nodes) || seen[n] {
+			return false
+		}
+		seen[n] = true
+	}
+	return len(candidates) >= 2 && candidates[0] == home
 }
 
 // Whatever the secret's file holds, it is keys that differ, or is refused without being shown.

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"net"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -50,6 +49,7 @@ func (c *checker) identity(r *rawIdentity) Identity {
 		FailbackAfter: or(r.failbackAfter, time.Duration(0)),
 	}
 	id.Home = c.home(r)
+	id.Prefer = c.prefer(r, id.Home)
 	c.identityAddresses(r, &id)
 	switch auto := id.Failback == "auto"; {
 	case auto && !r.failbackAfter.set:
@@ -64,17 +64,50 @@ func (c *checker) identity(r *rawIdentity) Identity {
 }
 
 func (c *checker) home(r *rawIdentity) int {
-	names := []string{c.cfg.Nodes[0].Name, c.cfg.Nodes[1].Name}
+	names := c.nodeNames()
 	switch i := slices.Index(names, r.home.v); {
 	case !r.home.set:
 		c.add(r.name.at, "identity %s has no home; write home: NODE", r.name.v)
-	case names[0] == "": // said already that there are not two nodes
+	case len(names) == 0: // said already that there are too few or too many
 	case i < 0:
-		c.add(r.home.at, "home %s is not a node; write %s", r.home.v, strings.Join(names, " or "))
+		c.add(r.home.at, "home %s is not a node; write %s", r.home.v, either(names))
 	default:
 		return i
 	}
 	return 0
+}
+
+// prefer are the candidates: home, then as listed, or all others in their order.
+func (c *checker) prefer(r *rawIdentity, home int) []int {
+	names, candidates := c.nodeNames(), []int{home}
+	if len(names) == 0 {
+		return nil
+	}
+	var others []int
+	for i := range names {
+		if i != home {
+			others = append(others, i)
+		}
+	}
+	switch {
+	case !r.prefer.set:
+		return append(candidates, others...)
+	case len(r.prefer.items) == 0:
+		c.add(r.prefer.at, "prefer is empty, nobody would take %s when its home cannot; write prefer: [%s], or leave it out for all others in the order of their names", r.name.v, names[others[0]])
+	}
+	for _, v := range r.prefer.items {
+		switch i := slices.Index(names, v.v); {
+		case i < 0:
+			c.add(v.at, "prefer %s is not a node; write %s", v.v, either(names))
+		case i == home:
+			c.add(v.at, "prefer names %s, which is home to %s and comes first anyway; remove it", v.v, r.name.v)
+		case slices.Contains(candidates, i):
+			c.add(v.at, "prefer names %s twice; remove one of them", v.v)
+		default:
+			candidates = append(candidates, i)
+		}
+	}
+	return candidates
 }
 
 func (c *checker) mac(r *rawIdentity) [6]byte {

@@ -6,10 +6,11 @@ import "time"
 
 // Limits of a configuration; the kernel's maps are sized for them.
 const (
+	MaxNodes      = 16    // peers that the kernel keeps apart, and itself
 	MaxIdentities = 16    // words in a heartbeat frame
 	MaxAddresses  = 16384 // of all identities together
 	MaxReach      = 8     // arbiter hosts
-	MaxServices   = 64    // more than a pair of servers runs
+	MaxServices   = 64    // more than a cluster of this size runs
 )
 
 // Bounds of the timings. Relations between them are checked in timing.go.

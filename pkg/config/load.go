@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 )
 
 // Options is what a configuration depends on beside its text.
@@ -62,8 +63,14 @@ func Parse(path string, src []byte, o Options) (*Config, error) {
 	return c.cfg, err
 }
 
-// digest covers what both nodes must agree on.
+// digest covers what all nodes must agree on.
 func digest(c Config) (uint32, error) {
+	if !c.Many() { // nothing to agree on: it is the other node, in whatever version
+		c.Identities = slices.Clone(c.Identities)
+		for i := range c.Identities {
+			c.Identities[i].Prefer = nil
+		}
+	}
 	c.Path, c.Self, c.Hooks, c.Metrics, c.Keys, c.Digest = "", 0, Hooks{}, Metrics{}, nil, 0
 	b, err := json.Marshal(c)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"encoding/json"
 )
 
-// Part is one piece of what both nodes must agree on. Nodes that do not agree compare them one by
+// Part is one piece of what all nodes must agree on. Nodes that do not agree compare them one by
 // one, to say where.
 type Part struct {
 	Name   string
@@ -18,13 +18,15 @@ type Part struct {
 const (
 	// PartBits is what one part's digest takes, PartSlots how many there are on every node. A
 	// part's number and its digest fill 16 bits.
-	PartBits  = 11
-	PartSlots = firstIdentityPart + MaxIdentities
+	PartBits  = 10
+	PartSlots = FirstIdentityPart + MaxIdentities
 
-	firstIdentityPart = 6
+	// The parts of the first node and the first identity; the others follow, in the order of their names.
+	FirstNodePart     = 4
+	FirstIdentityPart = FirstNodePart + MaxNodes
 )
 
-// Parts are the configuration's, each at the same place on both nodes.
+// Parts are the configuration's, each at the same place on every node.
 func (c *Config) Parts() (parts [PartSlots]Part) {
 	put := func(slot int, name string, v any) {
 		b, _ := json.Marshal(v) // plain values: Load has done it with all of them
@@ -33,13 +35,13 @@ func (c *Config) Parts() (parts [PartSlots]Part) {
 	}
 	put(0, "timing", c.Timing)
 	put(1, "arbiter", c.Arbiter)
+	put(2, "services", c.Services)
+	put(3, "the numbers of nodes and identities", [2]int{len(c.Nodes), len(c.Identities)})
 	for i, n := range c.Nodes {
-		put(2+i, "node "+n.Name, n)
+		put(FirstNodePart+i, "node "+n.Name, n)
 	}
-	put(4, "services", c.Services)
-	put(5, "the number of identities", len(c.Identities))
 	for i, id := range c.Identities {
-		put(firstIdentityPart+i, "identity "+id.Name, id)
+		put(FirstIdentityPart+i, "identity "+id.Name, id)
 	}
 	return parts
 }

@@ -48,7 +48,7 @@ type rawIdentity struct {
 	name                         value[string]
 	home, mac, staging, failback value[string]
 	failbackAfter                value[time.Duration]
-	addresses, services          list
+	addresses, services, prefer  list
 }
 
 type rawService struct {
@@ -144,6 +144,7 @@ func (d decoder) identity(name value[string], n ast.Node) rawIdentity {
 	r := rawIdentity{name: name}
 	d.object(n, "an identity",
 		d.name("home", &r.home, "serv1"),
+		d.texts("prefer", &r.prefer, "serv2"),
 		d.text("mac", &r.mac, "auto"),
 		d.texts("addresses", &r.addresses, "192.0.2.21/24"),
 		d.choice("staging", &r.staging, "on-takeover", "ahead"),

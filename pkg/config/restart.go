@@ -7,68 +7,78 @@ import (
 	"slices"
 )
 
-// setting is one that only a start follows; get reads it of what a T was made of.
+// setting is one that only a start follows; get reads it of what a T was made of, in its configuration.
 type setting[T any] struct {
 	name string
-	get  func(*T) any
+	get  func(*Config, *T) any
 }
 
 var fileSettings = []setting[Config]{
-	{"cluster", func(c *Config) any { return c.Cluster }},
-	{"node", func(c *Config) any { return c.Nodes[c.Self].Name }},
-	{"hold", func(c *Config) any { return c.Hold }},
-	{"timing.profile", func(c *Config) any { return c.Timing.Profile }},
-	{"timing.probe", func(c *Config) any { return c.Timing.Probe }},
-	{"timing.dead_after", func(c *Config) any { return c.Timing.DeadAfter }},
-	{"timing.supervisor_lease", func(c *Config) any { return c.Timing.SupervisorLease }},
-	{"timing.boot_hold", func(c *Config) any { return c.Timing.BootHold }},
-	{"timing.linger", func(c *Config) any { return c.Timing.Linger }},
-	{"timing.solo_without_supervisor", func(c *Config) any { return c.Timing.SoloKeep }},
-	{"timing.peer_supervisor_lost", func(c *Config) any { return c.Timing.DemandIfLost }},
-	{"timing.pacer", func(c *Config) any { return c.Timing.Pacer }},
-	{"arbiter", func(c *Config) any { return c.Arbiter }},
-	{"metrics.listen", func(c *Config) any { return c.Metrics.Listen }},
+	{"cluster", func(c, _ *Config) any { return c.Cluster }},
+	{"node", func(c, _ *Config) any { return c.Nodes[c.Self].Name }},
+	{"hold", func(c, _ *Config) any { return c.Hold }},
+	{"timing.profile", func(c, _ *Config) any { return c.Timing.Profile }},
+	{"timing.probe", func(c, _ *Config) any { return c.Timing.Probe }},
+	{"timing.dead_after", func(c, _ *Config) any { return c.Timing.DeadAfter }},
+	{"timing.supervisor_lease", func(c, _ *Config) any { return c.Timing.SupervisorLease }},
+	{"timing.boot_hold", func(c, _ *Config) any { return c.Timing.BootHold }},
+	{"timing.linger", func(c, _ *Config) any { return c.Timing.Linger }},
+	{"timing.solo_without_supervisor", func(c, _ *Config) any { return c.Timing.SoloKeep }},
+	{"timing.peer_supervisor_lost", func(c, _ *Config) any { return c.Timing.DemandIfLost }},
+	{"timing.pacer", func(c, _ *Config) any { return c.Timing.Pacer }},
+	{"arbiter", func(c, _ *Config) any { return c.Arbiter }},
+	{"metrics.listen", func(c, _ *Config) any { return c.Metrics.Listen }},
 }
 
 var nodeSettings = []setting[Node]{
-	{"lan", func(n *Node) any { return n.Lan }},
-	{"crossover", func(n *Node) any { return n.Crossover }},
-	{"spare", func(n *Node) any { return n.Spare }},
-	{"addresses", func(n *Node) any { return [2]any{n.LanAddr, n.CrossAddr} }},
+	{"lan", func(_ *Config, n *Node) any { return n.Lan }},
+	{"crossover", func(_ *Config, n *Node) any { return n.Crossover }},
+	{"spare", func(_ *Config, n *Node) any { return n.Spare }},
+	{"addresses", func(_ *Config, n *Node) any { return [2]any{n.LanAddr, n.CrossAddr} }},
 }
 
 var identitySettings = []setting[Identity]{
-	{"home", func(i *Identity) any { return i.Home }},
-	{"mac", func(i *Identity) any { return i.MAC }},
-	{"addresses", func(i *Identity) any { return i.Addresses }},
-	{"staging", func(i *Identity) any { return i.StagingAhead }},
-	{"services", func(i *Identity) any { return i.Services }},
-	{"mirror", func(i *Identity) any { return i.Mirror }},
-	{"failback", func(i *Identity) any { return i.Failback }},
-	{"failback_after", func(i *Identity) any { return i.FailbackAfter }},
+	{"home", func(c *Config, i *Identity) any { return c.Nodes[i.Home].Name }},
+	{"prefer", func(c *Config, i *Identity) any {
+		if !c.Many() {
+			return nil // it is the other node, and no setting
+		}
+		return c.StandIns(i)
+	}},
+	{"mac", func(_ *Config, i *Identity) any { return i.MAC }},
+	{"addresses", func(_ *Config, i *Identity) any { return i.Addresses }},
+	{"staging", func(_ *Config, i *Identity) any { return i.StagingAhead }},
+	{"services", func(_ *Config, i *Identity) any { return i.Services }},
+	{"mirror", func(_ *Config, i *Identity) any { return i.Mirror }},
+	{"failback", func(_ *Config, i *Identity) any { return i.Failback }},
+	{"failback_after", func(_ *Config, i *Identity) any { return i.FailbackAfter }},
 }
 
 var serviceSettings = []setting[Service]{
-	{"exec", func(s *Service) any { return [3]string{s.Start, s.Stop, s.Check} }},
-	{"check", func(s *Service) any { return [3]any{s.Every, s.Rise, s.Fall} }},
-	{"timeout", func(s *Service) any { return s.Timeout }},
-	{"restart", func(s *Service) any { return s.Restart }},
-	{"after", func(s *Service) any { return s.After }},
-	{"run", func(s *Service) any { return s.Concurrent }},
+	{"exec", func(_ *Config, s *Service) any { return [3]string{s.Start, s.Stop, s.Check} }},
+	{"check", func(_ *Config, s *Service) any { return [3]any{s.Every, s.Rise, s.Fall} }},
+	{"timeout", func(_ *Config, s *Service) any { return s.Timeout }},
+	{"restart", func(_ *Config, s *Service) any { return s.Restart }},
+	{"after", func(_ *Config, s *Service) any { return s.After }},
+	{"run", func(_ *Config, s *Service) any { return s.Concurrent }},
 }
 
 // NeedRestart names the settings in which a configuration differs from a running one and which a
 // daemon follows at its start only: all but the secrets and the hooks.
 func NeedRestart(running, file *Config) (names []string) {
-	names = differing("", fileSettings, running, file)
-	names = append(names, members("nodes", nodeSettings, running.Nodes[:], file.Nodes[:], func(n *Node) string { return n.Name })...)
-	names = append(names, members("identities", identitySettings, running.Identities, file.Identities, func(i *Identity) string { return i.Name })...)
-	return append(names, members("services", serviceSettings, running.Services, file.Services, func(s *Service) string { return s.Name })...)
+	compare := comparison{running, file}
+	names = differing(compare, "", fileSettings, running, file)
+	names = append(names, members(compare, "nodes", nodeSettings, func(c *Config) []Node { return c.Nodes }, func(n *Node) string { return n.Name })...)
+	names = append(names, members(compare, "identities", identitySettings, func(c *Config) []Identity { return c.Identities }, func(i *Identity) string { return i.Name })...)
+	return append(names, members(compare, "services", serviceSettings, func(c *Config) []Service { return c.Services }, func(s *Service) string { return s.Name })...)
 }
 
-func differing[T any](path string, settings []setting[T], a, b *T) (names []string) {
+// comparison is of two configurations.
+type comparison struct{ running, file *Config }
+
+func differing[T any](of comparison, path string, settings []setting[T], a, b *T) (names []string) {
 	for _, s := range settings {
-		if !reflect.DeepEqual(s.get(a), s.get(b)) {
+		if !reflect.DeepEqual(s.get(of.running, a), s.get(of.file, b)) {
 			names = append(names, path+s.name)
 		}
 	}
@@ -76,14 +86,15 @@ func differing[T any](path string, settings []setting[T], a, b *T) (names []stri
 }
 
 // members compares what bears the same name; what only one side has is named whole.
-func members[T any](path string, settings []setting[T], a, b []T, name func(*T) string) (names []string) {
+func members[T any](of comparison, path string, settings []setting[T], list func(*Config) []T, name func(*T) string) (names []string) {
 	find := func(list []T, want string) int {
 		return slices.IndexFunc(list, func(x T) bool { return name(&x) == want })
 	}
+	a, b := list(of.running), list(of.file)
 	for i := range a {
 		at := path + "." + name(&a[i])
 		if j := find(b, name(&a[i])); j >= 0 {
-			names = append(names, differing(at+".", settings, &a[i], &b[j])...)
+			names = append(names, differing(of, at+".", settings, &a[i], &b[j])...)
 		} else {
 			names = append(names, at)
 		}

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -51,16 +52,45 @@ func TestWhatADaemonCannotFollowIsNamedAsInTheFile(t *testing.T) {
 	}
 }
 
+func TestWhatADaemonOfManyCannotFollowIsNamedByNode(t *testing.T) {
+	src := string(readFile(t, filepath.Join(testdata, "good", "many.yaml")))
+	running := parsed(t, src, "serv3")
+	const before = "nodes:\n  alpha: {lan: eth0, crossover: eth1, addresses: {lan: 192.0.2.10/24, crossover: 192.168.111.10/24}}\n"
+	for _, tt := range []struct {
+		from, to string
+		want     []string
+	}{
+		{"prefer: [serv4, serv2]", "prefer: [serv2, serv4]", []string{"identities.files.prefer"}},
+		{", prefer: [serv1]", "", []string{"identities.web.prefer"}},
+		{"serv2, addresses: [", "serv2, prefer: [serv1, serv3, serv4], addresses: [", nil},         // that is what it meant
+		{"home: serv2", "home: serv4", []string{"identities.mail.home", "identities.mail.prefer"}}, // its default goes by the home
+		{"nodes:\n", before, []string{"nodes.alpha", "identities.mail.prefer"}},                    // all others have another number, and are the same
+	} {
+		if !strings.Contains(src, tt.from) {
+			t.Fatalf("the example has no %q", tt.from)
+		}
+		if got := NeedRestart(running, parsed(t, strings.Replace(src, tt.from, tt.to, 1), "serv3")); !slices.Equal(got, tt.want) {
+			t.Errorf("%q → %q: %q, want %q", tt.from, tt.to, got, tt.want)
+		}
+	}
+}
+
 // A value that is not compared would be taken for followed.
 func TestEveryValueIsComparedOrFollowed(t *testing.T) {
+	for file, node := range map[string]string{"contract.yaml": "serv1", "many.yaml": "serv3"} {
+		t.Run(file, func(t *testing.T) { everyValue(t, file, node) })
+	}
+}
+
+func everyValue(t *testing.T, file, node string) {
 	// What a daemon follows, and what other values make.
 	free := []string{"Path", "Keys", "Hooks", "Digest", "ClusterID", "Timing.SuspectAfter", "Timing.ConfirmProbes", "Timing.ServeFor", "Timing.SupervisorLost"}
-	src := string(readFile(t, filepath.Join(testdata, "good", "contract.yaml")))
-	running, changed := parsed(t, src, "serv1"), parsed(t, src, "serv1")
+	src := string(readFile(t, filepath.Join(testdata, "good", file)))
+	running, changed := parsed(t, src, node), parsed(t, src, node)
 	seen := 0
 	var walk func(path string, v reflect.Value)
 	walk = func(path string, v reflect.Value) {
-		if slices.Contains(free, path) {
+		if slices.Contains(free, path) || byHome.MatchString(path) || !running.Many() && strings.HasSuffix(path, ".Prefer") {
 			return
 		}
 		if _, leaf := v.Interface().(netip.Addr); !leaf && v.Kind() == reflect.Struct && v.Type() != reflect.TypeFor[netip.Prefix]() {
@@ -77,7 +107,7 @@ func TestEveryValueIsComparedOrFollowed(t *testing.T) {
 		}
 		was := reflect.New(v.Type()).Elem()
 		was.Set(v)
-		v.Set(another(t, path, v))
+		v.Set(another(t, path, v, len(running.Nodes)))
 		if seen++; len(NeedRestart(running, changed)) == 0 {
 			t.Errorf("another %s is not seen", path)
 		}
@@ -89,8 +119,14 @@ func TestEveryValueIsComparedOrFollowed(t *testing.T) {
 	}
 }
 
+// byHome is what the home says twice; of a pair it says all of Prefer.
+var byHome = regexp.MustCompile(`\.Prefer\[0\]$`)
+
+// ofNode are the paths of numbers of nodes.
+var ofNode = regexp.MustCompile(`^Self$|\.Home$|\.Prefer\[[0-9]+\]$`)
+
 // another is a value unlike v.
-func another(t *testing.T, path string, v reflect.Value) reflect.Value {
+func another(t *testing.T, path string, v reflect.Value, nodes int) reflect.Value {
 	t.Helper()
 	w := reflect.New(v.Type()).Elem()
 	switch v.Interface().(type) {
@@ -106,8 +142,8 @@ func another(t *testing.T, path string, v reflect.Value) reflect.Value {
 		w.SetString(v.String() + "x")
 	case reflect.Int, reflect.Int64:
 		w.SetInt(v.Int() + 1)
-		if path == "Self" { // an index
-			w.SetInt(1 - v.Int())
+		if ofNode.MatchString(path) {
+			w.SetInt((v.Int() + 1) % int64(nodes))
 		}
 	case reflect.Uint8, reflect.Uint32, reflect.Uint64:
 		w.SetUint(v.Uint() ^ 1)

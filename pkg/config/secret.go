@@ -110,7 +110,7 @@ var (
 func secretRemedy(err error, name string) string {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Sprintf("make one with: xdpha keygen --out %s, the same on both nodes", name)
+		return fmt.Sprintf("make one with: xdpha keygen --out %s, the same on every node", name)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, errSecretOwner):
 		return fmt.Sprintf("run: chown %s %s", userName(os.Geteuid()), name)
 	case errors.Is(err, errSecretMode):

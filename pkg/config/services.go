@@ -71,7 +71,7 @@ func (c *checker) owners(byKey map[string]*rawService) (owner map[string]string,
 				allKnown = false
 				c.add(v.at, "service %s is not in services; %s", v.v, defined(v.v, byKey))
 			case s.run.v == "concurrent":
-				c.add(v.at, "service %s is concurrent and runs on both nodes whoever owns %s; remove it here, or its run: concurrent", v.v, id.name.v)
+				c.add(v.at, "service %s is concurrent and runs on every node whoever owns %s; remove it here, or its run: concurrent", v.v, id.name.v)
 			case other == id.name.v:
 				c.add(v.at, "service %s is listed twice; remove one of them", v.v)
 			case other != "":
@@ -111,7 +111,7 @@ func (c *checker) after(s *rawService, byKey map[string]*rawService, owner map[s
 		case s.run.v == "concurrent":
 			c.add(v.at, "concurrent service %s cannot wait for the exclusive %s, which runs on one node only; remove it", s.name.v, v.v)
 		case owner[s.name.v] != owner[v.v] && owner[s.name.v] != "" && owner[v.v] != "":
-			c.add(v.at, "service %s of identity %s cannot wait for %s of identity %s, which can be on the other node; put both into one identity",
+			c.add(v.at, "service %s of identity %s cannot wait for %s of identity %s, which can be on another node; put both into one identity",
 				s.name.v, owner[s.name.v], v.v, owner[v.v])
 		}
 		seen[v.v] = true

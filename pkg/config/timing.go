@@ -37,7 +37,7 @@ func (c *checker) timing() {
 		out.SuspectAfter = min(out.SuspectAfter, max(2*out.Probe, out.DeadAfter/4))
 	}
 	out.ConfirmProbes = min(maxConfirmProbes, int(out.DeadAfter/out.Probe)-1)
-	out.SoloKeep = or(t.solo, "keep") == "keep"
+	out.SoloKeep = c.soloKeep()
 	out.Pacer = or(t.pacer, PacerAuto)
 	out.SupervisorLost = time.Duration(float64(out.SupervisorLease) * lostShare)
 	out.DemandIfLost = or(t.supervisorLost, "takeover") == "takeover"
@@ -50,6 +50,19 @@ func (c *checker) defaultBootHold() time.Duration {
 		return defaultFenceHold
 	}
 	return defaultBootHold
+}
+
+// soloKeep: without its supervisor an owner keeps what it has while nobody could take it. Of more
+// than two nodes there is always one that could.
+func (c *checker) soloKeep() bool {
+	solo := c.raw.timing.solo
+	if len(c.raw.nodes) <= 2 {
+		return or(solo, "keep") == "keep"
+	}
+	if or(solo, "close") == "keep" {
+		c.add(solo.at, "solo_without_supervisor: keep is for two nodes, of more another one can take over; write close or leave it out")
+	}
+	return false
 }
 
 // The pacers.

@@ -4,6 +4,7 @@ package config
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -12,14 +13,14 @@ import (
 type Config struct {
 	Path    string
 	Cluster string
-	// Hold (hold: manual): a node that comes back is in standby if the other one serves.
+	// Hold (hold: manual): a node that comes back is in standby if another one serves.
 	Hold bool
 	// ClusterID is the cluster's name as carried by every frame.
 	ClusterID uint32
 	// Keys are the cluster's secrets, the signing one first; one or two.
 	Keys []Key
-	// Nodes are the two nodes in the order of their names; Self indexes this one.
-	Nodes      [2]Node
+	// Nodes are two to MaxNodes, in the order of their names; Self indexes this one.
+	Nodes      []Node
 	Self       int
 	Timing     Timing
 	Arbiter    Arbiter
@@ -27,7 +28,7 @@ type Config struct {
 	Services   []Service  // in the order of their names
 	Hooks      Hooks
 	Metrics    Metrics
-	// Digest names what both nodes must agree on (all but Path, Self, Hooks, Metrics and the keys).
+	// Digest names what all nodes must agree on (all but Path, Self, Hooks, Metrics and the keys).
 	Digest uint32
 }
 
@@ -37,7 +38,31 @@ type Key struct {
 	ID     uint8 // tells the receiver which key signed
 }
 
-// Node is one of the two servers.
+// Many reports a cluster of more than two nodes. A pair needs no etcd, and has rules of its own.
+func (c *Config) Many() bool { return len(c.Nodes) > 2 }
+
+// Others are the indexes of all nodes but this one, in their order.
+func (c *Config) Others() (others []int) {
+	for i := range c.Nodes {
+		if i != c.Self {
+			others = append(others, i)
+		}
+	}
+	return others
+}
+
+// StandIns are the names of who takes an identity when its home cannot, in this order.
+func (c *Config) StandIns(id *Identity) (names []string) {
+	for _, node := range id.Prefer[min(1, len(id.Prefer)):] {
+		names = append(names, c.Nodes[node].Name)
+	}
+	return names
+}
+
+// Peer is the index of the other node of a pair.
+func (c *Config) Peer() int { return c.Others()[0] }
+
+// Node is one of the servers.
 type Node struct {
 	Name                  string
 	Lan, Crossover, Spare string // interface names; Spare may be empty
@@ -53,7 +78,7 @@ type Timing struct {
 	ConfirmProbes   int           // own probes that must be unanswered before DEAD
 	SupervisorLease time.Duration
 	BootHold        time.Duration // silence since the start after which a peer never heard is dead
-	SoloKeep        bool          // solo_without_supervisor: keep
+	SoloKeep        bool          // solo_without_supervisor: keep; never with more than two nodes
 	// ServeFor is the right to serve, L: how long after a frame that the peer counts as life, or
 	// a question that a majority of the listed hosts answered, the gates stay open.
 	ServeFor time.Duration
@@ -99,8 +124,11 @@ func (a Arbiter) MutualKill() bool {
 
 // Identity is what moves.
 type Identity struct {
-	Name          string
-	Home          int // index into Config.Nodes
+	Name string
+	Home int // index into Config.Nodes
+	// Prefer are the candidates, who alone ever own it: indexes into Config.Nodes, home first, then
+	// who takes it when those before cannot. At least two.
+	Prefer        []int `json:",omitempty"`
 	MAC           [6]byte
 	Addresses     []AddressRange
 	StagingAhead  bool
@@ -109,6 +137,9 @@ type Identity struct {
 	Failback      string // never | manual | auto
 	FailbackAfter time.Duration
 }
+
+// Candidate reports whether a node may ever own the identity.
+func (i Identity) Candidate(node int) bool { return slices.Contains(i.Prefer, node) }
 
 // AddressRange is first..last inside one prefix length, both included.
 type AddressRange struct {

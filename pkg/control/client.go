@@ -105,6 +105,12 @@ func (c *Client) Reload(ctx context.Context) error {
 	return c.call(ctx, http.MethodPost, "/v1/reload", map[string]any{}, nil)
 }
 
+// ConfirmOff says that somebody has seen that a dead peer is off: nothing of it will be heard
+// before it is switched on again.
+func (c *Client) ConfirmOff(ctx context.Context, node string) error {
+	return c.call(ctx, http.MethodPost, "/v1/confirm-off", map[string]any{"node": node}, nil)
+}
+
 // Events calls fn with each event after number since, in order; with follow
 // also with those to come, until ctx ends, fn fails or the daemon leaves. An
 // event of KindMissed says that some were lost.

@@ -84,9 +84,11 @@ func TestStatusCrossesTheSocketWhole(t *testing.T) {
 		Node: "serv1", Time: time.Unix(1, 2).UTC(), Version: "1", Cluster: "lj64", Standby: true, Frozen: true,
 		Peer: Peer{Name: "serv2", State: PeerUp, BootID: "00000000000000ff", Supervisor: SupervisorUp, SupervisorAgeUS: 7,
 			Services: map[string]string{"mail": ServicesDown}, Solo: true, Policy: Policy{PolicyTakeover, 750_000}},
+		Peers: []Peer{{Name: "serv2", State: PeerUp, BootID: "00000000000000ff", Services: map[string]string{},
+			Links: []Link{{Name: "lan", Interface: "eth0", Up: true, LastHeardUS: 3, RTTUS: RTT{1.3, 1.9, 80}, GapMaxUS: 9, Mode: "native"}}}},
 		Pacer: Pacer{Mode: "kernel (fq)", Wanted: "auto", LastTickUS: 9, GapMaxUS: 1100, TokensSent: 1}, RightToServeUS: new(int64),
 		Links:      []Link{{Name: "lan", Interface: "eth0", Up: true, LastHeardUS: 3, RTTUS: RTT{1.3, 1.9, 80}, GapMaxUS: 9, Mode: "native"}},
-		Identities: []Identity{{Name: "files", Home: "serv1", Owner: "serv1", Generation: 1<<56 - 1, Gate: GateOpen, Addresses: []string{"192.0.2.21/24"}, MAC: "02:00:00:00:00:01"}},
+		Identities: []Identity{{Name: "files", Home: "serv1", Prefer: []string{"serv2"}, Owner: "serv1", Generation: 1<<56 - 1, Gate: GateOpen, Addresses: []string{"192.0.2.21/24"}, MAC: "02:00:00:00:00:01"}},
 		Services:   []Service{{Name: "samba", State: "up", Restarts: 2}},
 		Mirrors:    []Mirror{},
 		Arbiter:    Arbiter{Kind: "reach", Satisfied: true, Reached: 2, Needed: 2, Hosts: []ArbiterHost{{Address: "192.0.2.1", Reached: true}}},
@@ -130,12 +132,12 @@ func TestHistoryOfNothingHasNoNullList(t *testing.T) {
 }
 
 func TestStatusHasTheContractsKeysAndNoNullList(t *testing.T) {
-	b, err := json.Marshal(Status{Identities: []Identity{{}}, Links: []Link{{}}, LastTakeover: &Takeover{}}.lists())
+	b, err := json.Marshal(Status{Peers: []Peer{{Links: []Link{{}}}}, Identities: []Identity{{}}, Links: []Link{{}}, LastTakeover: &Takeover{}}.lists())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, key := range []string{
-		"node", "time", "version", "peer", "state", "boot_id", "supervisor_age_us", "links", "name", "up", "last_heard_us", "rtt_us", "p50", "p99", "max",
+		"node", "time", "version", "peer", "peers", "prefer", "state", "boot_id", "supervisor_age_us", "links", "name", "up", "last_heard_us", "rtt_us", "p50", "p99", "max",
 		"gap_max_us", "mode", "identities", "home", "owner", "generation", "gate", "reason", "addresses", "mac", "services", "mirrors", "arbiter", "troubles",
 		"last_takeover", "detect_us", "flip_us", "announce_us", "address_us", "services_us", "cause",
 	} {
@@ -148,14 +150,51 @@ func TestStatusHasTheContractsKeysAndNoNullList(t *testing.T) {
 	}
 }
 
+func TestThePeerOfManyIsTheOneThatFaresWorst(t *testing.T) {
+	peer := func(name, state string) Peer { return Peer{Name: name, State: state, Links: []Link{{}}} }
+	for _, tt := range []struct {
+		want   string
+		states []string
+	}{
+		{"0", []string{PeerUp}},
+		{"0", []string{PeerUp, PeerUp}},
+		{"1", []string{PeerUp, PeerUnknown, PeerUp}},
+		{"2", []string{PeerUp, PeerUnknown, PeerSupervisorLost}},
+		{"1", []string{PeerSupervisorLost, PeerDead, PeerUnknown, PeerDead}},
+	} {
+		var peers []Peer
+		for i, s := range tt.states {
+			peers = append(peers, peer(fmt.Sprint(i), s))
+		}
+		if got := Worst(peers); got.Name != tt.want || got.Links != nil || peers[0].Links == nil {
+			t.Errorf("of %q it is %+v", tt.states, got)
+		}
+	}
+}
+
+func TestHistogramsAreAdded(t *testing.T) {
+	var a, b Histogram
+	a.Observe(1000)
+	b.Observe(1010)
+	b.Observe(70_000)
+	sum := a
+	sum.Add(b)
+	if sum.Count() != 3 || sum.SumNS != 72_010 || sum.MaxNS != 70_000 || sum.Buckets[Bucket(1000)] != 2 {
+		t.Errorf("%+v", sum)
+	}
+	if a.Count() != 1 {
+		t.Errorf("what was added to has changed elsewhere: %+v", a)
+	}
+}
+
 func TestVerbsArriveAsCommands(t *testing.T) {
 	f := &fake{}
 	c, _ := serve(t, f)
 	ctx := t.Context()
-	if err := errors.Join(c.Move(ctx, "files", "serv2", true), c.Giveback(ctx, ""), c.Standby(ctx, true), c.Freeze(ctx, false), c.Reload(ctx)); err != nil {
+	if err := errors.Join(c.Move(ctx, "files", "serv2", true), c.Giveback(ctx, ""), c.Standby(ctx, true), c.Freeze(ctx, false), c.Reload(ctx), c.ConfirmOff(ctx, "serv2")); err != nil {
 		t.Fatal(err)
 	}
-	want := []Command{{Verb: Move, Identity: "files", To: "serv2", Force: true}, {Verb: Giveback}, {Verb: Standby, On: true}, {Verb: Freeze}, {Verb: Reload}}
+	want := []Command{{Verb: Move, Identity: "files", To: "serv2", Force: true}, {Verb: Giveback}, {Verb: Standby, On: true}, {Verb: Freeze}, {Verb: Reload}, {Verb: ConfirmOff, Node: "serv2"}}
 	if d := cmp.Diff(want, f.done); d != "" {
 		t.Error(d)
 	}

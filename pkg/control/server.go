@@ -71,15 +71,16 @@ type route struct {
 func NewServer(b Backend, log *slog.Logger) *Server {
 	s := &Server{backend: b, log: log}
 	s.routes = map[string]route{
-		"/v1/status":   {http.MethodGet, s.status},
-		"/v1/history":  {http.MethodGet, s.history},
-		"/v1/events":   {http.MethodGet, s.events},
-		"/v1/ping":     {http.MethodGet, s.ping},
-		"/v1/move":     {http.MethodPost, s.move},
-		"/v1/giveback": {http.MethodPost, s.giveback},
-		"/v1/standby":  {http.MethodPost, s.toggle(Standby)},
-		"/v1/freeze":   {http.MethodPost, s.toggle(Freeze)},
-		"/v1/reload":   {http.MethodPost, s.reload},
+		"/v1/status":      {http.MethodGet, s.status},
+		"/v1/history":     {http.MethodGet, s.history},
+		"/v1/events":      {http.MethodGet, s.events},
+		"/v1/ping":        {http.MethodGet, s.ping},
+		"/v1/move":        {http.MethodPost, s.move},
+		"/v1/giveback":    {http.MethodPost, s.giveback},
+		"/v1/standby":     {http.MethodPost, s.toggle(Standby)},
+		"/v1/freeze":      {http.MethodPost, s.toggle(Freeze)},
+		"/v1/reload":      {http.MethodPost, s.reload},
+		"/v1/confirm-off": {http.MethodPost, s.confirmOff},
 	}
 	return s
 }
@@ -230,13 +231,26 @@ func (s *Server) reload(w http.ResponseWriter, r *http.Request) error {
 	return s.do(w, r, Command{Verb: Reload})
 }
 
+func (s *Server) confirmOff(w http.ResponseWriter, r *http.Request) error {
+	var body struct {
+		Node string `json:"node"`
+	}
+	if err := decode(w, r, &body); err != nil {
+		return err
+	}
+	if body.Node == "" { // it must be said which
+		return fmt.Errorf("%w: node is missing", ErrInvalid)
+	}
+	return s.do(w, r, Command{Verb: ConfirmOff, Node: body.Node})
+}
+
 func (s *Server) do(w http.ResponseWriter, r *http.Request, c Command) error {
 	if err := readDone(w); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), doTimeout)
 	defer cancel()
-	s.log.Info("command", "verb", c.Verb, "identity", c.Identity, "to", c.To, "force", c.Force, "on", c.On)
+	s.log.Info("command", "verb", c.Verb, "identity", c.Identity, "to", c.To, "force", c.Force, "on", c.On, "node", c.Node)
 	if err := s.backend.Do(ctx, c); err != nil {
 		return err
 	}

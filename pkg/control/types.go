@@ -4,6 +4,7 @@ package control
 
 import (
 	"math/bits"
+	"slices"
 	"time"
 )
 
@@ -15,12 +16,13 @@ type Status struct {
 	Cluster string    `json:"cluster"`
 	Standby bool      `json:"standby"`
 	Frozen  bool      `json:"frozen"`
-	Peer    Peer      `json:"peer"`
+	Peer    Peer      `json:"peer"`  // of more than two nodes the one that fares worst
+	Peers   []Peer    `json:"peers"` // all of them, by name, with the links to each
 	Pacer   Pacer     `json:"pacer"`
 	// RightToServeUS is what is left of the right to serve, 0 if it has run out; nil with
 	// arbiter none, which asks for none.
 	RightToServeUS *int64     `json:"right_to_serve_us,omitempty"`
-	Links          []Link     `json:"links"`
+	Links          []Link     `json:"links"` // with more than two nodes each to all peers: up if all are heard on it
 	Identities     []Identity `json:"identities"`
 	Services       []Service  `json:"services"`
 	Mirrors        []Mirror   `json:"mirrors"`
@@ -41,6 +43,7 @@ const (
 	PeerSupervisorLost = "supervisor-lost"
 	PeerDead           = "dead"
 	PeerUnknown        = "unknown"
+	PeerSuspect        = "suspect" // in metrics alone: it is up, and silent for a moment
 )
 
 // The values of Peer.Supervisor.
@@ -56,7 +59,7 @@ const (
 	ServicesDown = "down"
 )
 
-// Peer is the other node: its kernel (State), its daemon, and the services of what it owns, as
+// Peer is another node: its kernel (State), its daemon, and the services of what it owns, as
 // far as it is heard. BootID is hexadecimal: a 64-bit number does not survive every reader of JSON.
 type Peer struct {
 	Name            string            `json:"name"`
@@ -67,6 +70,26 @@ type Peer struct {
 	Services        map[string]string `json:"services"` // by identity that it owns
 	Solo            bool              `json:"solo"`     // it serves by the arbiter's leave
 	Policy          Policy            `json:"policy"`
+	Links           []Link            `json:"links,omitempty"` // to it; in Status.Peers alone
+}
+
+// states of a peer, the worst one last. The status does not tell a suspect from a peer that is up,
+// the metrics do.
+var states = []string{PeerUp, PeerUnknown, PeerSuspect, PeerSupervisorLost, PeerDead}
+
+// Worse reports whether a peer in state a fares worse than one in state b.
+func Worse(a, b string) bool { return slices.Index(states, a) > slices.Index(states, b) }
+
+// Worst is the peer in the worst state, the first of several, as Status.Peer shows it. There is one at least.
+func Worst(peers []Peer) Peer {
+	worst := peers[0]
+	for _, p := range peers[1:] {
+		if Worse(p.State, worst.State) {
+			worst = p
+		}
+	}
+	worst.Links = nil
+	return worst
 }
 
 // The values of Policy.SupervisorLost.
@@ -120,6 +143,7 @@ const (
 type Identity struct {
 	Name       string   `json:"name"`
 	Home       string   `json:"home"`
+	Prefer     []string `json:"prefer"` // who takes it when its home cannot, in this order; nobody else ever does
 	Owner      string   `json:"owner"`
 	Generation uint64   `json:"generation"`
 	Gate       string   `json:"gate"` // open | closed: on this node
@@ -165,7 +189,7 @@ type Etcd struct {
 	Keys      []EtcdKey `json:"keys"`
 }
 
-// EtcdKey is an identity's key, as it was read last. While both nodes are up nobody holds any.
+// EtcdKey is an identity's key, as it was read last. While all nodes are up nobody holds any.
 type EtcdKey struct {
 	Identity   string `json:"identity"`
 	Holder     string `json:"holder,omitempty"` // a node; empty: nobody
@@ -244,20 +268,30 @@ func (t Timeline) Stages() []int64 {
 // lists gives every list a value, so that none is printed as null.
 func (s Status) lists() Status {
 	s.Links = nonNil(s.Links)
-	if s.Peer.Services == nil {
-		s.Peer.Services = map[string]string{}
+	s.Peer = s.Peer.lists()
+	peers := make([]Peer, len(s.Peers)) // a copy: the backend's stays as it is
+	for i, p := range s.Peers {
+		peers[i] = p.lists()
 	}
+	s.Peers = peers
 	s.Services = nonNil(s.Services)
 	s.Mirrors = nonNil(s.Mirrors)
 	s.Arbiter.Hosts = nonNil(s.Arbiter.Hosts)
 	s.Troubles = nonNil(s.Troubles)
-	ids := make([]Identity, len(s.Identities)) // a copy: the backend's stays as it is
+	ids := make([]Identity, len(s.Identities))
 	for i, id := range s.Identities {
-		id.Addresses = nonNil(id.Addresses)
+		id.Addresses, id.Prefer = nonNil(id.Addresses), nonNil(id.Prefer)
 		ids[i] = id
 	}
 	s.Identities = ids
 	return s
+}
+
+func (p Peer) lists() Peer {
+	if p.Services == nil {
+		p.Services = map[string]string{}
+	}
+	return p
 }
 
 func nonNil[T any](s []T) []T {
@@ -290,15 +324,18 @@ const (
 	Standby  = "standby"
 	Freeze   = "freeze"
 	Reload   = "reload"
+	// ConfirmOff is a person's word that a dead peer is off, where no fence agent can say so.
+	ConfirmOff = "confirm-off"
 )
 
 // Command is something that the node is asked to do.
 type Command struct {
-	Verb     string // Move, Giveback, Standby, Freeze, Reload
+	Verb     string // one of the above
 	Identity string // Move, Giveback (empty: all)
-	To       string // Move: a node's name (empty: the other one)
+	To       string // Move: a node's name (empty: the other one, of two)
 	Force    bool   // Move
 	On       bool   // Standby, Freeze
+	Node     string // ConfirmOff
 }
 
 // Ping is the round trips that the kernels measured while it lasted.
@@ -307,9 +344,11 @@ type Ping struct {
 	Links []PingLink `json:"links"`
 }
 
-// PingLink is one link's part of a Ping.
+// PingLink is one link's part of a Ping; with more than two nodes, one peer's on it.
 type PingLink struct {
+	Peer string    `json:"peer"`
 	Name string    `json:"name"`
+	Node string    `json:"node,omitempty"` // whose answers; of a pair it goes without saying
 	Sent uint64    `json:"sent"`
 	Lost uint64    `json:"lost"`
 	RTT  Histogram `json:"rtt"`
@@ -345,6 +384,19 @@ func (h Histogram) Count() uint64 {
 		n += c
 	}
 	return n
+}
+
+// Add counts what o counted, too.
+func (h *Histogram) Add(o Histogram) {
+	h.Buckets = append([]uint64(nil), h.Buckets...) // it may be somebody else's
+	for len(h.Buckets) < len(o.Buckets) {
+		h.Buckets = append(h.Buckets, 0)
+	}
+	for i, n := range o.Buckets {
+		h.Buckets[i] += n
+	}
+	h.SumNS += o.SumNS
+	h.MaxNS = max(h.MaxNS, o.MaxNS)
 }
 
 // Quantile returns the duration in nanoseconds that a share q of all did not

@@ -81,6 +81,9 @@ func (m *Machine) cancelFence() {
 func (m *Machine) fenceResult(err string) {
 	f := &m.fence
 	f.op = 0
+	if err != "" && m.onlyDead() && m.obs.Fenced {
+		return // somebody else has said so meanwhile, and the agent was called off
+	}
 	if err == "" {
 		f.backoff, f.retryAt = 0, m.now+fenceShows
 		m.notify(KindFenced, nil, "%s is off", m.cfg.Nodes[m.only()])

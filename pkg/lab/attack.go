@@ -31,7 +31,7 @@ func (l *Lab) attack(ctx context.Context, b *breakage, n *Node) error {
 	var sends []func() error
 	var closers []int
 	for _, role := range []Role{LAN, Crossover} {
-		p, err := FindPort(n.Name, role)
+		p, err := l.FindPort(n.Name, role)
 		if err != nil {
 			return err
 		}
@@ -121,7 +121,7 @@ func (l *Lab) record(ctx context.Context, p Port) ([][]byte, error) {
 
 // claim has a foreign host say over and over that an identity's address is at its MAC.
 func (l *Lab) claim(b *breakage, id Identity) error {
-	p, err := FindPort(Hosts1, LAN)
+	p, err := l.FindPort(Hosts1, LAN)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -21,30 +20,34 @@ type breakage struct {
 	end   func() error // of what it does over and over; nil: nothing
 }
 
-// cables are those through which nothing passes while it lasts; dark: they have no carrier either.
-func (b *breakage) cables() (ports []Port, dark bool) {
+// cables are those, of all, through which nothing passes while it lasts; dark: they have no carrier either.
+func (b *breakage) cables(all []Port) (ports []Port, dark bool) {
 	switch b.kind {
 	case FaultHang, FaultPanic, FaultPause:
-		return portsOf(b.node), false
+		return portsOf(all, b.node), false
 	case FaultPower, FaultIsolate:
-		return portsOf(b.node), true
+		return portsOf(all, b.node), true
 	case FaultBootBoth:
-		return portsThat(Port.Server), true
-	case FaultCrossover:
-		return portsThat(func(p Port) bool { return p.Role == Crossover }), true
+		return portsThat(all, Port.Server), true
+	case FaultCrossover: // a cable has two ends, a switch has many
+		crossovers := portsThat(all, func(p Port) bool { return p.Role == Crossover })
+		if len(crossovers) > 2 {
+			crossovers = portsOf(crossovers, b.node)
+		}
+		return crossovers, true
 	case FaultLAN, FaultFlap:
-		return portsThat(func(p Port) bool { return p.Node == b.node && p.Role == LAN }), true
+		return portsThat(all, func(p Port) bool { return p.Node == b.node && p.Role == LAN }), true
 	case FaultSwitch:
-		lan, _ := FindPort(b.node, LAN)
-		return portsThat(func(p Port) bool { return p.Switch == lan.Switch || p.Role == TrunkCable }), true
+		lan, _ := findPort(all, b.node, LAN)
+		return portsThat(all, func(p Port) bool { return p.Switch == lan.Switch || p.Role == TrunkCable }), true
 	case FaultTrunk:
-		return portsThat(func(p Port) bool { return p.Role == TrunkCable }), true
+		return portsThat(all, func(p Port) bool { return p.Role == TrunkCable }), true
 	}
 	return nil, false
 }
 
-func portsThat(which func(Port) bool) (out []Port) {
-	for _, p := range Ports {
+func portsThat(all []Port, which func(Port) bool) (out []Port) {
+	for _, p := range all {
 		if which(p) {
 			out = append(out, p)
 		}
@@ -53,7 +56,9 @@ func portsThat(which func(Port) bool) (out []Port) {
 }
 
 // portsOf are all cables of a node.
-func portsOf(node string) []Port { return portsThat(func(p Port) bool { return p.Node == node }) }
+func portsOf(all []Port, node string) []Port {
+	return portsThat(all, func(p Port) bool { return p.Node == node })
+}
 
 // again has f called every so often, from now on until the fault ends, which is when its errors are told.
 func (b *breakage) again(every time.Duration, f func() error) {
@@ -76,8 +81,9 @@ func (b *breakage) again(every time.Duration, f func() error) {
 
 // breakages are all that last.
 type breakages struct {
-	mu  sync.Mutex
-	all []*breakage
+	mu    sync.Mutex
+	all   []*breakage
+	ports []Port // of the lab
 }
 
 func (s *breakages) add(b *breakage) {
@@ -118,7 +124,9 @@ func (s *breakages) remove(kind Fault, node string) error {
 func (s *breakages) removeAll() error {
 	var errs []error
 	for _, k := range Faults {
-		errs = append(errs, s.remove(k, Serv1), s.remove(k, Serv2))
+		for i := range MaxNodes {
+			errs = append(errs, s.remove(k, server(i)))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -141,7 +149,7 @@ func (s *breakages) holds() (cut, dark map[int]bool) {
 		if b.loose {
 			continue
 		}
-		ports, isDark := b.cables()
+		ports, isDark := b.cables(s.ports)
 		for _, p := range ports {
 			cut[p.Number] = true
 			dark[p.Number] = dark[p.Number] || isDark
@@ -161,13 +169,7 @@ func (l *Lab) cut(ports []Port) {
 		}
 	}
 	for node, m := range mask {
-		word := l.cables.CutWord(cutIndex[node])
-		for {
-			old := atomic.LoadUint64(word) // a prober may cut others at the same time
-			if atomic.CompareAndSwapUint64(word, old, old&^m|want[node]) {
-				break
-			}
-		}
+		setBits(l.cables.CutWord(cutIndex[node]), m, want[node])
 	}
 }
 

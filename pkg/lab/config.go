@@ -18,11 +18,12 @@ type Scene struct {
 	Profile         string // default balanced; custom if Probe or DeadAfter is there
 	Probe           string // as in the configuration, with DeadAfter
 	DeadAfter       string
-	Pacer           string // as in the configuration; empty leaves the default
-	NoReach         bool   // arbiter none instead of reach
-	Etcd            string // endpoints, as in a list of the configuration: arbiter etcd instead of reach
-	Fence           string // arbiter fence, as in the configuration, beside reach or (with NoReach) alone; one line
-	SupervisorLease string // as in the configuration; empty leaves the default
+	Pacer           string            // as in the configuration; empty leaves the default
+	NoReach         bool              // arbiter none instead of reach
+	Etcd            string            // endpoints, as in a list of the configuration: arbiter etcd instead of reach; more than two nodes need it
+	Prefer          map[string]string // by identity, who takes it when its home cannot, as in a list of the configuration; none leaves the default
+	Fence           string            // arbiter fence, as in the configuration, beside reach or (with NoReach) alone; one line
+	SupervisorLease string            // as in the configuration; empty leaves the default
 	// PeerSupervisorLost is what to do about a peer whose kernel lives and whose daemon does not; empty leaves the default.
 	PeerSupervisorLost string
 	Failback           string // of both identities; empty leaves the default
@@ -38,7 +39,7 @@ func RangeAddr(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{10, 21, byte(i >> 8), byte(i)})
 }
 
-// ConfigPath is the configuration of both nodes.
+// ConfigPath is the configuration of all nodes.
 func (l *Lab) ConfigPath() string { return filepath.Join(l.Dir, "xdpha.yaml") }
 
 // WriteConfig writes the cluster's configuration and, once, its secret. Services
@@ -62,8 +63,9 @@ func (l *Lab) WriteConfig(s Scene) error {
 	data := struct {
 		Scene
 		Secret, Services string
+		Nodes            []sceneNode
 		Identities       []Identity
-	}{s, secret, filepath.Join(l.Dir, "services"), Identities[:]}
+	}{s, secret, filepath.Join(l.Dir, "services"), sceneNodes(l.size()), Identities[:]}
 	if err := configTemplate.Execute(&b, data); err != nil {
 		return fmt.Errorf("write the lab's configuration: %w", err)
 	}
@@ -71,6 +73,16 @@ func (l *Lab) WriteConfig(s Scene) error {
 		return fmt.Errorf("write the lab's configuration: %w", err)
 	}
 	return nil
+}
+
+// sceneNode is a node as the configuration has it.
+type sceneNode struct{ Name, Lan, Crossover string }
+
+func sceneNodes(count int) (nodes []sceneNode) {
+	for i := range count {
+		nodes = append(nodes, sceneNode{server(i), lanAddress(i), crossAddress(i)})
+	}
+	return nodes
 }
 
 var configTemplate = template.Must(template.New("config").Funcs(template.FuncMap{
@@ -116,13 +128,17 @@ arbiter:
 {{- end}}
 
 nodes:
-  serv1: {lan: eth0, crossover: eth1, {{if not .SpareLess}}spare: eth2, {{end}}addresses: {lan: 192.0.2.11/24, crossover: 192.168.111.1/24}}
-  serv2: {lan: eth0, crossover: eth1, {{if not .SpareLess}}spare: eth2, {{end}}addresses: {lan: 192.0.2.12/24, crossover: 192.168.111.2/24}}
+{{- range .Nodes}}
+  {{.Name}}: {lan: eth0, crossover: eth1, {{if not $.SpareLess}}spare: eth2, {{end}}addresses: {lan: {{.Lan}}, crossover: {{.Crossover}}}}
+{{- end}}
 
 identities:
 {{- range $i, $id := .Identities}}
   {{.Name}}:
     home: {{.Home}}
+{{- with index $.Prefer .Name}}
+    prefer: [{{.}}]
+{{- end}}
     mac: "{{mac .MAC}}"
     addresses: [{{.Addr}}/24{{if and $.Addresses (not $i)}}, "{{at 1}}-{{at $.Addresses}}/16"{{end}}{{if ipv6}}, "{{.Addr6}}/64"{{end}}]
     services: [{{.Name}}d]

@@ -27,20 +27,20 @@ const (
 	FaultPanic      Fault = "panic"       // the same, and nothing on the node runs ever again
 	FaultPause      Fault = "pause"       // a virtual machine is stopped, and goes on
 	FaultReboot     Fault = "reboot"      // its daemon is asked to leave, then it boots
-	FaultBootBoth   Fault = "boot-both"   // both nodes lose power, and boot together
+	FaultBootBoth   Fault = "boot-both"   // all nodes lose power, and boot together
 	FaultDaemonKill Fault = "daemon-kill" // SIGKILL
 	FaultDaemonStop Fault = "daemon-stop" // SIGSTOP
 	FaultDaemonSlow Fault = "daemon-slow" // starved: it runs for a tenth of the time
 	FaultService    Fault = "service"     // the identity's service is found failed
 	FaultCrashLoop  Fault = "crash-loop"  // it fails whenever it was started
-	FaultCrossover  Fault = "crossover"   // the cable between the nodes is pulled
+	FaultCrossover  Fault = "crossover"   // the cable between the nodes is pulled; of more than two, that from the node to their switch
 	FaultLAN        Fault = "lan"         // the node's LAN cable is pulled
 	FaultFlap       Fault = "flap"        // it is pulled and plugged, again and again
 	FaultNIC        Fault = "nic"         // the node's LAN NIC is taken down
 	FaultSwitch     Fault = "switch"      // the switch of its LAN NIC goes dark
 	FaultTrunk      Fault = "trunk"       // the cable between the switches is pulled
 	FaultIsolate    Fault = "isolate"     // all of the node's cables are pulled, and everything on it runs
-	FaultPartition  Fault = "partition"   // not a frame passes between the nodes; all others hear both
+	FaultPartition  Fault = "partition"   // not a frame passes between the node and the others; everybody else hears all
 	FaultForge      Fault = "forge"       // the node is sent spoiled frames in its peer's name
 	FaultReplay     Fault = "replay"      // and such as its peer has sent before
 	FaultFlood      Fault = "flood"       // spoiled ones, by the ten thousand
@@ -146,17 +146,17 @@ func (l *Lab) slow(n *Node) {
 }
 
 func (l *Lab) breakNetwork(ctx context.Context, b *breakage, n *Node, id Identity) error {
-	ports, _ := b.cables()
+	ports, _ := b.cables(l.ports)
 	l.cut(ports)
 	switch b.kind {
 	case FaultPower:
 		return l.cutPower(ports, n)
 	case FaultBootBoth:
-		return l.cutPower(ports, l.Nodes[:]...)
+		return l.cutPower(ports, l.Nodes...)
 	case FaultPanic, FaultPause: // its kernel cannot be stopped: it is cut off first, and cannot tell the difference
 		return n.freeze()
 	case FaultPartition:
-		l.partition(true)
+		l.partition()
 	case FaultNIC:
 		return l.setNIC(n, false)
 	case FaultFlap:
@@ -180,13 +180,13 @@ func (l *Lab) breakNetwork(ctx context.Context, b *breakage, n *Node, id Identit
 // A failed service is the cluster's own to mend.
 func (l *Lab) Heal(ctx context.Context, kind Fault, id Identity) error {
 	n := l.Node(id.Home)
-	ports, _ := (&breakage{kind: kind, node: n.Name}).cables()
+	ports, _ := (&breakage{kind: kind, node: n.Name}).cables(l.ports)
 	err := l.broken.remove(kind, n.Name)
 	switch kind {
 	case FaultPower, FaultPanic, FaultReboot:
 		err = errors.Join(err, l.boot(n))
 	case FaultBootBoth:
-		err = errors.Join(err, l.boot(l.Nodes[:]...))
+		err = errors.Join(err, l.boot(l.Nodes...))
 	case FaultPause:
 		if !l.broken.has(n.Name, FaultPanic) {
 			err = errors.Join(err, n.thaw())
@@ -194,7 +194,7 @@ func (l *Lab) Heal(ctx context.Context, kind Fault, id Identity) error {
 		l.cut(ports)
 		err = errors.Join(err, l.revive(n))
 	case FaultPartition:
-		l.partition(false)
+		l.partition()
 	case FaultDaemonKill:
 		err = errors.Join(err, l.revive(n))
 	case FaultDaemonStop, FaultDaemonSlow:
@@ -241,7 +241,7 @@ func (l *Lab) boot(nodes ...*Node) error {
 	var errs []error
 	for _, n := range nodes {
 		if l.broken.has(n.Name, withoutPower...) { // what that does to its cables may be less
-			errs = append(errs, l.carry(portsOf(n.Name), l.cut))
+			errs = append(errs, l.carry(portsOf(l.ports, n.Name), l.cut))
 		} else {
 			errs = append(errs, n.reboot())
 		}
@@ -263,15 +263,45 @@ func (l *Lab) revive(n *Node) error {
 	return n.Restart()
 }
 
-// partition parts the two nodes from each other, and from nobody else.
-func (l *Lab) partition(on bool) {
-	on = on || l.broken.has(Serv1, FaultPartition) || l.broken.has(Serv2, FaultPartition)
-	for _, n := range l.Nodes {
-		word := l.cables.CutWord(cutIndex[n.Name])
-		if on {
-			atomic.OrUint64(word, loader.LabCutPeer)
-		} else {
-			atomic.AndUint64(word, ^uint64(loader.LabCutPeer))
+// Part keeps two nodes from each other, and from nobody else: not a frame passes between them.
+func (l *Lab) Part(a, b string) error { return l.setParted(a, b, true) }
+
+// Join ends a Part.
+func (l *Lab) Join(a, b string) error { return l.setParted(a, b, false) }
+
+func (l *Lab) setParted(a, b string, on bool) error {
+	if l.Node(a) == nil || l.Node(b) == nil || a == b {
+		return fmt.Errorf("part %s and %s: they are not two nodes of the lab", a, b)
+	}
+	l.parting.Lock()
+	l.parted[[2]string{min(a, b), max(a, b)}] = on
+	l.parting.Unlock()
+	l.partition()
+	return nil
+}
+
+// partition keeps nodes from each other as the faults that last and Part want it, and from nobody else.
+func (l *Lab) partition() {
+	l.parting.Lock()
+	defer l.parting.Unlock()
+	for i, to := range l.Nodes {
+		var deaf uint64
+		for j, from := range l.Nodes {
+			if i != j && (l.parted[[2]string{min(to.Name, from.Name), max(to.Name, from.Name)}] ||
+				l.broken.has(to.Name, FaultPartition) || l.broken.has(from.Name, FaultPartition)) {
+				deaf |= loader.LabCutServer(j)
+			}
+		}
+		setBits(l.cables.CutWord(i), loader.LabCutServers, deaf)
+	}
+}
+
+// setBits makes those of a word that the mask has as they are wanted. A prober may cut others at the same time.
+func setBits(word *uint64, mask, want uint64) {
+	for {
+		old := atomic.LoadUint64(word)
+		if atomic.CompareAndSwapUint64(word, old, old&^mask|want) {
+			return
 		}
 	}
 }
@@ -289,12 +319,7 @@ func (l *Lab) setNIC(n *Node, up bool) error {
 	if err := nl.LinkSetUp(link); err != nil {
 		return err
 	}
-	for _, s := range spaces {
-		if s.name == n.Name {
-			return l.Do(n.Name, func() error { return l.address(s) })
-		}
-	}
-	return nil
+	return l.Do(n.Name, func() error { return l.address(l.spaceOf(n.Name)) })
 }
 
 // Cut stops all frames on a cable, both ways, and keeps the carrier. The client
@@ -305,7 +330,7 @@ func (l *Lab) Cut(node string, r Role) error { return l.setCut(node, r, true) }
 func (l *Lab) Mend(node string, r Role) error { return l.setCut(node, r, false) }
 
 func (l *Lab) setCut(node string, r Role, cut bool) error {
-	if _, err := FindPort(node, r); err != nil {
+	if _, err := l.FindPort(node, r); err != nil {
 		return err
 	}
 	word := l.cables.CutWord(cutIndex[node])
@@ -331,9 +356,14 @@ func (l *Lab) setPort(p Port, up bool) error {
 	return nil
 }
 
-// FindPort finds a cable.
-func FindPort(node string, r Role) (Port, error) {
-	for _, p := range Ports {
+// FindPort finds a cable of a lab of two nodes.
+func FindPort(node string, r Role) (Port, error) { return findPort(Ports, node, r) }
+
+// FindPort finds one of the lab's cables.
+func (l *Lab) FindPort(node string, r Role) (Port, error) { return findPort(l.ports, node, r) }
+
+func findPort(all []Port, node string, r Role) (Port, error) {
+	for _, p := range all {
 		if p.Node == node && p.Role == r {
 			return p, nil
 		}

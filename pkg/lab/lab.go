@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -24,6 +25,8 @@ import (
 
 // Options of a lab; the zero value is usable.
 type Options struct {
+	// Nodes is how many there are, two to MaxNodes; 0 is two.
+	Nodes int
 	// Log is told of what is done; nil is silent.
 	Log *slog.Logger
 	// Executable is what nodes run; empty means this program.
@@ -38,8 +41,8 @@ type Options struct {
 type Lab struct {
 	// Dir holds everything of this lab: ns/, bpf/, the configuration, a directory per node.
 	Dir string
-	// Nodes are serv1 and serv2.
-	Nodes [2]*Node
+	// Nodes are serv1, serv2 and so on.
+	Nodes []*Node
 
 	opt    Options
 	log    *slog.Logger
@@ -50,8 +53,11 @@ type Lab struct {
 	spaces   map[string]*namespace
 	recorded map[int][][]byte // by port: frames of the peer, for an attacker
 
+	ports   []Port // all cables
 	broken  breakages
-	cabling sync.Mutex // held while cables get or lose their carrier, or are replaced
+	parting sync.Mutex         // guards parted, and who hears whom
+	parted  map[[2]string]bool // by Part
+	cabling sync.Mutex         // held while cables get or lose their carrier, or are replaced
 
 	closeOnce sync.Once
 	closeErr  error
@@ -75,7 +81,11 @@ func New(ctx context.Context, opt Options) (_ *Lab, err error) {
 		}
 	}
 	id := strconv.Itoa(os.Getpid()) + "-" + strconv.Itoa(int(labCount.Add(1)))
-	l := &Lab{opt: opt, log: opt.Log, spaces: map[string]*namespace{}, recorded: map[int][][]byte{}}
+	if opt.Nodes = max(2, opt.Nodes); opt.Nodes > MaxNodes {
+		return nil, fmt.Errorf("make a lab of %d nodes: there is room for %d", opt.Nodes, MaxNodes)
+	}
+	l := &Lab{opt: opt, log: opt.Log, spaces: map[string]*namespace{}, recorded: map[int][][]byte{}, ports: portsOfMany(opt.Nodes), parted: map[[2]string]bool{}}
+	l.broken.ports = l.ports
 	if l.Dir, l.lock, err = claim(opt.root, id, opt.Log); err != nil {
 		return nil, fmt.Errorf("make the lab's directory: %w", err)
 	}
@@ -98,10 +108,12 @@ func (l *Lab) build() (err error) {
 	if err := mountLab(l.Dir); err != nil {
 		return err
 	}
-	for i, name := range []string{Serv1, Serv2} {
-		if l.Nodes[i], err = newNode(l, name); err != nil {
+	for i := range l.size() {
+		n, err := newNode(l, server(i))
+		if err != nil {
 			return err
 		}
+		l.Nodes = append(l.Nodes, n)
 	}
 	if l.cables, err = loader.LoadLab(); err != nil {
 		return err
@@ -111,12 +123,13 @@ func (l *Lab) build() (err error) {
 			return err
 		}
 	}
+	spaces := spacesOfMany(l.size())
 	for _, s := range spaces {
 		if err := l.addSpace(s); err != nil {
 			return err
 		}
 	}
-	for _, p := range Ports {
+	for _, p := range l.ports {
 		if err := l.addCable(p); err != nil {
 			return err
 		}
@@ -126,7 +139,16 @@ func (l *Lab) build() (err error) {
 			return err
 		}
 	}
-	return l.awaitCarrier(Ports)
+	return l.awaitCarrier(l.ports)
+}
+
+// size is the number of nodes.
+func (l *Lab) size() int { return max(2, l.opt.Nodes) }
+
+// spaceOf is a node's namespace as it is made.
+func (l *Lab) spaceOf(node string) space {
+	all := spacesOfMany(l.size())
+	return all[slices.IndexFunc(all, func(s space) bool { return s.name == node })]
 }
 
 // addSpace makes a namespace, quiet and with its bridge if it is a switch.
@@ -312,23 +334,18 @@ func (l *Lab) Do(namespace string, f func() error) error {
 	return n.do(f)
 }
 
-// Node returns serv1 or serv2.
+// Node returns one of the nodes; nil: there is none of the name.
 func (l *Lab) Node(name string) *Node {
 	for _, n := range l.Nodes {
-		if n != nil && n.Name == name {
+		if n.Name == name {
 			return n
 		}
 	}
 	return nil
 }
 
-// Peer returns the other node.
-func (l *Lab) Peer(name string) *Node {
-	if name == Serv1 {
-		return l.Nodes[1]
-	}
-	return l.Nodes[0]
-}
+// Peer returns the other node; of more than two the next one.
+func (l *Lab) Peer(name string) *Node { return l.Nodes[(numberOf(name)+1)%len(l.Nodes)] }
 
 // Cables are the judge and the cuts as the kernel holds them.
 func (l *Lab) Cables() *loader.Lab { return l.cables }
@@ -348,9 +365,7 @@ func (l *Lab) close() error {
 	errs := []error{l.broken.removeAll()}
 	errs = append(errs, killInside(filepath.Join(l.Dir, "ns", "*")))
 	for _, n := range l.Nodes {
-		if n != nil {
-			n.reap()
-		}
+		n.reap()
 	}
 	if l.cables != nil {
 		l.mu.Lock()

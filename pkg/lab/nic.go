@@ -4,14 +4,13 @@ package lab
 
 import (
 	"fmt"
-	"slices"
 
 	"github.com/vishvananda/netlink"
 )
 
 // Unplug takes a NIC out of a node: it is gone, and all that was on it.
 func (l *Lab) Unplug(node string, role Role) error {
-	p, err := FindPort(node, role)
+	p, err := l.FindPort(node, role)
 	if err != nil {
 		return err
 	}
@@ -21,7 +20,7 @@ func (l *Lab) Unplug(node string, role Role) error {
 // Plug puts a NIC of the same name into a node, a new one to its kernel, with the node's own
 // addresses. It is on.
 func (l *Lab) Plug(node string, role Role) error {
-	p, err := FindPort(node, role)
+	p, err := l.FindPort(node, role)
 	if err != nil {
 		return err
 	}
@@ -33,8 +32,7 @@ func (l *Lab) Plug(node string, role Role) error {
 
 // managed does for a NIC that has come up what the node's network manager would do.
 func (l *Lab) managed(p Port) error {
-	i := slices.IndexFunc(spaces, func(s space) bool { return s.name == p.Node })
-	one := spaces[i]
+	one := l.spaceOf(p.Node)
 	one.addrs = map[string][]string{p.NIC: one.addrs[p.NIC]}
 	if err := l.address(one); err != nil {
 		return err
@@ -49,7 +47,7 @@ func (l *Lab) Rename(node string, from, to string) error {
 
 // SwitchNIC switches a node's NIC off, or on again, as `ip link set` does.
 func (l *Lab) SwitchNIC(node string, role Role, on bool) error {
-	p, err := FindPort(node, role)
+	p, err := l.FindPort(node, role)
 	if err != nil {
 		return err
 	}

@@ -197,12 +197,7 @@ func (n *Node) serviceFile(service string) string {
 	return filepath.Join(n.lab.Dir, "services", fmt.Sprintf("%s@%d", service, n.ttl()))
 }
 
-func (n *Node) ttl() int {
-	if n.Name == Serv1 {
-		return TTLServ1
-	}
-	return TTLServ2
-}
+func (n *Node) ttl() int { return TTLServ1 + numberOf(n.Name) }
 
 // powerOff ends everything that runs on the node; its kernel's programs stay
 // until reboot, behind cut cables, because taking them down would disturb the measurement.
@@ -263,11 +258,11 @@ func (l *Lab) replaceSpace(name string) error {
 	if err != nil {
 		return err
 	}
-	return l.carry(portsOf(name), l.cut)
+	return l.carry(portsOf(l.ports, name), l.cut)
 }
 
 func (l *Lab) remake(name string) error {
-	ports := portsOf(name)
+	ports := portsOf(l.ports, name)
 	for _, p := range ports {
 		sw := l.space(p.Switch)
 		link, err := sw.nl.LinkByIndex(p.Number)
@@ -279,21 +274,14 @@ func (l *Lab) remake(name string) error {
 		}
 	}
 	l.space(name).close()
-	for _, s := range spaces {
-		if s.name != name {
-			continue
-		}
-		if err := l.addSpace(s); err != nil {
-			return err
-		}
-		for _, p := range ports {
-			if err := l.addCable(p); err != nil {
-				return err
-			}
-		}
-		if err := l.address(s); err != nil {
+	s := l.spaceOf(name)
+	if err := l.addSpace(s); err != nil {
+		return err
+	}
+	for _, p := range ports {
+		if err := l.addCable(p); err != nil {
 			return err
 		}
 	}
-	return nil
+	return l.address(s)
 }

@@ -90,9 +90,9 @@ func (l *Lab) newProber(ctx context.Context, target netip.Addr, opt ProbeOptions
 	}
 	p := &Prober{Target: target, done: make(chan struct{}), rec: Record{PeriodNs: int64(opt.Period), StallNs: int64(opt.Stall)}}
 	if opt.CutNode != "" {
-		i, ok := cutIndex[opt.CutNode]
-		if !ok || i > 1 {
-			return nil, fmt.Errorf("cut %q: it is not one of the two nodes", opt.CutNode)
+		i := numberOf(opt.CutNode)
+		if i < 0 || i >= len(l.Nodes) {
+			return nil, fmt.Errorf("cut %q: it is not one of the nodes", opt.CutNode)
 		}
 		p.cables, p.cut, p.cutAt = l.cables, l.cables.CutWord(i), int64(opt.CutAt)
 	}

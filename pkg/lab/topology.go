@@ -3,23 +3,46 @@
 package lab
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/xdpha/xdpha/loader"
 )
 
-// The namespaces.
+// The namespaces. Serv3 and up are there in a lab of so many nodes.
 const (
 	Serv1  = "serv1"
 	Serv2  = "serv2"
+	Serv3  = "serv3"
+	Serv4  = "serv4"
+	Serv5  = "serv5"
 	Client = "client"
 	Hosts1 = "hosts1" // 192.0.2.1 on sw1
 	Hosts2 = "hosts2" // 192.0.2.53 and .54 on sw2
 	Sw1    = "sw1"
 	Sw2    = "sw2"
-	XC     = "xc" // the crossover cable
+	XC     = "xc" // the crossover cable, or the switch in its place
 )
 
-// The TTL, or hop limit, of what a node sends, by which the client tells who answered.
+// MaxNodes is the most that a lab can have.
+const MaxNodes = loader.LabServers
+
+// server is the name of a node by its number.
+func server(i int) string { return "serv" + strconv.Itoa(i+1) }
+
+// numberOf is the number of a node; -1: it is none.
+func numberOf(node string) int {
+	if i, ok := cutIndex[node]; ok && i < MaxNodes {
+		return i
+	}
+	return -1
+}
+
+// The TTL, or hop limit, of what a node sends, by which the client tells who answered; further nodes
+// have the numbers that follow.
 const (
 	TTLServ1 = 65
 	TTLServ2 = 66
@@ -64,17 +87,16 @@ type Port struct {
 
 // Name is the port's interface name at the switch.
 func (p Port) Name() string {
-	switch p.Node {
-	case Serv1, Serv2:
+	if p.Server() {
 		return p.Node + "-" + p.Role.String()
 	}
 	return p.Node
 }
 
-// Server reports whether the port leads to one of the two nodes.
-func (p Port) Server() bool { return p.Node == Serv1 || p.Node == Serv2 }
+// Server reports whether the port leads to one of the nodes.
+func (p Port) Server() bool { return numberOf(p.Node) >= 0 }
 
-// Ports are all cables. Numbers start above the indices that NICs get, because
+// Ports are all cables of a lab of two nodes. Numbers start above the indices that NICs get, because
 // the kernel reports the carrier of a veth late if both ends have the same index.
 var Ports = []Port{
 	{32, Sw1, Serv1, "eth0", LAN},
@@ -89,11 +111,38 @@ var Ports = []Port{
 	{41, Sw1, Trunk, "trunk", TrunkCable}, // NIC: its name on sw2
 }
 
+// firstFurtherPort is the number of serv3's first cable.
+const firstFurtherPort = 42
+
+// portsOfMany are all cables of a lab of so many nodes. Every second one has its LAN on the other switch.
+func portsOfMany(nodes int) []Port {
+	all := slices.Clone(Ports)
+	number := firstFurtherPort
+	for i := 2; i < nodes; i++ {
+		lan, spare := Sw1, Sw2
+		if i%2 == 1 {
+			lan, spare = Sw2, Sw1
+		}
+		for _, p := range []Port{{0, lan, server(i), "eth0", LAN}, {0, XC, server(i), "eth1", Crossover}, {0, spare, server(i), "eth2", Spare}} {
+			p.Number = number
+			all = append(all, p)
+			number++
+		}
+	}
+	return all
+}
+
 // Trunk is the cable between the switches; its only role is TrunkCable.
 const Trunk = "trunk"
 
-// cutIndex is a node's place in the map of cuts.
-var cutIndex = map[string]int{Serv1: 0, Serv2: 1, Client: 2, Hosts1: 3, Hosts2: 4, Trunk: 5}
+// cutIndex is a node's place in the map of cuts; the cluster's come first.
+var cutIndex = func() map[string]int {
+	m := map[string]int{Client: MaxNodes, Hosts1: MaxNodes + 1, Hosts2: MaxNodes + 2, Trunk: MaxNodes + 3}
+	for i := range MaxNodes {
+		m[server(i)] = i
+	}
+	return m
+}()
 
 // space is one namespace as it is made.
 type space struct {
@@ -104,18 +153,28 @@ type space struct {
 	gateway  string
 }
 
-var spaces = []space{
+// others are the namespaces that every lab has.
+var others = []space{
 	{name: Sw1, isSwitch: true},
 	{name: Sw2, isSwitch: true},
 	{name: XC, isSwitch: true},
-	{name: Serv1, ttl: TTLServ1, gateway: "192.0.2.1", addrs: map[string][]string{
-		"eth0": {"192.0.2.11/24", "2001:db8::11/64", "fe80::11/64"}, "eth1": {"192.168.111.1/24"}}},
-	{name: Serv2, ttl: TTLServ2, gateway: "192.0.2.1", addrs: map[string][]string{
-		"eth0": {"192.0.2.12/24", "2001:db8::12/64", "fe80::12/64"}, "eth1": {"192.168.111.2/24"}}},
 	{name: Client, addrs: map[string][]string{"eth0": {"192.0.2.100/24", "10.21.255.254/16", "2001:db8::100/64", "fe80::100/64"}}},
 	{name: Hosts1, addrs: map[string][]string{"eth0": {"192.0.2.1/24", "2001:db8::1/64", "fe80::1/64"}}},
 	{name: Hosts2, addrs: map[string][]string{"eth0": {"192.0.2.53/24", "192.0.2.54/24", "2001:db8::53/64", "2001:db8::54/64", "fe80::53/64"}}},
 }
+
+// spacesOfMany are the namespaces of a lab of so many nodes.
+func spacesOfMany(nodes int) []space {
+	all := slices.Clone(others)
+	for i := range nodes {
+		all = append(all, space{name: server(i), ttl: TTLServ1 + i, gateway: "192.0.2.1", addrs: map[string][]string{
+			"eth0": {lanAddress(i), fmt.Sprintf("2001:db8::%d/64", 11+i), fmt.Sprintf("fe80::%d/64", 11+i)}, "eth1": {crossAddress(i)}}})
+	}
+	return all
+}
+
+func lanAddress(node int) string   { return fmt.Sprintf("192.0.2.%d/24", 11+node) }
+func crossAddress(node int) string { return fmt.Sprintf("192.168.111.%d/24", 1+node) }
 
 // nicMAC is fixed, so that a capture reads the same every time.
 func nicMAC(p Port) net.HardwareAddr {
@@ -129,7 +188,7 @@ func portMAC(p Port) net.HardwareAddr {
 
 // clientAddr is the client's own address in the network of to.
 func clientAddr(to netip.Addr) netip.Addr {
-	for _, s := range spaces {
+	for _, s := range others {
 		for _, a := range s.addrs["eth0"] {
 			if p := netip.MustParsePrefix(a); s.name == Client && p.Contains(to) {
 				return p.Addr()
@@ -141,11 +200,8 @@ func clientAddr(to netip.Addr) netip.Addr {
 
 // nodeByTTL names who sent a packet with this TTL, or "".
 func nodeByTTL(ttl uint8) string {
-	switch ttl {
-	case TTLServ1:
-		return Serv1
-	case TTLServ2:
-		return Serv2
+	if i := int(ttl) - TTLServ1; i >= 0 && i < MaxNodes {
+		return server(i)
 	}
 	return ""
 }

@@ -117,7 +117,7 @@ type Sighting struct {
 // Sightings returns where an identity's MAC was used since the lab began.
 func (l *Lab) Sightings(identity int) ([]Sighting, error) {
 	var all []Sighting
-	for _, p := range Ports {
+	for _, p := range l.ports {
 		s, err := l.cables.Seen(identity, p.Number)
 		if err != nil {
 			return nil, err
@@ -150,7 +150,7 @@ func (l *Lab) Trail() (frames []JudgeRecord, silences []Silence, err error) {
 	}
 	frames = make([]JudgeRecord, 0, len(raw))
 	ports := map[int]Port{}
-	for _, p := range Ports {
+	for _, p := range l.ports {
 		ports[p.Number] = p
 	}
 	for _, r := range raw {

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/xdpha/xdpha/pkg/control"
 )
 
 // Collector is a prometheus.Collector of one node's metrics.
@@ -48,7 +50,7 @@ func (c *Collector) ObserveStage(stage string, d time.Duration) {
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		owner, generation, gateOpen, conflicts, repairs, trouble, leaseMin, rtt, rttMax, gap, gapMax, linkUp, suspects, refuted, selfStalls, pacerGapMax,
+		nodeState, nodeSuspects, nodeSilence, nodeLinkUp, nodeRTT, nodeGap, owner, generation, gateOpen, conflicts, repairs, trouble, leaseMin, rtt, rttMax, gap, gapMax, linkUp, suspects, refuted, selfStalls, pacerGapMax,
 		reverted, silence, silenceMax, rightToServe, peerServices, etcdReached, etcdKeyHeld, frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, buildInfo,
 	} {
 		ch <- d
@@ -63,13 +65,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	s := c.src.Snapshot()
 	e := emitter{ch, s.Since}
 	e.node(s)
-	for _, l := range s.Links {
-		e.histogram(rtt, l.RTT, l.Name)
-		e.gauge(rttMax, seconds(l.RTT.MaxNS), l.Name)
-		e.histogram(gap, l.Gap, l.Name)
-		e.gauge(gapMax, seconds(l.Gap.MaxNS), l.Name)
-		e.flag(linkUp, l.Up, l.Name)
-	}
+	e.peers(s.Peers)
 	for _, f := range s.Frames {
 		e.counter(frames, f.Count, f.Link, f.Kind, f.Verdict, f.Reason)
 	}
@@ -102,12 +98,7 @@ type emitter struct {
 
 func (e emitter) node(s Snapshot) {
 	e.gauge(leaseMin, seconds(s.LeaseRemainingMinNS))
-	e.counter(suspects, s.Suspects)
-	e.counter(refuted, s.SuspectsRefuted)
 	e.counter(selfStalls, s.SelfStalls)
-	e.counter(reverted, s.Reverted)
-	e.histogram(silence, s.Silence)
-	e.gauge(silenceMax, seconds(s.Silence.MaxNS))
 	if s.RightToServeNS != nil {
 		e.gauge(rightToServe, seconds(*s.RightToServeNS))
 	}
@@ -129,11 +120,66 @@ func (e emitter) node(s Snapshot) {
 		e.flag(trouble, there, kind)
 	}
 	e.gauge(pacerGapMax, seconds(s.PacerGapMaxNS))
-	e.gauge(peerState, peerStates[s.PeerState])
 	for _, a := range s.Ages {
 		e.gauge(supervisorAge, seconds(a.NS), a.Node)
 	}
 	e.gauge(buildInfo, 1, s.Build.Version, s.Build.Revision, s.Build.GoVersion)
+}
+
+// peers tells of all peers together, by the names that a pair has, and of each by its node's name.
+func (e emitter) peers(peers []Peer) {
+	for _, p := range peers {
+		e.gauge(nodeState, peerStates[p.State], p.Name)
+		e.counter(nodeSuspects, p.Suspects, p.Name)
+		e.gauge(nodeSilence, seconds(p.Silence.MaxNS), p.Name)
+		for _, l := range p.Links {
+			e.flag(nodeLinkUp, l.Up, p.Name, l.Name)
+			e.gauge(nodeRTT, seconds(l.RTT.MaxNS), p.Name, l.Name)
+			e.gauge(nodeGap, seconds(l.Gap.MaxNS), p.Name, l.Name)
+		}
+	}
+	all := together(peers)
+	e.counter(suspects, all.Suspects)
+	e.counter(refuted, all.SuspectsRefuted)
+	e.counter(reverted, all.Reverted)
+	e.histogram(silence, all.Silence)
+	e.gauge(silenceMax, seconds(all.Silence.MaxNS))
+	e.gauge(peerState, peerStates[all.State])
+	for _, l := range all.Links {
+		e.histogram(rtt, l.RTT, l.Name)
+		e.gauge(rttMax, seconds(l.RTT.MaxNS), l.Name)
+		e.histogram(gap, l.Gap, l.Name)
+		e.gauge(gapMax, seconds(l.Gap.MaxNS), l.Name)
+		e.flag(linkUp, l.Up, l.Name)
+	}
+}
+
+// together is what all peers are as one: counts are added, the state is the worst, a link is up if
+// all are heard on it.
+func together(peers []Peer) (all Peer) {
+	links := map[string]int{} // where they are in all
+	for i, p := range peers {
+		if i == 0 || control.Worse(p.State, all.State) {
+			all.State = p.State
+		}
+		all.Suspects += p.Suspects
+		all.SuspectsRefuted += p.SuspectsRefuted
+		all.Reverted += p.Reverted
+		all.Silence.Add(p.Silence)
+		for _, l := range p.Links {
+			at, seen := links[l.Name]
+			if !seen {
+				links[l.Name] = len(all.Links)
+				all.Links = append(all.Links, l)
+				continue
+			}
+			sum := &all.Links[at]
+			sum.Up = sum.Up && l.Up
+			sum.RTT.Add(l.RTT)
+			sum.Gap.Add(l.Gap)
+		}
+	}
+	return all
 }
 
 func (e emitter) gauge(d *prometheus.Desc, v float64, labels ...string) {

@@ -39,21 +39,22 @@ func histogram(ns ...uint64) (h control.Histogram) {
 	return h
 }
 
+// serv2 is the peer of a pair.
+var serv2 = Peer{
+	Name: "serv2", State: "supervisor-lost", Suspects: 3, SuspectsRefuted: 2, Reverted: 1, Silence: histogram(1_000_000, 2_100_000),
+	Links: []Link{{"crossover", true, histogram(1300, 1400, 90_000), histogram(1_000_000, 1_100_000)}, {"lan", false, histogram(), histogram()}},
+}
+
 func sample() *Collector {
 	c := NewCollector(fixed{
 		Since:               time.Unix(1_700_000_000, 0),
-		Links:               []Link{{"crossover", true, histogram(1300, 1400, 90_000), histogram(1_000_000, 1_100_000)}, {"lan", false, histogram(), histogram()}},
+		Peers:               []Peer{serv2},
 		Frames:              []Frames{{"lan", "reply", "tx", "answered", 10}, {"lan", "probe", "drop", "bad_tag", 2}},
 		Identities:          []Identity{{"files", true, true, 4, 1, map[string]uint64{"addresses": 2, "paths": 0}}, {"mail", false, false, 3, 0, nil}},
 		Services:            []Service{{"samba", true, 2}},
 		Mirrors:             []Mirror{{"samba-data", 12.5}},
 		Ages:                []Age{{"serv1", 1_000_000}, {"serv2", 2_500_000}},
-		PeerState:           "supervisor-lost",
-		Suspects:            3,
-		SuspectsRefuted:     2,
 		SelfStalls:          1,
-		Reverted:            1,
-		Silence:             histogram(1_000_000, 2_100_000),
 		PeerServices:        map[string]bool{"mail": true, "web": false},
 		Etcd:                &Etcd{Reached: true, Held: map[string]bool{"files": true, "mail": false}},
 		Troubles:            map[string]bool{"persist-failed": true, "nic-missing": false},
@@ -71,14 +72,9 @@ func sample() *Collector {
 
 func TestExpositionIsTheGoldenFile(t *testing.T) {
 	const golden = "testdata/metrics.txt"
-	var got bytes.Buffer
-	for _, mf := range gather(t, sample()) {
-		if _, err := expfmt.MetricFamilyToText(&got, mf); err != nil {
-			t.Fatal(err)
-		}
-	}
+	got := exposed(t, sample())
 	if *rewrite {
-		if err := os.WriteFile(golden, got.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -86,7 +82,7 @@ func TestExpositionIsTheGoldenFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got.String(), "\n")); d != "" {
+	if d := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(got, "\n")); d != "" {
 		t.Error(d)
 	}
 	if err := testutil.CollectAndCompare(sample(), bytes.NewReader(want)); err != nil { // reads as it is meant
@@ -174,10 +170,46 @@ func TestKernelHistogramsAreNativeAndClassic(t *testing.T) {
 	t.Error("no such histogram")
 }
 
+// Dashboards of a pair go on with more nodes: what has no node in its labels is of all peers together.
+func TestOfManyPeersTheContractsMetricsAreOfAllTogether(t *testing.T) {
+	serv3 := Peer{Name: "serv3", State: "up", Suspects: 4, SuspectsRefuted: 4, Silence: histogram(3_000_000),
+		Links: []Link{{"crossover", false, histogram(2000), histogram(1_500_000)}, {"lan", true, histogram(1000), histogram()}}}
+	got := exposed(t, NewCollector(fixed{Peers: []Peer{serv2, serv3}}))
+	for _, want := range []string{
+		`xdpha_peer_state 4`, `xdpha_suspects_total 7`, `xdpha_suspects_refuted_total 6`, `xdpha_deaths_reverted_total 1`,
+		`xdpha_silence_seconds_count 3`, `xdpha_silence_max_seconds 0.003`,
+		`xdpha_link_up{link="crossover"} 0`, `xdpha_link_up{link="lan"} 0`,
+		`xdpha_heartbeat_rtt_seconds_count{link="crossover"} 4`, `xdpha_heartbeat_rtt_seconds_count{link="lan"} 1`,
+		`xdpha_heartbeat_gap_max_seconds{link="crossover"} 0.0015`,
+		`xdpha_node_state{node="serv2"} 4`, `xdpha_node_state{node="serv3"} 1`, `xdpha_node_suspects_total{node="serv3"} 4`,
+		`xdpha_node_silence_max_seconds{node="serv2"} 0.0021`,
+		`xdpha_node_link_up{link="crossover",node="serv2"} 1`, `xdpha_node_link_up{link="lan",node="serv2"} 0`, `xdpha_node_link_up{link="lan",node="serv3"} 1`,
+		`xdpha_node_heartbeat_rtt_max_seconds{link="crossover",node="serv2"} 9e-05`, `xdpha_node_heartbeat_gap_max_seconds{link="crossover",node="serv2"} 0.0011`,
+	} {
+		if !strings.Contains(got, "\n"+want+"\n") {
+			t.Errorf("no %s", want)
+		}
+	}
+	if serv2.Links[0].RTT.Count() != 3 {
+		t.Errorf("adding has changed what was added: %+v", serv2.Links[0].RTT)
+	}
+}
+
+func exposed(t *testing.T, c *Collector) string {
+	t.Helper()
+	var b strings.Builder
+	for _, mf := range gather(t, c) {
+		if _, err := expfmt.MetricFamilyToText(&b, mf); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return b.String()
+}
+
 func TestUnknownSumIsNotANumber(t *testing.T) {
 	h := histogram(1000)
 	h.SumNS = 0
-	for _, mf := range gather(t, NewCollector(fixed{Links: []Link{{Name: "lan", RTT: h}}})) {
+	for _, mf := range gather(t, NewCollector(fixed{Peers: []Peer{{Links: []Link{{Name: "lan", RTT: h}}}}})) {
 		if mf.GetName() == "xdpha_heartbeat_rtt_seconds" {
 			if got := mf.GetMetric()[0].GetHistogram().GetSampleSum(); !math.IsNaN(got) {
 				t.Error(got)
@@ -196,8 +228,8 @@ func TestWhatDoesNotApplyIsAbsent(t *testing.T) {
 }
 
 func TestOneBadValueDoesNotTakeTheOthersWithIt(t *testing.T) {
-	w := get(t, NewCollector(fixed{Services: []Service{{Name: "bad\xff"}}, Suspects: 5}), control.Status{}, "/metrics")
-	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "xdpha_suspects_total 5\n") {
+	w := get(t, NewCollector(fixed{Services: []Service{{Name: "bad\xff"}}, SelfStalls: 5}), control.Status{}, "/metrics")
+	if w.Code != http.StatusOK || !strings.Contains(w.Body.String(), "xdpha_self_stalls_total 5\n") {
 		t.Error(w.Code, w.Body)
 	}
 }
@@ -237,6 +269,28 @@ func TestStatusPageTellsAllAndEscapesIt(t *testing.T) {
 	}
 	if w.Code != http.StatusOK || !strings.Contains(w.Header().Get("Content-Security-Policy"), "default-src 'none'") {
 		t.Error(w.Code, w.Header())
+	}
+}
+
+func TestTheStatusPageShowsAllPeersAndWhoTakesWhat(t *testing.T) {
+	peer := func(name, state string, up bool) control.Peer {
+		return control.Peer{Name: name, State: state, SupervisorAgeUS: 48_000, Links: []control.Link{{Name: "crossover", Up: up, RTTUS: control.RTT{P50: 12}}}}
+	}
+	s := control.Status{Node: "serv1", Peers: []control.Peer{peer("serv2", control.PeerUp, true), peer("serv3", control.PeerDead, false)},
+		Identities: []control.Identity{{Name: "files", Home: "serv1", Prefer: []string{"serv3", "serv2"}}}}
+	s.Peer = control.Worst(s.Peers)
+	page := get(t, sample(), s, "/").Body.String()
+	for _, want := range []string{
+		"Of 2 peers the worst, serv3:", `<td>serv2</td><td><span class="good">up</span></td><td class="n">48ms ago</td>`, `crossover <span class="good">up</span> <span class="dim">12µs</span>`,
+		`<td>serv3</td><td><span class="bad">dead</span></td>`, `crossover <span class="bad">down</span>`, `then serv3</span><br><span class="dim">then serv2`,
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("page lacks %q:\n%s", want, page)
+		}
+	}
+	s.Peers = s.Peers[:1]
+	if page := get(t, sample(), s, "/").Body.String(); strings.Contains(page, "<h2>Peers") || strings.Contains(page, "then serv3") {
+		t.Error("of a pair it shows more than its peer")
 	}
 }
 

@@ -2,7 +2,11 @@
 
 package metrics
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/xdpha/xdpha/pkg/control"
+)
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("xdpha_"+name, help, labels, nil)
@@ -19,20 +23,26 @@ var (
 	leaseMin       = desc("lease_remaining_min_seconds", "Least that was ever left of the supervisor lease when it was renewed; negative if it had run out.")
 	rtt            = desc("heartbeat_rtt_seconds", "Round trips of heartbeats, measured in the kernel.", "link")
 	rttMax         = desc("heartbeat_rtt_max_seconds", "Longest round trip of a heartbeat.", "link")
-	gap            = desc("heartbeat_gap_seconds", "Time between two accepted frames of the peer.", "link")
-	linkUp         = desc("link_up", "Whether the peer is heard on the link.", "link")
-	gapMax         = desc("heartbeat_gap_max_seconds", "Longest time between two accepted frames of the peer.", "link")
-	suspects       = desc("suspects_total", "Times that the peer was suspected dead.")
+	gap            = desc("heartbeat_gap_seconds", "Time between two accepted frames of a peer.", "link")
+	linkUp         = desc("link_up", "1 if all peers are heard on the link.", "link")
+	gapMax         = desc("heartbeat_gap_max_seconds", "Longest time between two accepted frames of a peer.", "link")
+	suspects       = desc("suspects_total", "Times that a peer was suspected dead.")
 	refuted        = desc("suspects_refuted_total", "Suspicions that a confirming probe's answer refuted.")
-	selfStalls     = desc("self_stalls_total", "Evaluations of the peer that were skipped because this node itself was late.")
-	reverted       = desc("deaths_reverted_total", "Deaths of the peer that were taken back, because a frame came while they were declared.")
-	silence        = desc("silence_seconds", "Time in which the peer was not heard on any link; its death is none.")
-	silenceMax     = desc("silence_max_seconds", "Longest time in which the peer was not heard on any link and did not die.")
-	rightToServe   = desc("right_to_serve_remaining_seconds", "What is left of the right to serve, which the peer's frames or the arbiter renew; 0 if it has run out.")
-	peerServices   = desc("peer_services_up", "1 if the services of the identity, which the peer owns, are up on the peer, as it says.", "identity")
+	selfStalls     = desc("self_stalls_total", "Evaluations of the peers that were skipped because this node itself was late.")
+	reverted       = desc("deaths_reverted_total", "Deaths of a peer that were taken back, because a frame came while they were declared.")
+	silence        = desc("silence_seconds", "Time in which a peer was not heard on any link; its death is none.")
+	silenceMax     = desc("silence_max_seconds", "Longest time in which a peer was not heard on any link and did not die.")
+	rightToServe   = desc("right_to_serve_remaining_seconds", "What is left of the right to serve, which the peers' frames or the arbiter renew; 0 if it has run out.")
+	peerServices   = desc("peer_services_up", "1 if the services of the identity, which a peer owns, are up on that peer, as it says.", "identity")
 	pacerGapMax    = desc("pacer_gap_max_seconds", "Longest time between two ticks of the pacer.")
 	frames         = desc("frames_total", "Frames that the kernel side handled, by what became of them and why.", "link", "kind", "verdict", "reason")
-	peerState      = desc("peer_state", "The peer: 0 unknown, 1 up, 2 suspect, 3 dead, 4 up with its supervisor lost.")
+	peerState      = desc("peer_state", "The peer that fares worst: 0 unknown, 1 up, 2 suspect, 3 dead, 4 up with its supervisor lost.")
+	nodeState      = desc("node_state", "A peer: 0 unknown, 1 up, 2 suspect, 3 dead, 4 up with its supervisor lost.", "node")
+	nodeSuspects   = desc("node_suspects_total", "Times that this peer was suspected dead.", "node")
+	nodeSilence    = desc("node_silence_max_seconds", "Longest time in which this peer was not heard on any link and did not die.", "node")
+	nodeLinkUp     = desc("node_link_up", "1 if this peer is heard on the link.", "node", "link")
+	nodeRTT        = desc("node_heartbeat_rtt_max_seconds", "Longest round trip of a heartbeat to this peer.", "node", "link")
+	nodeGap        = desc("node_heartbeat_gap_max_seconds", "Longest time between two accepted frames of this peer.", "node", "link")
 	supervisorAge  = desc("supervisor_age_seconds", "Time since the node's supervisor gave a sign of life.", "node")
 	serviceUp      = desc("service_up", "1 if the service is up on this node.", "service")
 	serviceRestart = desc("service_restarts_total", "Restarts of the service in place.", "service")
@@ -43,8 +53,8 @@ var (
 	buildInfo      = desc("build_info", "Always 1; the labels name the program.", "version", "revision", "goversion")
 )
 
-// peerStates are the values of xdpha_peer_state, as its help tells them.
-var peerStates = map[string]float64{"unknown": 0, "up": 1, "suspect": 2, "dead": 3, "supervisor-lost": 4}
+// peerStates are the values of xdpha_peer_state and xdpha_node_state, as their help tells them.
+var peerStates = map[string]float64{control.PeerUnknown: 0, control.PeerUp: 1, control.PeerSuspect: 2, control.PeerDead: 3, control.PeerSupervisorLost: 4}
 
 // takeoverBuckets reach from what a flip in the kernel takes to what slow
 // services do, in seconds.

@@ -15,19 +15,14 @@ type Source interface{ Snapshot() Snapshot }
 // back while Since stays.
 type Snapshot struct {
 	Since               time.Time // when the counters began; zero: unknown
-	Links               []Link
+	Peers               []Peer
 	Frames              []Frames
 	Identities          []Identity
 	Services            []Service
 	Mirrors             []Mirror
 	Ages                []Age
-	PeerState           string // a control.Peer's State, or "suspect"
-	Suspects            uint64
-	SuspectsRefuted     uint64
 	SelfStalls          uint64
-	Reverted            uint64            // deaths taken back
-	Silence             control.Histogram // on all links at once
-	PeerServices        map[string]bool   // by identity that the peer owns; empty unless it is heard
+	PeerServices        map[string]bool   // by identity that a peer owns; empty unless it is heard
 	RightToServeNS      *int64            // what is left of it; nil with arbiter none
 	Etcd                *Etcd             // nil without it
 	Fences              map[string]uint64 // by result; nil without a fence agent
@@ -37,7 +32,18 @@ type Snapshot struct {
 	Build               Build
 }
 
-// Link is one link's round trips and the gaps between frames from the peer.
+// Peer is another node as this one sees it.
+type Peer struct {
+	Name            string
+	State           string // a control.Peer's State, or control.PeerSuspect
+	Suspects        uint64
+	SuspectsRefuted uint64
+	Reverted        uint64            // deaths taken back
+	Silence         control.Histogram // on all links at once
+	Links           []Link
+}
+
+// Link is one link's round trips and the gaps between frames from a peer.
 type Link struct {
 	Name     string
 	Up       bool // the peer is heard on it

@@ -31,6 +31,8 @@ func (b backend) Do(ctx context.Context, c control.Command) error {
 	switch c.Verb {
 	case control.Reload:
 		return n.reload(ctx)
+	case control.ConfirmOff:
+		return n.confirmOff(ctx, c.Node)
 	case control.Move:
 		i := slices.IndexFunc(n.Config.Identities, func(id config.Identity) bool { return id.Name == c.Identity })
 		if i < 0 {
@@ -38,7 +40,7 @@ func (b backend) Do(ctx context.Context, c control.Command) error {
 		}
 		to := -1
 		if c.To != "" {
-			to = slices.IndexFunc(n.Config.Nodes[:], func(x config.Node) bool { return x.Name == c.To })
+			to = slices.IndexFunc(n.Config.Nodes, func(x config.Node) bool { return x.Name == c.To })
 			if to < 0 {
 				return fmt.Errorf("%w: no node is named %q", control.ErrNotFound, c.To)
 			}
@@ -96,16 +98,22 @@ func (b backend) Ping(ctx context.Context, d time.Duration) (control.Ping, error
 	}
 	after := b.n.dp.State(count)
 	p := control.Ping{ForNS: after.AtNS - before.AtNS}
-	for role, name := range loader.LinkNames {
-		if b.n.dp.Mode(role) == "" {
-			continue
+	for _, node := range b.n.Config.Others() {
+		for role, name := range loader.LinkNames {
+			if !b.n.linked(role, node) {
+				continue
+			}
+			l := control.PingLink{Name: name, Sent: after.Seq - before.Seq}
+			if b.n.Config.Many() {
+				l.Node = b.n.Config.Nodes[node].Name
+			}
+			was, is := before.Peers[node].Links[role].RTT, after.Peers[node].Links[role].RTT
+			for i := range is {
+				l.RTT.Buckets = append(l.RTT.Buckets, is[i]-was[i])
+			}
+			l.Lost = l.Sent - min(l.Sent, l.RTT.Count())
+			p.Links = append(p.Links, l)
 		}
-		l := control.PingLink{Name: name, Sent: after.Seq - before.Seq}
-		for i := range after.Links[role].RTT {
-			l.RTT.Buckets = append(l.RTT.Buckets, after.Links[role].RTT[i]-before.Links[role].RTT[i])
-		}
-		l.Lost = l.Sent - min(l.Sent, l.RTT.Count())
-		p.Links = append(p.Links, l)
 	}
 	return p, nil
 }
@@ -123,28 +131,18 @@ func (b backend) Status() control.Status {
 	st := control.Status{
 		Node: n.self(), Time: time.Now(), Version: n.Version, Cluster: cfg.Cluster,
 		Standby: v.snapshot.Standby, Frozen: v.snapshot.Frozen, LastTakeover: n.takeover(last(v.changes)),
-		Peer: n.peerStatus(&s), Pacer: n.pacerStatus(&s), Troubles: v.troubleList(),
-		Arbiter: n.arbiterStatus(&s, v.fence),
+		Pacer: n.pacerStatus(&s), Troubles: v.troubleList(),
+		Arbiter: n.arbiterStatus(&s, v.fence), Links: n.linksToAll(&s),
 	}
-	if left := rightToServe(&s); left != nil {
+	if left := n.rightToServe(&s); left != nil {
 		st.RightToServeUS = new(*left / 1000)
 	}
-	for role, l := range s.Links {
-		mode := n.dp.Mode(role)
-		if mode == "" {
-			continue
-		}
-		h := histogram(l.RTT, l.RTTMaxNS)
-		link := control.Link{
-			Name: loader.LinkNames[role], Interface: nic(cfg.Nodes[cfg.Self], role), Mode: mode,
-			Up: n.heard(l, s.AtNS), LastHeardUS: -1, GapMaxUS: int64(l.GapMaxNS / 1000),
-			RTTUS: control.RTT{P50: micros(h.Quantile(0.5)), P99: micros(h.Quantile(0.99)), Max: micros(float64(l.RTTMaxNS))},
-		}
-		if l.HeardNS != 0 {
-			link.LastHeardUS = max(0, s.AtNS-l.HeardNS) / 1000
-		}
-		st.Links = append(st.Links, link)
+	for _, node := range cfg.Others() {
+		p := n.peerStatus(&s, node)
+		p.Links = n.linksTo(&s, node)
+		st.Peers = append(st.Peers, p)
 	}
+	st.Peer = control.Worst(st.Peers)
 	for i, id := range v.snapshot.Identities {
 		is := n.identityStatus(i, id, &s)
 		is.Takeover = n.takeover(v.changes[i])
@@ -156,13 +154,66 @@ func (b backend) Status() control.Status {
 	return st
 }
 
-func peerState(s *loader.State, lost time.Duration) string {
+// linked reports whether a link leads to a peer: one may have no spare NIC.
+func (n *node) linked(role, node int) bool {
+	return n.dp.Mode(role) != "" && nic(n.Config.Nodes[node], role) != ""
+}
+
+// linksTo are the links as far as they lead to one peer.
+func (n *node) linksTo(s *loader.State, node int) (links []control.Link) {
+	for role, l := range s.Peers[node].Links {
+		if n.linked(role, node) {
+			links = append(links, n.link(s, role, n.heard(l, s.AtNS), l))
+		}
+	}
+	return links
+}
+
+// linksToAll are the links to all peers together: each is as good as to the one to whom it is worst.
+func (n *node) linksToAll(s *loader.State) (links []control.Link) {
+	for role := range loader.Links {
+		all, up, any := loader.LinkState{}, true, false
+		for _, node := range n.Config.Others() {
+			if !n.linked(role, node) {
+				continue
+			}
+			l := s.Peers[node].Links[role]
+			up = up && n.heard(l, s.AtNS)
+			if !any || l.HeardNS < all.HeardNS {
+				all.HeardNS, any = l.HeardNS, true
+			}
+			all.RTTMaxNS, all.GapMaxNS = max(all.RTTMaxNS, l.RTTMaxNS), max(all.GapMaxNS, l.GapMaxNS)
+			for i := range l.RTT {
+				all.RTT[i] += l.RTT[i]
+			}
+		}
+		if any {
+			links = append(links, n.link(s, role, up, all))
+		}
+	}
+	return links
+}
+
+func (n *node) link(s *loader.State, role int, up bool, l loader.LinkState) control.Link {
+	h := histogram(l.RTT, l.RTTMaxNS)
+	link := control.Link{
+		Name: loader.LinkNames[role], Interface: nic(n.Config.Nodes[n.Config.Self], role), Mode: n.dp.Mode(role),
+		Up: up, LastHeardUS: -1, GapMaxUS: int64(l.GapMaxNS / 1000),
+		RTTUS: control.RTT{P50: micros(h.Quantile(0.5)), P99: micros(h.Quantile(0.99)), Max: micros(float64(l.RTTMaxNS))},
+	}
+	if l.HeardNS != 0 {
+		link.LastHeardUS = max(0, s.AtNS-l.HeardNS) / 1000
+	}
+	return link
+}
+
+func peerState(p *loader.Peer, lost time.Duration) string {
 	switch {
-	case s.Peer == core.PeerDead:
+	case p.State == core.PeerDead:
 		return control.PeerDead
-	case s.Peer == core.PeerUnknown:
+	case p.State == core.PeerUnknown:
 		return control.PeerUnknown
-	case s.PeerAge >= lost:
+	case p.Age >= lost:
 		return control.PeerSupervisorLost
 	default:
 		return control.PeerUp
@@ -172,13 +223,13 @@ func peerState(s *loader.State, lost time.Duration) string {
 func (n *node) identityStatus(i int, id core.IdentitySnapshot, s *loader.State) control.Identity {
 	cfg := n.Config.Identities[i]
 	out := control.Identity{
-		Name: id.Name, Home: n.Config.Nodes[id.Home].Name, Generation: s.Words[i].Gen(), Gate: control.GateClosed,
+		Name: id.Name, Home: n.Config.Nodes[id.Home].Name, Prefer: n.Config.StandIns(&cfg), Generation: s.Words[i].Gen(), Gate: control.GateClosed,
 		Armed: s.Words[i].Has(core.Ready), MAC: net.HardwareAddr(cfg.MAC[:]).String(),
 	}
 	switch {
 	case s.Words[i].Has(core.Owner):
 		out.Owner = n.self()
-	case id.Owner == n.Config.Peer():
+	case id.Owner >= 0 && id.Owner != n.Config.Self: // the core may not have seen yet that it is lost
 		out.Owner = n.Config.Nodes[id.Owner].Name
 	}
 	open, reason := s.GateOpen(i)
@@ -216,29 +267,22 @@ func (src source) Snapshot() metrics.Snapshot {
 	n, cfg := src.n, src.n.Config
 	s, v := n.dp.State(len(cfg.Identities)), n.view()
 	m := metrics.Snapshot{
-		PeerState: peerState(&s, cfg.Timing.SupervisorLost), Suspects: s.Suspects, SuspectsRefuted: s.Refuted, SelfStalls: s.SelfStalls,
-		PacerGapMaxNS: s.TickGapMaxNS, LeaseRemainingMinNS: v.leaseMin, RightToServeNS: rightToServe(&s),
-		Reverted: s.Reverted, Silence: histogram(s.Silence.Buckets, s.Silence.MaxNS), PeerServices: map[string]bool{},
-		Ages: []metrics.Age{
-			{Node: n.self(), NS: s.AtNS - s.SupervisorAtNS},
-			{Node: cfg.Nodes[cfg.Peer()].Name, NS: int64(s.PeerAge) + max(0, s.AtNS-s.PeerAgeAtNS)},
-		},
+		SelfStalls: s.SelfStalls, PeerServices: map[string]bool{},
+		PacerGapMaxNS: s.TickGapMaxNS, LeaseRemainingMinNS: v.leaseMin, RightToServeNS: n.rightToServe(&s),
+		Ages:  []metrics.Age{{Node: n.self(), NS: s.AtNS - s.SupervisorAtNS}},
 		Build: build(n.Version), Troubles: v.troubleFlags(),
 	}
-	if s.Peer == core.PeerSuspect {
-		m.PeerState = "suspect"
+	for _, node := range cfg.Others() {
+		p := &s.Peers[node]
+		m.Peers = append(m.Peers, n.peerMetrics(&s, node))
+		m.Ages = append(m.Ages, metrics.Age{Node: cfg.Nodes[node].Name, NS: int64(p.Age) + max(0, s.AtNS-p.AgeAtNS)})
 	}
 	m.Etcd = n.etcdMetrics()
 	if cfg.Arbiter.Fence != nil {
 		m.Fences = v.fence.count
 	}
-	for role, l := range s.Links {
-		if n.dp.Mode(role) != "" {
-			m.Links = append(m.Links, metrics.Link{Name: loader.LinkNames[role], Up: n.heard(l, s.AtNS), RTT: histogram(l.RTT, l.RTTMaxNS), Gap: histogram(l.Gap, l.GapMaxNS)})
-		}
-	}
-	for i, up := range peerServices(cfg, &s) {
-		m.PeerServices[cfg.Identities[i].Name] = up
+	for i, their := range peerServices(cfg, &s) {
+		m.PeerServices[cfg.Identities[i].Name] = their.up
 	}
 	counters, err := n.dp.Counters()
 	if err != nil {
@@ -258,6 +302,24 @@ func (src source) Snapshot() metrics.Snapshot {
 		m.Services = append(m.Services, metrics.Service{Name: svc.Service, Up: up, Restarts: svc.Restarts})
 	}
 	return m
+}
+
+// peerMetrics is a peer as Prometheus sees it.
+func (n *node) peerMetrics(s *loader.State, node int) metrics.Peer {
+	p := &s.Peers[node]
+	out := metrics.Peer{
+		Name: n.Config.Nodes[node].Name, State: peerState(p, n.Config.Timing.SupervisorLost),
+		Suspects: p.Suspects, SuspectsRefuted: p.Refuted, Reverted: p.Reverted, Silence: histogram(p.Silence.Buckets, p.Silence.MaxNS),
+	}
+	if p.State == core.PeerSuspect {
+		out.State = control.PeerSuspect
+	}
+	for role, l := range p.Links {
+		if n.linked(role, node) {
+			out.Links = append(out.Links, metrics.Link{Name: loader.LinkNames[role], Up: n.heard(l, s.AtNS), RTT: histogram(l.RTT, l.RTTMaxNS), Gap: histogram(l.Gap, l.GapMaxNS)})
+		}
+	}
+	return out
 }
 
 func build(version string) metrics.Build {

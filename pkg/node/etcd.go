@@ -69,7 +69,6 @@ func (n *node) seeEtcd(o *core.Observed, s *loader.State) {
 		return
 	}
 	for _, c := range n.keeper.Claims() {
-		o.Granted = append(o.Granted, s.ServeUntilNS > s.AtNS)
 		o.Keys = append(o.Keys, core.Key{Held: c.Generation, Stored: c.Stored, Elsewhere: c.Holder != "" && c.Holder != n.self()})
 	}
 	now, was := n.keeper.State(), n.loop.etcd

@@ -22,8 +22,10 @@ type arbitrated struct {
 	wires   []*etcdtest.Wire
 }
 
-func newArbitrated(t *testing.T) *arbitrated {
-	c := newCluster(t, lab.Scene{})
+func newArbitrated(t *testing.T) *arbitrated { return newArbitratedOf(t, 2, lab.Scene{}) }
+
+func newArbitratedOf(t *testing.T, nodes int, s lab.Scene) *arbitrated {
+	c := newClusterOf(t, nodes, lab.Scene{})
 	a := &arbitrated{cluster: c, members: etcdtest.Start(t, nil)}
 	var endpoints []string
 	for _, member := range a.members.Endpoints() {
@@ -35,7 +37,8 @@ func newArbitrated(t *testing.T) *arbitrated {
 		a.wires = append(a.wires, etcdtest.NewWire(t, l, member))
 		endpoints = append(endpoints, fmt.Sprintf("%q", "http://"+l.Addr().String()))
 	}
-	must(t, c.WriteConfig(lab.Scene{Profile: "cautious", Etcd: strings.Join(endpoints, ", ")}))
+	s.Profile, s.Etcd = "cautious", strings.Join(endpoints, ", ")
+	must(t, c.WriteConfig(s))
 	for _, n := range c.Nodes {
 		must(t, n.Start())
 	}

@@ -4,6 +4,7 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -48,6 +49,46 @@ func (n *node) fencePeer(a core.Fence) {
 	})
 }
 
+// confirmOff takes a person's word that the peer is off, in the place of the agent's. The kernel's
+// rules for it are the same: it holds until the peer is heard, or somebody knocks who has booted.
+func (n *node) confirmOff(ctx context.Context, name string) error {
+	done := make(chan error, 1)
+	n.post(func() {
+		s := n.dp.State(len(n.Config.Identities))
+		if err := n.mayConfirm(&s, name); err != nil {
+			done <- fmt.Errorf("%w: %w", control.ErrRefused, err)
+			return
+		}
+		n.dp.SetFenced(loader.Now())
+		n.tell(loader.Now(), "fence-confirmed", -1, name+" is off: somebody says so, not the fence agent", nil)
+		n.look()
+		n.effects.fencing() // the agent need not go on
+		done <- nil
+	})
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", control.ErrUnavailable, ctx.Err())
+	case err := <-done:
+		return err
+	}
+}
+
+func (n *node) mayConfirm(s *loader.State, name string) error {
+	if n.Config.Arbiter.Fence == nil {
+		return fmt.Errorf("arbiter %s asks nobody whether a node is off", n.Config.Arbiter.Kind())
+	}
+	peer := n.Config.Nodes[n.Config.Peer()].Name
+	switch {
+	case name != peer:
+		return fmt.Errorf("the peer of %s is %s, not %s", n.self(), peer, name)
+	case n.peerOf(s).State == core.PeerUnknown:
+		return fmt.Errorf("%s may still be booting: wait until it counts as dead, boot_hold (%v) after this node's start", peer, n.Config.Timing.BootHold)
+	case n.peerOf(s).State != core.PeerDead:
+		return fmt.Errorf("%s is heard: it is not off", peer)
+	}
+	return nil
+}
+
 func fenceResult(op uint64, err error) core.Event {
 	if err != nil {
 		return core.Failed{Op: op, Err: err.Error()}
@@ -88,7 +129,7 @@ func (n *node) fenceStatus(s *loader.State, shown fenceShown) *control.Fence {
 		out.LastAt = &shown.at
 	}
 	switch {
-	case s.Fenced():
+	case s.Fenced(n.Config.Peer()):
 		out.State = control.FencePeerOff
 	case shown.running:
 		out.State = control.FenceRunning

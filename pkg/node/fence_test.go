@@ -208,3 +208,28 @@ func TestNothingIsTakenWhileTheAgentFails(t *testing.T) {
 		}
 	}
 }
+
+// With an agent that fails somebody goes and looks. His word is the agent's, and no more than that:
+// it does not count against a node that is heard.
+func TestAPersonsWordStandsInForAnAgentThatFails(t *testing.T) {
+	c, r := fenced(t, lab.Scene{NoReach: true}, "0s")
+	must(t, os.WriteFile(filepath.Join(r.dir, "broken"), nil, 0o600))
+	confirm := func(name string) error { return c.api[lab.Serv2].ConfirmOff(t.Context(), name) }
+	if err := confirm(lab.Serv1); !errors.Is(err, control.ErrRefused) || !strings.Contains(err.Error(), "serv1 is heard") {
+		t.Fatalf("of a node that is heard: %v", err)
+	}
+	since := c.lastEvent(t, lab.Serv2)
+	w := c.watch(t, files, lab.Serv2)
+	within(t, func(ctx context.Context) error { _, err := c.Inject(ctx, lab.FaultPanic, files); return err })
+	await(t, "the failure is told", func() error { return c.hasEvent(lab.Serv2, since, "fence-failed", "the power switch does not answer") })
+	if err := confirm(lab.Serv2); !errors.Is(err, control.ErrRefused) || !strings.Contains(err.Error(), "the peer of serv2 is serv1, not serv2") {
+		t.Fatalf("of the wrong node: %v", err)
+	}
+	must(t, confirm(lab.Serv1))
+	w.awaitAnswerBy(lab.Serv2)
+	w.end()
+	r.wantOff(t) // nobody was
+	if err := c.hasEvent(lab.Serv2, since, "fence-confirmed", lab.Serv1); err != nil {
+		t.Error(err)
+	}
+}

@@ -15,11 +15,13 @@ func (b backend) History() control.History {
 	s, now, wall := n.dp.State(len(n.Config.Identities)), loader.Now(), time.Now()
 	h := control.History{
 		Node: n.self(), Time: wall, ProbeUS: n.Config.Timing.Probe.Microseconds(), DeadAfterUS: n.Config.Timing.DeadAfter.Microseconds(),
-		SinceStart: control.SinceStart{
-			Time: wall.Add(time.Duration(n.dp.StartedNS() - now)), SilenceMaxUS: int64(s.Silence.MaxNS / 1000),
-			Silence:  histogram(s.Silence.Buckets, s.Silence.MaxNS),
-			Suspects: s.Suspects, Refuted: s.Refuted, SelfStalls: s.SelfStalls, Reverted: s.Reverted,
-		},
+		SinceStart: control.SinceStart{Time: wall.Add(time.Duration(n.dp.StartedNS() - now)), SelfStalls: s.SelfStalls},
+	}
+	for _, node := range n.Config.Others() {
+		p, all := &s.Peers[node], &h.SinceStart
+		all.Silence.Add(histogram(p.Silence.Buckets, p.Silence.MaxNS))
+		all.SilenceMaxUS = max(all.SilenceMaxUS, int64(p.Silence.MaxNS/1000))
+		all.Suspects, all.Refuted, all.Reverted = all.Suspects+p.Suspects, all.Refuted+p.Refuted, all.Reverted+p.Reverted
 	}
 	for _, m := range n.dp.Minutes() {
 		h.Minutes = append(h.Minutes, n.minute(m, now, wall))

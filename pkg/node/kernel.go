@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/xdpha/xdpha/loader"
@@ -42,7 +43,11 @@ func (n *node) kernelEvent(e loader.Event) {
 	if e.Kind == loader.PeerWord {
 		return // too many to tell
 	}
-	n.tell(e.AtNS, e.Kind.String(), e.Identity, describe(e), nil)
+	text := describe(e)
+	if n.Config.Many() && e.Node >= 0 && e.Node < len(n.Config.Nodes) {
+		text = strings.TrimSuffix(n.Config.Nodes[e.Node].Name+": "+text, ": ")
+	}
+	n.tell(e.AtNS, e.Kind.String(), e.Identity, text, nil)
 }
 
 func describe(e loader.Event) string {

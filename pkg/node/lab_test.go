@@ -69,8 +69,10 @@ type cluster struct {
 	api   map[string]*control.Client
 }
 
-// newCluster builds the lab; nothing runs yet.
-func newCluster(t *testing.T, s lab.Scene) *cluster {
+// newCluster builds the lab of a pair; nothing runs yet.
+func newCluster(t *testing.T, s lab.Scene) *cluster { return newClusterOf(t, 2, s) }
+
+func newClusterOf(t *testing.T, nodes int, s lab.Scene) *cluster {
 	t.Helper()
 	if os.Geteuid() != 0 && os.Getenv("XDPHA_REQUIRE_ROOT") != "1" {
 		t.Skip("needs root")
@@ -78,7 +80,7 @@ func newCluster(t *testing.T, s lab.Scene) *cluster {
 	c := &cluster{ahead: s.Staging == "ahead", api: map[string]*control.Client{}}
 	executable, err := program()
 	must(t, err)
-	l, err := lab.New(context.Background(), lab.Options{Executable: executable})
+	l, err := lab.New(context.Background(), lab.Options{Executable: executable, Nodes: nodes})
 	must(t, err)
 	c.Lab = l
 	t.Cleanup(func() {
@@ -237,8 +239,10 @@ func (c *cluster) settled(owners map[string]string) error {
 		if err != nil {
 			return err
 		}
-		if s.Peer.State != control.PeerUp {
-			return fmt.Errorf("%s sees its peer %s", n.Name, s.Peer.State)
+		for _, p := range s.Peers {
+			if p.State != control.PeerUp {
+				return fmt.Errorf("%s sees %s %s", n.Name, p.Name, p.State)
+			}
 		}
 		for _, l := range s.Links {
 			if !l.Up {
@@ -246,7 +250,7 @@ func (c *cluster) settled(owners map[string]string) error {
 			}
 		}
 		for _, id := range s.Identities {
-			if id.Owner != n.Name && !id.Armed {
+			if id.Owner != n.Name && !id.Armed && (id.Home == n.Name || slices.Contains(id.Prefer, n.Name)) {
 				return fmt.Errorf("%s is not armed for %s", n.Name, id.Name)
 			}
 			if g, known := gens[id.Name]; known && g != id.Generation {

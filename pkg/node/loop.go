@@ -26,22 +26,22 @@ const lookEvery = 100 * time.Millisecond
 
 // loopState belongs to the loop alone.
 type loopState struct {
-	machine    *core.Machine
-	config     *config.Config // as it was reloaded last; all parts but the secrets and hooks are those of Options
-	lease      time.Duration
-	last       core.Observed // the last reading, without its time
-	flags      loader.Flags
-	replies    map[uint64]chan string
-	linkUp     [loader.Links]bool
-	owned      []bool // by identity: what the host was told of addresses kept ahead
-	differs    bool   // the peer lives, with another configuration
-	parts      parts
-	difference string // as last told
-	left       bool
-	etcd       etcd.State // as it was read last
-	told       [loader.MaxIdentities]toldStages
-	unseen     [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
-	theirs     map[int]bool               // the last word on the peer's services, by identity
+	machine *core.Machine
+	config  *config.Config // as it was reloaded last; all parts but the secrets and hooks are those of Options
+	lease   time.Duration
+	last    core.Observed // the last reading, without its time
+	flags   loader.Flags
+	replies map[uint64]chan string
+	linkUp  [loader.Links]bool
+	links   [loader.MaxNodes][loader.Links]linkWatch // to each peer
+	owned   []bool                                   // by identity: what the host was told of addresses kept ahead
+	differs bool                                     // a peer lives, with another configuration
+	parts   parts
+	left    bool
+	etcd    etcd.State // as it was read last
+	told    [loader.MaxIdentities]toldStages
+	unseen  [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
+	theirs  map[int]theirServices      // the last word on the peers' services, by identity
 }
 
 func newLoopState(policy core.Config, cfg *config.Config, saved core.Saved) loopState {
@@ -158,16 +158,13 @@ func (n *node) look() {
 	n.watchPeerServices(&s)
 	n.tellStages()
 	mine := n.myView(&s)
-	if n.differs(&s) {
-		s.Peer = core.PeerUnknown // its words speak of other identities: nothing may follow from them
+	n.compareConfigs(&s)
+	o := core.Observed{At: s.AtNS, Local: s.Words, MyLan: mine, Peers: n.peerViews(&s), Isolated: s.Isolated}
+	for i := range n.Config.Identities {
+		o.Granted = append(o.Granted, s.Granted(i))
 	}
-	o := core.Observed{
-		At: s.AtNS, Local: s.Words, MyLan: mine, Peers: make([]core.PeerView, len(n.Config.Nodes)), Isolated: s.Isolated,
-		Fenced: s.Fenced(), Barred: n.barred(&s),
-	}
-	o.Peers[n.Config.Peer()] = core.PeerView{
-		State: s.Peer, Boot: s.PeerBoot, SupervisorOK: s.Peer == core.PeerUp && s.PeerAge < n.Config.Timing.SupervisorLost,
-		Standby: s.PeerFlags.Standby, Frozen: s.PeerFlags.Frozen, Lan: n.peerView(s.PeerFlags), Words: s.PeerWords,
+	if !n.Config.Many() {
+		o.Fenced, o.Barred = s.Fenced(n.Config.Peer()), n.barred(&s)
 	}
 	n.seeEtcd(&o, &s)
 	n.setFlags(func(f *loader.Flags) {
@@ -183,9 +180,27 @@ func (n *node) look() {
 	n.step(o)
 }
 
-// barred reports that the kernel would take nothing of the dead peer, off or not.
+// peerViews is what the other nodes say. The words of one that has another configuration speak of
+// other identities: nothing may follow from them.
+func (n *node) peerViews(s *loader.State) []core.PeerView {
+	views := make([]core.PeerView, len(s.Peers))
+	for _, node := range n.Config.Others() {
+		p := &s.Peers[node]
+		views[node] = core.PeerView{
+			State: p.State, Boot: p.Boot, SupervisorOK: p.State == core.PeerUp && p.Age < n.Config.Timing.SupervisorLost,
+			Standby: p.Flags.Standby, Frozen: p.Flags.Frozen, Lan: n.peerView(node, p.Flags), Words: p.Words,
+		}
+		if n.hasOther(p) {
+			views[node].State, views[node].SupervisorOK = core.PeerUnknown, false
+		}
+	}
+	return views
+}
+
+// barred reports that the kernel of a pair would take nothing of the dead peer, off or not.
 func (n *node) barred(s *loader.State) bool {
-	return s.Peer == core.PeerDead && (s.ServeNeeded && s.ServeUntilNS <= s.AtNS || s.PeerBoot != 0 && s.PeerDigest != n.Config.Digest)
+	p := n.peerOf(s)
+	return p.State == core.PeerDead && (s.ServeNeeded && s.ServeUntilNS <= s.AtNS || p.Boot != 0 && p.Digest != n.Config.Digest)
 }
 
 func (n *node) setFlags(change func(*loader.Flags)) {
@@ -218,11 +233,11 @@ func (n *node) myView(s *loader.State) core.LanView {
 	return core.LanView{Lan: view(loader.Lan), Spare: view(loader.Spare)}
 }
 
-// peerView is what the peer says that it sees.
-func (n *node) peerView(f loader.Flags) core.LanView {
+// peerView is what a peer says that it sees.
+func (n *node) peerView(node int, f loader.Flags) core.LanView {
 	view := func(role int) core.NIC {
 		return core.NIC{
-			Present: nic(n.Config.Nodes[n.Config.Peer()], role) != "", Carrier: f.Carrier[role],
+			Present: nic(n.Config.Nodes[node], role) != "", Carrier: f.Carrier[role],
 			Reach: f.Reach[role], Majority: n.majority(),
 		}
 	}
@@ -236,33 +251,34 @@ func (n *node) heard(l loader.LinkState, now int64) bool {
 	return l.HeardNS != 0 && now-l.HeardNS < n.linkLost()
 }
 
-// watchLinks tells of links that fell silent while another one hears the peer, or came back.
+// watchLinks tells of links that fell silent while another one hears the same peer, or came back.
 func (n *node) watchLinks(s *loader.State) {
-	if s.Peer != core.PeerUp {
-		return
-	}
-	for role, l := range s.Links {
-		heard := n.heard(l, s.AtNS)
-		n.mu.Lock()
-		was, known := n.shared.linkHeard[role], n.shared.linkKnown[role]
-		n.shared.linkHeard[role], n.shared.linkKnown[role] = heard, known || heard
-		n.mu.Unlock()
-		if known && heard != was {
-			n.step(core.LinkChanged{Peer: n.Config.Peer(), Link: loader.LinkNames[role], Up: heard})
+	for _, node := range n.Config.Others() {
+		if s.Peers[node].State != core.PeerUp {
+			continue
+		}
+		for role, l := range s.Peers[node].Links {
+			heard, w := n.heard(l, s.AtNS), &n.loop.links[node][role]
+			was := *w
+			*w = linkWatch{heard: heard, known: was.known || heard}
+			if was.known && heard != was.heard {
+				n.step(core.LinkChanged{Peer: node, Link: loader.LinkNames[role], Up: heard})
+			}
 		}
 	}
 }
 
+// linkWatch is whether a peer is heard on a link, and ever was.
+type linkWatch struct{ heard, known bool }
+
 // shared is what the loop shows to the API and to the metrics.
 type shared struct {
-	snapshot  core.Snapshot
-	changes   [loader.MaxIdentities]change // of owner to this node, the last by identity
-	linkHeard [loader.Links]bool
-	linkKnown [loader.Links]bool
-	leaseMin  int64
-	fence     fenceShown
-	repairs   []map[string]uint64 // by identity, by what
-	troubles  map[troubleKey]string
+	snapshot core.Snapshot
+	changes  [loader.MaxIdentities]change // of owner to this node, the last by identity
+	leaseMin int64
+	fence    fenceShown
+	repairs  []map[string]uint64 // by identity, by what
+	troubles map[troubleKey]string
 }
 
 func (n *node) publish() {

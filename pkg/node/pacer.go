@@ -16,7 +16,6 @@ import (
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
-	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
 )
 
@@ -231,7 +230,7 @@ func (p *pacer) tick(ctx context.Context) {
 			mendAt = monotonic() + int64(time.Second)
 		}
 		wait := p.probe
-		if p.dp.Peer() == core.PeerSuspect {
+		if p.dp.Suspecting() {
 			wait /= 2
 		}
 		next += int64(wait)

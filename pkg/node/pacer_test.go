@@ -132,7 +132,7 @@ func inPrivate(dir string, f func(n *node, start int)) error {
 	if err != nil {
 		return err
 	}
-	dp, err := loader.Open(loader.Config{Keys: []loader.Key{{}}, Probe: 2 * time.Millisecond, DeadAfter: time.Hour, BootHold: time.Hour, SuspectAfter: time.Hour},
+	dp, err := loader.Open(loader.Config{Nodes: 2, Keys: []loader.Key{{}}, Probe: 2 * time.Millisecond, DeadAfter: time.Hour, BootHold: time.Hour, SuspectAfter: time.Hour},
 		loader.Options{PinDir: filepath.Join(dir, "pins"), Log: log, Anew: func() error { return nil }})
 	if err != nil {
 		return err

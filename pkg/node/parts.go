@@ -21,10 +21,16 @@ const partEvery = 3 * lookEvery
 // parts, one after the other. The digest of the whole is in every frame all the time.
 type parts struct {
 	mine   [config.PartSlots]config.Part
-	theirs map[int]uint16
-	digest uint32 // the peer's as a whole, whose parts they are
+	theirs map[int]*theirParts // by node
 	slot   int
 	saidNS int64
+}
+
+// theirParts are those that a peer has said.
+type theirParts struct {
+	digest uint32 // of its configuration as a whole, whose parts they are
+	slots  map[int]uint16
+	told   string // where they differ, as last told
 }
 
 func partWord(slot int, digest uint16) uint16 { return uint16(slot)<<config.PartBits | digest }
@@ -41,20 +47,28 @@ func (p *parts) say(now int64) uint16 {
 	return partWord(p.slot, p.mine[p.slot].Digest)
 }
 
-// hear takes a part that the peer says.
-func (p *parts) hear(digest uint32, word uint16) {
-	if digest != p.digest || p.theirs == nil {
-		p.digest, p.theirs = digest, map[int]uint16{}
+// of is what a peer has said of its configuration with that digest.
+func (p *parts) of(node int, digest uint32) *theirParts {
+	if p.theirs == nil {
+		p.theirs = map[int]*theirParts{}
 	}
-	if slot, d := splitPart(word); slot < len(p.mine) {
-		p.theirs[slot] = d
+	if t := p.theirs[node]; t == nil || t.digest != digest {
+		p.theirs[node] = &theirParts{digest: digest, slots: map[int]uint16{}}
+	}
+	return p.theirs[node]
+}
+
+// hear takes a part that the peer says.
+func (t *theirParts) hear(word uint16) {
+	if slot, d := splitPart(word); slot < config.PartSlots {
+		t.slots[slot] = d
 	}
 }
 
-// difference names the parts that differ; known is false until all were heard.
-func (p *parts) difference() (names []string, known bool) {
+// difference names the parts that differ from a peer's; known is false until all were heard.
+func (p *parts) difference(t *theirParts) (names []string, known bool) {
 	for slot, part := range p.mine {
-		d, heard := p.theirs[slot]
+		d, heard := t.slots[slot]
 		if !heard {
 			return nil, false
 		}
@@ -62,48 +76,68 @@ func (p *parts) difference() (names []string, known bool) {
 			continue
 		}
 		if part.Name == "" {
-			part.Name = fmt.Sprintf("an identity more there (number %d by name)", slot-firstIdentity+1)
+			part.Name = oneMore(slot)
 		}
 		names = append(names, part.Name)
 	}
 	return names, true
 }
 
-const firstIdentity = config.PartSlots - config.MaxIdentities
+// oneMore says what a peer has that this node's configuration does not.
+func oneMore(slot int) string {
+	if slot < config.FirstIdentityPart {
+		return fmt.Sprintf("a node more there (number %d by name)", slot-config.FirstNodePart+1)
+	}
+	return fmt.Sprintf("an identity more there (number %d by name)", slot-config.FirstIdentityPart+1)
+}
 
-// differs reports a living peer of another configuration, and tells of it: at once, and again when
-// it is known in what.
-func (n *node) differs(s *loader.State) bool {
-	yes := s.Peer == core.PeerUp && s.PeerDigest != n.Config.Digest
-	n.loop.differs = yes
-	if !yes {
-		n.setFlags(func(f *loader.Flags) { f.Part = false })
-		if s.Peer == core.PeerUp {
-			n.loop.parts.theirs = nil
-			n.tellTrouble(troubleConfig, 0, "", "the nodes' configurations are the same again")
+// hasOther reports a living peer of another configuration.
+func (n *node) hasOther(p *loader.Peer) bool {
+	return p.State == core.PeerUp && p.Digest != n.Config.Digest
+}
+
+// compareConfigs tells of living peers of another configuration: at once, and again when it is known
+// in what they differ. As long as there is one, the frames say parts to all.
+func (n *node) compareConfigs(s *loader.State) {
+	n.loop.differs = false
+	for _, node := range n.Config.Others() {
+		p := &s.Peers[node]
+		switch {
+		case n.hasOther(p):
+			n.loop.differs = true
+			n.tellDifference(s.AtNS, node, p)
+		case p.State == core.PeerUp:
+			delete(n.loop.parts.theirs, node)
+			n.tellTrouble(troubleConfig, node, "", fmt.Sprintf("%s's configuration is the same again", n.Config.Nodes[node].Name))
 		}
-		return false
+	}
+	if !n.loop.differs {
+		n.setFlags(func(f *loader.Flags) { f.Part = false })
+		return
 	}
 	said := n.loop.parts.say(s.AtNS)
 	n.setFlags(func(f *loader.Flags) { f.Part, f.Services = true, said })
-	if s.PeerFlags.Part {
-		n.loop.parts.hear(s.PeerDigest, s.PeerFlags.Services)
+}
+
+func (n *node) tellDifference(at int64, node int, p *loader.Peer) {
+	theirs := n.loop.parts.of(node, p.Digest)
+	if p.Flags.Part {
+		theirs.hear(p.Flags.Services)
 	}
-	text := fmt.Sprintf("%s's configuration is another one (digest %08x, here %08x): no identity moves until both are the same", n.Config.Nodes[n.Config.Peer()].Name, s.PeerDigest, n.Config.Digest)
-	names, known := n.loop.parts.difference()
+	text := fmt.Sprintf("%s's configuration is another one (digest %08x, here %08x): no identity moves until both are the same", n.Config.Nodes[node].Name, p.Digest, n.Config.Digest)
+	names, known := n.loop.parts.difference(theirs)
 	switch {
 	case known && len(names) > 0:
 		text += "; they differ in: " + strings.Join(names, ", ") + "; compare by 'xdpha check'"
 	case known:
 		text += "; where, their parts do not tell: compare the files"
 	}
-	if n.trouble(troubleConfig, 0, text) || known && text != n.loop.difference {
-		n.tell(s.AtNS, troubleConfig, -1, text, nil)
+	if n.trouble(troubleConfig, node, text) || known && text != theirs.told {
+		n.tell(at, troubleConfig, -1, text, nil)
 	}
 	if known {
-		n.loop.difference = text
+		theirs.told = text
 	}
-	return true
 }
 
 // watchStrangers tells of a neighbour on the crossover that speaks another version or has another secret.

@@ -15,17 +15,20 @@ func TestPartsAreComparedWhenAllOfThePeersAreHeard(t *testing.T) {
 	theirs.Identities = append(theirs.Identities, config.Identity{Name: "news"})
 	here, there := parts{mine: mine.Parts()}, parts{mine: theirs.Parts()}
 	for turn := range 2 * config.PartSlots {
-		if names, known := here.difference(); known && turn < config.PartSlots {
+		if names, known := here.difference(here.of(1, 9)); known && turn < config.PartSlots {
 			t.Fatalf("after %d parts of %d the difference is %q", turn, config.PartSlots, names)
 		}
-		here.hear(9, there.say(int64(turn)*int64(partEvery)))
+		here.of(1, 9).hear(there.say(int64(turn) * int64(partEvery)))
 	}
-	names, known := here.difference()
-	if want := []string{"the number of identities", "identity mail", "an identity more there (number 3 by name)"}; !known || !slices.Equal(names, want) {
+	names, known := here.difference(here.of(1, 9))
+	if want := []string{"the numbers of nodes and identities", "identity mail", "an identity more there (number 3 by name)"}; !known || !slices.Equal(names, want) {
 		t.Errorf("they differ in %q, want %q", names, want)
 	}
-	here.hear(10, there.say(0)) // the peer's administrator has changed it again
-	if names, known := here.difference(); known {
+	here.of(1, 10).hear(there.say(0)) // the peer's administrator has changed it again
+	if names, known := here.difference(here.of(1, 10)); known {
 		t.Errorf("of another configuration of the peer nothing is known yet, but %q", names)
+	}
+	if _, known := here.difference(here.of(2, 9)); known {
+		t.Error("what one peer says counts for another one")
 	}
 }

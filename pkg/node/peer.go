@@ -4,6 +4,7 @@ package node
 
 import (
 	"fmt"
+	"math"
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
@@ -12,60 +13,80 @@ import (
 	"github.com/xdpha/xdpha/pkg/service"
 )
 
-// heardPeer reports whether the kernel hears the peer: what the last frame said still holds.
-func heardPeer(s *loader.State) bool { return s.Peer == core.PeerUp || s.Peer == core.PeerSuspect }
+// peerOf is what a reading has of the other node of a pair.
+func (n *node) peerOf(s *loader.State) *loader.Peer { return &s.Peers[n.Config.Peer()] }
 
-// peerStatus is the peer's three values: its kernel, its daemon, the services of what it owns.
-func (n *node) peerStatus(s *loader.State) control.Peer {
-	cfg := n.Config
+// heardPeer reports whether the kernel hears a peer: what the last frame said still holds.
+func heardPeer(p *loader.Peer) bool { return p.State == core.PeerUp || p.State == core.PeerSuspect }
+
+// peerStatus is a peer's three values: its kernel, its daemon, the services of what it owns.
+func (n *node) peerStatus(s *loader.State, node int) control.Peer {
+	cfg, peer := n.Config, &s.Peers[node]
 	p := control.Peer{
-		Name: cfg.Nodes[cfg.Peer()].Name, State: peerState(s, cfg.Timing.SupervisorLost), Supervisor: control.SupervisorUnknown,
-		BootID: fmt.Sprintf("%016x", s.PeerBoot), SupervisorAgeUS: s.PeerAge.Microseconds(), Services: map[string]string{},
+		Name: cfg.Nodes[node].Name, State: peerState(peer, cfg.Timing.SupervisorLost), Supervisor: control.SupervisorUnknown,
+		BootID: fmt.Sprintf("%016x", peer.Boot), SupervisorAgeUS: peer.Age.Microseconds(), Services: map[string]string{},
 		Policy: control.Policy{SupervisorLost: control.PolicyWait, AfterUS: cfg.Timing.SupervisorLost.Microseconds()},
 	}
 	if cfg.Timing.DemandIfLost {
 		p.Policy.SupervisorLost = control.PolicyTakeover
 	}
-	if !heardPeer(s) {
+	if !heardPeer(peer) {
 		return p
 	}
-	p.Solo, p.Supervisor = s.PeerFlags.Solo, control.SupervisorUp
-	if s.PeerAge >= cfg.Timing.SupervisorLost {
+	p.Solo, p.Supervisor = peer.Flags.Solo, control.SupervisorUp
+	if peer.Age >= cfg.Timing.SupervisorLost {
 		p.Supervisor = control.SupervisorLost
 	}
-	for i, up := range peerServices(cfg, s) {
-		p.Services[cfg.Identities[i].Name] = map[bool]string{true: control.ServicesUp, false: control.ServicesDown}[up]
+	for i, their := range peerServices(cfg, s) {
+		if their.node == node {
+			p.Services[cfg.Identities[i].Name] = their.word()
+		}
 	}
 	return p
 }
 
-// peerServices is whether the services are up of each identity that the peer owns, as it says. A
-// peer of another configuration speaks of other identities.
-func peerServices(cfg *config.Config, s *loader.State) map[int]bool {
-	up := map[int]bool{}
-	if !heardPeer(s) || s.PeerDigest != cfg.Digest || s.PeerFlags.Part {
-		return up
-	}
-	for i := range cfg.Identities {
-		if s.PeerWords[i].Has(core.Owner) && !s.Words[i].Has(core.Owner) {
-			up[i] = s.PeerFlags.Services>>i&1 != 0
-		}
-	}
-	return up
+// theirServices is whether the services of an identity are up on the peer that owns it.
+type theirServices struct {
+	node int
+	up   bool
 }
 
-// watchPeerServices tells of the peer's services that go down or come up. What they are when it
+func (t theirServices) word() string {
+	if t.up {
+		return control.ServicesUp
+	}
+	return control.ServicesDown
+}
+
+// peerServices is how the services fare of each identity that a peer owns, as it says. A peer of
+// another configuration speaks of other identities.
+func peerServices(cfg *config.Config, s *loader.State) map[int]theirServices {
+	all := map[int]theirServices{}
+	for _, node := range cfg.Others() {
+		p := &s.Peers[node]
+		if !heardPeer(p) || p.Digest != cfg.Digest || p.Flags.Part {
+			continue
+		}
+		for i := range cfg.Identities {
+			if p.Words[i].Has(core.Owner) && !s.Words[i].Has(core.Owner) {
+				all[i] = theirServices{node, p.Flags.Services>>i&1 != 0}
+			}
+		}
+	}
+	return all
+}
+
+// watchPeerServices tells of the peers' services that go down or come up. What they are when a peer
 // becomes the owner, or is heard again, is no change.
 func (n *node) watchPeerServices(s *loader.State) {
 	now := peerServices(n.Config, s)
 	for i, id := range n.Config.Identities {
-		up, owned := now[i]
+		their, owned := now[i]
 		was, known := n.loop.theirs[i]
-		if !owned || !known || up == was {
+		if !owned || !known || their.node != was.node || their.up == was.up {
 			continue
 		}
-		word := map[bool]string{true: control.ServicesUp, false: control.ServicesDown}[up]
-		n.tell(s.AtNS, "peer-services-"+word, i, fmt.Sprintf("the services of %s on %s are %s", id.Name, n.Config.Nodes[n.Config.Peer()].Name, word), nil)
+		n.tell(s.AtNS, "peer-services-"+their.word(), i, fmt.Sprintf("the services of %s on %s are %s", id.Name, n.Config.Nodes[their.node].Name, their.word()), nil)
 	}
 	n.loop.theirs = now
 }
@@ -114,11 +135,24 @@ func (n *node) pacerStatus(s *loader.State) control.Pacer {
 	return p
 }
 
-// rightToServe is what is left of it in ns, 0 if it has run out; nil if the gates do not ask for it.
-func rightToServe(s *loader.State) *int64 {
+// rightToServe is what is left of it in ns, 0 if it has run out, of what is owned here the least;
+// nil if the gates do not ask for it. A pair has one right for all.
+func (n *node) rightToServe(s *loader.State) *int64 {
 	if !s.ServeNeeded {
 		return nil
 	}
-	left := max(0, s.ServeUntilNS-s.AtNS)
+	until := s.ServeUntilNS
+	if n.Config.Many() {
+		until = math.MaxInt64
+		for i, w := range s.Words {
+			if w.Has(core.Owner) {
+				until = min(until, max(s.GrantedUntilNS[i], s.LeaveNS[i]))
+			}
+		}
+		if until == math.MaxInt64 {
+			return nil // nothing is owned
+		}
+	}
+	left := max(0, until-s.AtNS)
 	return &left
 }

@@ -20,7 +20,7 @@ import (
 func bare() *node {
 	log := slog.New(slog.DiscardHandler)
 	cfg := &config.Config{
-		Digest: 7, Nodes: [2]config.Node{{Name: "serv1"}, {Name: "serv2"}}, Self: 1,
+		Digest: 7, Nodes: []config.Node{{Name: "serv1"}, {Name: "serv2"}}, Self: 1,
 		Timing:     config.Timing{SupervisorLost: 750 * time.Millisecond},
 		Identities: []config.Identity{{Name: "files", Services: []string{"samba"}}, {Name: "mail"}},
 	}
@@ -30,8 +30,11 @@ func bare() *node {
 // heard is what the kernel knows of a peer that owns files, with its services up.
 func heard() *loader.State {
 	return &loader.State{
-		Peer: core.PeerUp, PeerDigest: 7, PeerFlags: loader.Flags{Services: 1},
-		PeerWords: []core.Word{core.MakeWord(core.Owner, 1), core.MakeWord(core.Ready, 1)}, Words: []core.Word{core.MakeWord(core.Ready, 1), core.MakeWord(core.Owner, 1)},
+		Peers: []loader.Peer{{
+			State: core.PeerUp, Digest: 7, Flags: loader.Flags{Services: 1},
+			Words: []core.Word{core.MakeWord(core.Owner, 1), core.MakeWord(core.Ready, 1)},
+		}, {}},
+		Words: []core.Word{core.MakeWord(core.Ready, 1), core.MakeWord(core.Owner, 1)},
 	}
 }
 
@@ -44,19 +47,19 @@ func TestAPeerHasThreeValues(t *testing.T) {
 		solo       bool
 	}{
 		{"all is well", func(*loader.State) {}, "up", map[string]string{"files": "up"}, false},
-		{"it serves alone", func(s *loader.State) { s.PeerFlags.Solo = true }, "up", map[string]string{"files": "up"}, true},
-		{"its services are down", func(s *loader.State) { s.PeerFlags.Services = 2 }, "up", map[string]string{"files": "down"}, false},
-		{"its daemon is lost", func(s *loader.State) { s.PeerAge = 750 * time.Millisecond }, "lost", map[string]string{"files": "up"}, false},
-		{"it is suspect: its last word holds", func(s *loader.State) { s.Peer = core.PeerSuspect }, "up", map[string]string{"files": "up"}, false},
-		{"it is dead: nothing is known", func(s *loader.State) { s.Peer, s.PeerFlags.Solo = core.PeerDead, true }, "unknown", map[string]string{}, false},
-		{"it was never heard", func(s *loader.State) { s.Peer = core.PeerUnknown }, "unknown", map[string]string{}, false},
-		{"it speaks of other identities", func(s *loader.State) { s.PeerDigest = 8 }, "up", map[string]string{}, false},
+		{"it serves alone", func(s *loader.State) { s.Peers[0].Flags.Solo = true }, "up", map[string]string{"files": "up"}, true},
+		{"its services are down", func(s *loader.State) { s.Peers[0].Flags.Services = 2 }, "up", map[string]string{"files": "down"}, false},
+		{"its daemon is lost", func(s *loader.State) { s.Peers[0].Age = 750 * time.Millisecond }, "lost", map[string]string{"files": "up"}, false},
+		{"it is suspect: its last word holds", func(s *loader.State) { s.Peers[0].State = core.PeerSuspect }, "up", map[string]string{"files": "up"}, false},
+		{"it is dead: nothing is known", func(s *loader.State) { s.Peers[0].State, s.Peers[0].Flags.Solo = core.PeerDead, true }, "unknown", map[string]string{}, false},
+		{"it was never heard", func(s *loader.State) { s.Peers[0].State = core.PeerUnknown }, "unknown", map[string]string{}, false},
+		{"it speaks of other identities", func(s *loader.State) { s.Peers[0].Digest = 8 }, "up", map[string]string{}, false},
 		{"both claim it: it is not the peer's", func(s *loader.State) { s.Words[0] = core.MakeWord(core.Owner, 2) }, "up", map[string]string{}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := heard()
 			tt.set(s)
-			p := bare().peerStatus(s)
+			p := bare().peerStatus(s, 0)
 			if p.Supervisor != tt.supervisor || p.Solo != tt.solo {
 				t.Errorf("supervisor %s, solo %v", p.Supervisor, p.Solo)
 			}
@@ -69,11 +72,11 @@ func TestAPeerHasThreeValues(t *testing.T) {
 
 func TestThePolicyIsTheConfigurations(t *testing.T) {
 	n := bare()
-	if p := n.peerStatus(heard()).Policy; p != (control.Policy{SupervisorLost: control.PolicyWait, AfterUS: 750_000}) {
+	if p := n.peerStatus(heard(), 0).Policy; p != (control.Policy{SupervisorLost: control.PolicyWait, AfterUS: 750_000}) {
 		t.Errorf("%+v", p)
 	}
 	n.Config.Timing.DemandIfLost = true
-	if p := n.peerStatus(heard()).Policy; p.SupervisorLost != control.PolicyTakeover {
+	if p := n.peerStatus(heard(), 0).Policy; p.SupervisorLost != control.PolicyTakeover {
 		t.Errorf("%+v", p)
 	}
 }
@@ -81,7 +84,7 @@ func TestThePolicyIsTheConfigurations(t *testing.T) {
 func TestThePeersServicesAreToldOncePerChange(t *testing.T) {
 	n, s := bare(), heard()
 	look := func(peer core.PeerState, services uint16) {
-		s.Peer, s.PeerFlags.Services = peer, services
+		s.Peers[0].State, s.Peers[0].Flags.Services = peer, services
 		n.watchPeerServices(s)
 	}
 	for _, up := range []uint16{1, 1, 0, 0, 1} { // what it is at first is no change
@@ -89,9 +92,9 @@ func TestThePeersServicesAreToldOncePerChange(t *testing.T) {
 	}
 	look(core.PeerDead, 1) // not heard: what it says afterwards is no change
 	look(core.PeerUp, 0)
-	s.PeerWords[0] = core.MakeWord(core.Yield, 1) // not its own any more
+	s.Peers[0].Words[0] = core.MakeWord(core.Yield, 1) // not its own any more
 	look(core.PeerUp, 1)
-	s.PeerWords[0] = core.MakeWord(core.Owner, 2)
+	s.Peers[0].Words[0] = core.MakeWord(core.Owner, 2)
 	look(core.PeerUp, 0)
 	look(core.PeerUp, 1)
 	var told []string
@@ -137,16 +140,44 @@ func TestAnIdentityServesWhenAllOfItIsUp(t *testing.T) {
 }
 
 func TestTheRightToServeRunsOutAndIsNotAlwaysAskedFor(t *testing.T) {
-	s := &loader.State{AtNS: 100, ServeUntilNS: 130, ServeNeeded: true}
-	if left := rightToServe(s); left == nil || *left != 30 {
+	n, s := bare(), &loader.State{AtNS: 100, ServeUntilNS: 130, ServeNeeded: true}
+	if left := n.rightToServe(s); left == nil || *left != 30 {
 		t.Errorf("left: %v", left)
 	}
 	s.AtNS = 200
-	if left := rightToServe(s); left == nil || *left != 0 {
+	if left := n.rightToServe(s); left == nil || *left != 0 {
 		t.Errorf("run out: %v", left)
 	}
 	s.ServeNeeded = false
-	if left := rightToServe(s); left != nil {
+	if left := n.rightToServe(s); left != nil {
 		t.Errorf("arbiter none: %v", *left)
+	}
+}
+
+func TestOfManyTheLeastRightOfWhatIsOwnedIsShown(t *testing.T) {
+	n := bare()
+	n.Config.Nodes = append(n.Config.Nodes, config.Node{Name: "serv3"})
+	s := &loader.State{
+		AtNS: 100, ServeNeeded: true, Words: []core.Word{core.MakeWord(core.Owner, 3), core.MakeWord(core.Owner, 6)},
+		GrantedUntilNS: []int64{130, 0}, LeaveNS: []int64{0, 120},
+	}
+	if left := n.rightToServe(s); left == nil || *left != 20 {
+		t.Errorf("left: %v", left)
+	}
+	s.Words = []core.Word{0, 0}
+	if left := n.rightToServe(s); left != nil {
+		t.Errorf("nothing is owned: %v", *left)
+	}
+}
+
+func TestOfManyEachIdentitysServicesAreItsOwners(t *testing.T) {
+	n, s := bare(), heard()
+	n.Config.Nodes = append(n.Config.Nodes, config.Node{Name: "serv3"})
+	third := s.Peers[0]
+	third.Words = []core.Word{0, core.MakeWord(core.Owner, 5)}
+	third.Flags.Services = 0
+	s.Peers, s.Words[1] = append(s.Peers, third), 0
+	if d := cmp.Diff(map[int]theirServices{0: {0, true}, 1: {2, false}}, peerServices(n.Config, s), cmp.AllowUnexported(theirServices{})); d != "" {
+		t.Error(d)
 	}
 }

@@ -109,7 +109,7 @@ func (n *node) dropAddresses() error {
 func (n *node) datapathConfig() (loader.Config, error) {
 	cfg, t := n.Config, n.Config.Timing
 	lc := loader.Config{
-		ClusterID: cfg.ClusterID, Digest: cfg.Digest, Self: cfg.Self,
+		ClusterID: cfg.ClusterID, Digest: cfg.Digest, Nodes: len(cfg.Nodes), Self: cfg.Self,
 		Probe: t.Probe, SuspectAfter: t.SuspectAfter, DeadAfter: t.DeadAfter, BootHold: t.BootHold,
 		ServeFor: t.ServeFor, ConfirmProbes: t.ConfirmProbes, SoloKeep: t.SoloKeep, OwnAddress: cfg.Nodes[cfg.Self].LanAddr.Addr(),
 		Reach: cfg.Arbiter.Reach, Keys: datapathKeys(cfg),
@@ -125,10 +125,15 @@ func (n *node) datapathConfig() (loader.Config, error) {
 	}
 	for role := range loader.Links {
 		name := nic(cfg.Nodes[cfg.Self], role)
-		if name == "" || nic(cfg.Nodes[cfg.Peer()], role) == "" && role != loader.Spare {
+		if name == "" {
 			continue
 		}
-		lc.Links[role] = loader.LinkConfig{Local: linkAddress(cfg, role, cfg.Self), Remote: linkAddress(cfg, role, cfg.Peer())}
+		lc.Links[role] = loader.LinkConfig{Local: linkAddress(cfg, role, cfg.Self)}
+		for _, node := range cfg.Others() {
+			if nic(cfg.Nodes[node], role) != "" {
+				lc.Remote[node][role] = linkAddress(cfg, role, node)
+			}
+		}
 		if n.places[role].Load() == 0 {
 			continue // as DropNIC leaves it
 		}
@@ -141,6 +146,9 @@ func (n *node) datapathConfig() (loader.Config, error) {
 	for _, id := range cfg.Identities {
 		ic := loader.IdentityConfig{
 			MAC: id.MAC, Carrier: lc.Links[carrierRole(cfg, id, cfg.Self)].Index, Floor: n.store.saved.Generations[id.Name],
+		}
+		for _, node := range id.Prefer {
+			ic.Candidates |= 1 << node
 		}
 		for _, r := range id.Addresses {
 			for a := range r.All() {
@@ -162,8 +170,11 @@ func linkAddress(cfg *config.Config, role, node int) netip.Addr {
 	case loader.Lan:
 		return cfg.Nodes[node].LanAddr.Addr()
 	}
-	a := [4]byte{169, 254, 0, 0}
-	binary.BigEndian.PutUint16(a[2:], 0x0100+uint16(cfg.ClusterID%0xfd00)&^1|uint16(node))
+	a, room := [4]byte{169, 254, 0, 0}, uint16(1)
+	if cfg.Many() {
+		room = config.MaxNodes - 1
+	}
+	binary.BigEndian.PutUint16(a[2:], 0x0100+uint16(cfg.ClusterID%0xfd00)&^room|uint16(node))
 	return netip.AddrFrom4(a)
 }
 
@@ -177,7 +188,7 @@ func coreConfig(cfg *config.Config, booted bool, floor func(identity int) uint64
 	}
 	for i, id := range cfg.Identities {
 		c.Identities = append(c.Identities, core.IdentityConfig{
-			Name: id.Name, Home: id.Home, Failback: id.Failback, FailbackAfter: int64(id.FailbackAfter),
+			Name: id.Name, Home: id.Home, Prefer: id.Prefer, Failback: id.Failback, FailbackAfter: int64(id.FailbackAfter),
 			StagingAhead: id.StagingAhead, Exclusive: id.Services, Floor: floor(i),
 		})
 	}

@@ -67,16 +67,21 @@ func (n *node) follow(file *config.Config) error {
 
 func (n *node) mayFollow(running, file *config.Config) error {
 	if names := config.NeedRestart(running, file); len(names) > 0 {
-		return fmt.Errorf("%s: restart the daemon (it hands over first), then the other node's", strings.Join(names, ", "))
+		return fmt.Errorf("%s: restart the daemon (it hands over first), then the other nodes', one after the other", strings.Join(names, ", "))
 	}
 	s := n.dp.State(0)
-	return mayRotate(running.Keys, file.Keys, heardPeer(&s), &s)
+	for _, node := range n.Config.Others() {
+		if err := mayRotate(running.Keys, file.Keys, n.Config.Nodes[node].Name, &s.Peers[node]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// mayRotate refuses secrets with which the nodes would not hear each other any more. The peer says
-// which key it signs with, and whether it accepts another one.
-func mayRotate(have, want []config.Key, peerHeard bool, s *loader.State) error {
-	const order = "a new secret is first added as the second line on both nodes, then made the first one, and only then the old one is removed"
+// mayRotate refuses secrets with which this node and a peer would not hear each other any more. The
+// peer says which key it signs with, and whether it accepts another one.
+func mayRotate(have, want []config.Key, name string, p *loader.Peer) error {
+	const order = "a new secret is first added as the second line on all nodes, then made the first one, and only then the old one is removed"
 	ids := func(keys []config.Key) (list []uint8) {
 		for _, k := range keys {
 			list = append(list, k.ID)
@@ -86,12 +91,12 @@ func mayRotate(have, want []config.Key, peerHeard bool, s *loader.State) error {
 	switch {
 	case !slices.ContainsFunc(want, func(k config.Key) bool { return slices.Contains(have, k) }):
 		return fmt.Errorf("secret_file: no secret of it is in force here: %s", order)
-	case !peerHeard:
+	case !heardPeer(p):
 		return nil
-	case want[0] != have[0] && s.PeerKey != want[0].ID && !s.PeerFlags.TwoKeys:
-		return fmt.Errorf("secret_file: the peer does not accept the first secret of it yet: %s", order)
-	case !slices.Contains(ids(want), s.PeerKey):
-		return fmt.Errorf("secret_file: the peer still signs with a secret that is left out of it: %s", order)
+	case want[0] != have[0] && p.Key != want[0].ID && !p.Flags.TwoKeys:
+		return fmt.Errorf("secret_file: %s does not accept the first secret of it yet: %s", name, order)
+	case !slices.Contains(ids(want), p.Key):
+		return fmt.Errorf("secret_file: %s still signs with a secret that is left out of it: %s", name, order)
 	}
 	return nil
 }

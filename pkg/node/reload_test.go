@@ -236,7 +236,7 @@ func rotationsOutOfOrder(t *testing.T, c *cluster, second, third string, secondK
 	c.writeSecrets(t, third)
 	c.refused(t, lab.Serv1, "a secret that nobody has", control.ErrRefused, "no secret of it is in force here")
 	c.writeSecrets(t, third, second)
-	c.refused(t, lab.Serv1, "to sign with what the peer does not accept", control.ErrRefused, "the peer does not accept")
+	c.refused(t, lab.Serv1, "to sign with what the peer does not accept", control.ErrRefused, "serv2 does not accept")
 	c.writeSecrets(t, second, third)
 	c.reload(t, lab.Serv1)
 	c.reload(t, lab.Serv2)
@@ -249,7 +249,7 @@ func rotationsOutOfOrder(t *testing.T, c *cluster, second, third string, secondK
 	since := c.lastEvent(t, lab.Serv2)
 	must(t, c.Node(lab.Serv2).Signal(unix.SIGHUP))
 	await(t, "what the peer signs with is not left out", func() error {
-		return c.hasEvent(lab.Serv2, since, "reload-refused", "the peer still signs")
+		return c.hasEvent(lab.Serv2, since, "reload-refused", "serv1 still signs")
 	})
 	if id := c.signsWith(t, secondKey, thirdKey); id != secondKey.ID {
 		t.Errorf("serv2 signs with key %d, want %d: it followed a refused file", id, secondKey.ID)

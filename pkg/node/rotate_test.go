@@ -8,6 +8,7 @@ import (
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/core"
 )
 
 func TestASecretIsFollowedIfTheNodesGoOnHearingEachOther(t *testing.T) {
@@ -32,9 +33,11 @@ func TestASecretIsFollowedIfTheNodesGoOnHearingEachOther(t *testing.T) {
 		{"in haste, with no peer", keys{one, two}, keys{two}, true, 1, false, ""},
 		{"nothing new", keys{one}, keys{one}, false, 1, false, ""},
 	} {
-		s := loader.State{PeerKey: tt.signs}
-		s.PeerFlags.TwoKeys = tt.acceptsTwo
-		err := mayRotate(tt.have, tt.want, !tt.unheard, &s)
+		p := loader.Peer{Key: tt.signs, Flags: loader.Flags{TwoKeys: tt.acceptsTwo}}
+		if !tt.unheard {
+			p.State = core.PeerUp
+		}
+		err := mayRotate(tt.have, tt.want, "serv2", &p)
 		if (err == nil) != (tt.refused == "") || err != nil && !strings.Contains(err.Error(), tt.refused) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.refused)
 		}

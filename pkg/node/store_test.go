@@ -14,7 +14,7 @@ import (
 )
 
 func pair(cluster string, self int) *config.Config {
-	return &config.Config{Cluster: cluster, Self: self, Nodes: [2]config.Node{{Name: "serv1"}, {Name: "serv2"}}}
+	return &config.Config{Cluster: cluster, Self: self, Nodes: []config.Node{{Name: "serv1"}, {Name: "serv2"}}}
 }
 
 // saved is a store with something in it.

@@ -22,16 +22,16 @@ const (
 
 var troubleKinds = []string{troubleState, troubleNIC, troublePrograms, troubleConfig, troubleStranger}
 
-// troubleKey tells troubles of one kind apart: of a NIC by its link.
+// troubleKey tells troubles of one kind apart: of a NIC by its link, of a peer by its number.
 type troubleKey struct {
-	kind string
-	role int
+	kind   string
+	number int
 }
 
-// trouble notes what is wrong, by its kind and a link's number; an empty text ends it. It reports
-// whether it is news.
-func (n *node) trouble(kind string, role int, text string) (news bool) {
-	key := troubleKey{kind, role}
+// trouble notes what is wrong, by its kind and a number; an empty text ends it. It reports whether it
+// is news.
+func (n *node) trouble(kind string, number int, text string) (news bool) {
+	key := troubleKey{kind, number}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	_, was := n.shared.troubles[key]
@@ -44,8 +44,8 @@ func (n *node) trouble(kind string, role int, text string) (news bool) {
 }
 
 // tellTrouble is trouble, told as an event when it begins and when it ends.
-func (n *node) tellTrouble(kind string, role int, text, ended string) {
-	if !n.trouble(kind, role, text) {
+func (n *node) tellTrouble(kind string, number int, text, ended string) {
+	if !n.trouble(kind, number, text) {
 		return
 	}
 	if text == "" {
@@ -57,8 +57,8 @@ func (n *node) tellTrouble(kind string, role int, text, ended string) {
 // troubleList is what status shows.
 func (s *shared) troubleList() (list []control.Trouble) {
 	for _, kind := range troubleKinds {
-		for role := range loader.Links {
-			if text, there := s.troubles[troubleKey{kind, role}]; there {
+		for number := range loader.MaxNodes { // more than there are links
+			if text, there := s.troubles[troubleKey{kind, number}]; there {
 				list = append(list, control.Trouble{Kind: kind, Text: text})
 			}
 		}

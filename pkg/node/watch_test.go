@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func (c *cluster) watch(t *testing.T, id lab.Identity, own ...string) *watch {
 	t.Cleanup(w.halt)
 	within(t, func(ctx context.Context) (err error) {
 		for _, node := range own {
-			addr := map[string]string{lab.Serv1: "192.0.2.11", lab.Serv2: "192.0.2.12"}[node]
+			addr := "192.0.2.1" + strings.TrimPrefix(node, "serv")
 			p, err := c.StartProber(ctx, mustAddr(addr), lab.ProbeOptions{Period: time.Millisecond})
 			if err != nil {
 				return err

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/xdpha/xdpha/pkg/control"
+	"github.com/xdpha/xdpha/pkg/lab"
+)
+
+// Three nodes, the third home to nothing: it comes first for files, and last for mail.
+func TestThreeNodesStandInForEachOther(t *testing.T) {
+	a := newArbitratedOf(t, 3, lab.Scene{Prefer: map[string]string{"files": "serv3, serv2", "mail": "serv1, serv3"}})
+	for _, s := range []struct {
+		name string
+		test func(*testing.T, *arbitrated)
+	}{
+		{"a standby's death costs the owners nothing", oneOfThreeDies},
+		{"the next in order takes over, and the next one after it", nodesDieInTurn},
+		{"two that do not hear each other, with a third that hears both, change nothing", twoOfThreeArePartedFromEachOther},
+		{"an identity goes where it is told to go", movedAmongThree},
+		{"one that is cut off from all keeps nothing, and takes nothing", oneOfThreeIsCutOff},
+	} {
+		if !t.Run(s.name, func(t *testing.T) {
+			a.bringHome(t)
+			s.test(t, a)
+		}) {
+			a.logs(t)
+		}
+	}
+}
+
+// third is what a fault needs to break serv3.
+var third = lab.Identity{Home: lab.Serv3}
+
+func (a *arbitrated) awaitOwners(t *testing.T, owners map[string]string, nodes ...string) {
+	t.Helper()
+	for _, n := range nodes {
+		await(t, fmt.Sprintf("%s knows the owners %v", n, owners), func() error { return a.serves(n, owners) })
+	}
+}
+
+func oneOfThreeDies(t *testing.T, a *arbitrated) {
+	w := a.watch(t, files, lab.Serv1)
+	before := a.generation(t, lab.Serv1, "files")
+	a.inject(t, lab.FaultPower, third)
+	for _, n := range []string{lab.Serv1, lab.Serv2} {
+		await(t, n+" holds the keys of what it owns", func() error {
+			for _, k := range a.mustStatus(t, n).Arbiter.Etcd.Keys {
+				if atHome[k.Identity] == n && k.LeftUS == 0 {
+					return fmt.Errorf("%+v", k)
+				}
+			}
+			return nil
+		})
+	}
+	a.heal(t, lab.FaultPower, third)
+	a.awaitSettled(t, atHome)
+	if after := a.generation(t, lab.Serv1, "files"); after != before {
+		t.Errorf("the generation was %d and is %d", before, after)
+	}
+	w.endLossless()
+}
+
+func nodesDieInTurn(t *testing.T, a *arbitrated) {
+	w := a.watch(t, files, lab.Serv3)
+	a.inject(t, lab.FaultPower, files)
+	w.awaitAnswerBy(lab.Serv3)
+	a.awaitOwners(t, map[string]string{"files": lab.Serv3, "mail": lab.Serv2}, lab.Serv2, lab.Serv3)
+	w.end()
+	w = a.watch(t, files, lab.Serv2)
+	a.inject(t, lab.FaultPower, third)
+	w.awaitAnswerBy(lab.Serv2)
+	a.awaitOwners(t, everythingOn(lab.Serv2), lab.Serv2)
+	w.end()
+	a.heal(t, lab.FaultPower, third)
+	a.heal(t, lab.FaultPower, files)
+	a.awaitSettled(t, everythingOn(lab.Serv2))
+}
+
+func twoOfThreeArePartedFromEachOther(t *testing.T, a *arbitrated) {
+	w := a.watch(t, files, lab.Serv1)
+	before := a.generation(t, lab.Serv1, "files")
+	must(t, a.Part(lab.Serv1, lab.Serv2))
+	stays(t, "files stays at serv1, and mail at serv2, for longer than a lease", 5*time.Second, func() error {
+		for _, n := range a.Nodes {
+			s, err := a.status(n.Name)
+			if err != nil {
+				return err
+			}
+			for _, id := range s.Identities {
+				if id.Owner != "" && id.Owner != atHome[id.Name] {
+					return fmt.Errorf("%s says that %s owns %s", n.Name, id.Owner, id.Name)
+				}
+			}
+		}
+		return nil
+	})
+	must(t, a.Join(lab.Serv1, lab.Serv2))
+	a.awaitSettled(t, atHome)
+	if after := a.generation(t, lab.Serv1, "files"); after != before {
+		t.Errorf("the generation was %d and is %d", before, after)
+	}
+	w.endLossless()
+}
+
+func movedAmongThree(t *testing.T, a *arbitrated) {
+	for _, m := range []struct{ at, to string }{
+		{lab.Serv1, lab.Serv2}, // past the one that comes first
+		{lab.Serv3, lab.Serv3}, // by order of who shall have it
+		{lab.Serv3, lab.Serv1},
+	} {
+		w := a.watch(t, files)
+		within(t, func(ctx context.Context) error { return a.api[m.at].Move(ctx, "files", m.to, false) })
+		a.awaitSettled(t, map[string]string{"files": m.to, "mail": lab.Serv2})
+		if sum := w.end(); sum.After != m.to {
+			t.Errorf("moved to %s, %s answers", m.to, sum.After)
+		}
+	}
+	err := a.api[lab.Serv3].Move(t.Context(), "files", lab.Serv2, false)
+	if !errors.Is(err, control.ErrRefused) || !strings.Contains(err.Error(), lab.Serv1) {
+		t.Errorf("an order given on who neither has it nor shall have it: %v", err)
+	}
+}
+
+func oneOfThreeIsCutOff(t *testing.T, a *arbitrated) {
+	w := a.watch(t, files, lab.Serv3)
+	for _, r := range []lab.Role{lab.Crossover, lab.LAN, lab.Spare} {
+		must(t, a.Cut(lab.Serv1, r)) // etcd it reaches still
+	}
+	w.awaitAnswerBy(lab.Serv3)
+	a.awaitOwners(t, map[string]string{"files": lab.Serv3, "mail": lab.Serv2}, lab.Serv2, lab.Serv3)
+	for _, r := range []lab.Role{lab.Crossover, lab.LAN, lab.Spare} {
+		must(t, a.Mend(lab.Serv1, r))
+	}
+	a.awaitSettled(t, map[string]string{"files": lab.Serv3, "mail": lab.Serv2})
+	w.end()
+}
