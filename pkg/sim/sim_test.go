@@ -27,7 +27,8 @@ func TestSeeds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var total Stats
-			for seed := range seeds / uint64((p.Nodes-1)*p.Nodes/2) { // as many links, and so as long
+			seeds := seeds / uint64((p.Nodes-1)*p.Nodes/2) // a run is so much longer
+			for seed := range seeds {
 				r := Run(Options{Seed: seed, Params: p})
 				if r.Violation != nil {
 					explain(t, Options{Seed: seed, Params: p}, r)
@@ -75,7 +76,10 @@ func TestMutationsAreFound(t *testing.T) {
 		t.Run(m, func(t *testing.T) { inSeeds(t, balanced(false).WithFence(), m, nil) })
 	}
 	for _, m := range EtcdMutations {
-		t.Run(m, func(t *testing.T) { inSeeds(t, EtcdTimings(ms, 5*ms), m, plans[m]) })
+		t.Run(m, func(t *testing.T) {
+			t.Parallel()
+			inSeeds(t, EtcdTimings(ms, 5*ms), m, plans[m])
+		})
 	}
 	for _, m := range ManyMutations {
 		t.Run("many: "+m, func(t *testing.T) {
