@@ -43,10 +43,9 @@ type crowd struct {
 	holder int                        // of the key; crowdSize: nobody
 	stored uint64
 	disk   [crowdSize]uint64 // promises
-	lives  [crowdSize]uint64
 	nonces uint64
 	boots  int
-	last   struct{ gen, by, life uint64 } // of the gates that were open
+	last   struct{ gen, by uint64 } // of the gates that were open
 	sees   [crowdSize]crowdAround
 }
 
@@ -119,7 +118,6 @@ func (r *crowd) clone() *crowd {
 
 // boot starts a node with nothing but its disk.
 func (r *crowd) boot(i int) {
-	r.lives[i]++
 	k := newKernel(r.p, &r.sees[i], i, r.now, 1)
 	k.candidates[0], k.floor[0], k.renewed, k.leaseUntil = 1<<crowdSize-1, r.disk[i], r.now, 2*forEver
 	r.k[i] = *k
@@ -248,8 +246,7 @@ func (r *crowd) do(m move) {
 	r.lookAtGates()
 }
 
-// lookAtGates: no two are open, and none at a lower generation than one that was open before, unless
-// the node of that one has booted since: see rises.
+// lookAtGates: no two are open, and none at a lower generation than one that was open before.
 func (r *crowd) lookAtGates() {
 	open := crowdSize
 	for i := range r.k {
@@ -263,10 +260,10 @@ func (r *crowd) lookAtGates() {
 		}
 		open = i
 		gen := k.words[0].Gen()
-		if l := &r.last; gen < l.gen && r.lives[l.by] == l.life {
+		if l := &r.last; gen < l.gen {
 			r.fail("serv%d's gate is open at generation %d, and serv%d's has been at %d", i+1, gen, l.by+1, l.gen)
 		}
-		r.last = struct{ gen, by, life uint64 }{gen, uint64(i), r.lives[i]}
+		r.last = struct{ gen, by uint64 }{gen, uint64(i)}
 	}
 }
 
@@ -279,11 +276,11 @@ func (r *crowd) encode(b []byte) []byte {
 		e.times(k.taken[0])
 		e.bools(k.leave[0] != 0)
 		e.bools(r.ticked[i][:]...)
-		for _, v := range []uint64{k.leaveGen[0], r.disk[i], r.lives[i]} {
+		for _, v := range []uint64{k.leaveGen[0], r.disk[i]} {
 			e.number(v)
 		}
 	}
-	for _, v := range []uint64{uint64(r.holder), r.stored, uint64(r.boots), r.last.gen, r.last.by, r.last.life} {
+	for _, v := range []uint64{uint64(r.holder), r.stored, uint64(r.boots), r.last.gen, r.last.by} {
 		e.number(v)
 	}
 	e.witness(&r.witness)

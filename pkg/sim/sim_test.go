@@ -134,10 +134,23 @@ func inSeeds(t *testing.T, p Params, mutation string, faults func(seed uint64) [
 
 // plans are faults that show soon what drawn ones show seldom.
 var plans = map[string]func(seed uint64) []Fault{
-	"a lease counts from the answer":          inTurns("daemon killed", 450*ms),
-	"a renewal counts unseen":                 inTurns("apart, and one reaches a former leader of etcd only, after a while", s),
-	"a key of an earlier boot is one's own":   quarrels,
-	"a key counts whose removal is under way": quarrels,
+	"a lease counts from the answer":            inTurns("daemon killed", 450*ms),
+	"a renewal counts unseen":                   inTurns("apart, and one reaches a former leader of etcd only, after a while", s),
+	"a key of an earlier boot is one's own":     quarrels,
+	"a key counts whose removal is under way":   quarrels,
+	"what a boot has forgotten is served again": forgets,
+}
+
+// forgets: one node of a pair is cut off and its daemon stands still, the other takes over, and loses its
+// power at about the time at which they hear each other again.
+func forgets(seed uint64) []Fault {
+	a := int(seed % 2)
+	return []Fault{
+		{AtNs: s, Kind: "etcd unreachable", Node: a, ForNs: 900 * ms},
+		{AtNs: s + 10*ms, Kind: "apart", ForNs: 300 * ms},
+		{AtNs: s + 15*ms, Kind: "daemon stopped", Node: a, ForNs: 880 * ms},
+		{AtNs: s + 200*ms, Kind: "power", Node: 1 - a, ForNs: 1 + int64(seed/2%40)*10*ms},
+	}
 }
 
 // inTurns: the nodes of a pair are apart, and the one and the other is struck, when etcd has been slow
@@ -170,5 +183,20 @@ func TestARunIsTheSameTwice(t *testing.T) {
 	a, b := Run(o), Run(o)
 	if strings.Join(a.Transcript, "\n") != strings.Join(b.Transcript, "\n") || len(a.Transcript) < 100 {
 		t.Errorf("%d and %d lines, and they differ", len(a.Transcript), len(b.Transcript))
+	}
+}
+
+// What shows the mutations shows nothing without them.
+func TestThePlansAreStoodWithout(t *testing.T) {
+	for name, plan := range plans {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(40) {
+				o := Options{Seed: seed, Params: EtcdTimings(ms, 5*ms), Given: true, Faults: plan(seed)}
+				if r := Run(o); r.Violation != nil {
+					explain(t, o, r)
+				}
+			}
+		})
 	}
 }
