@@ -5,6 +5,7 @@
 //   READY|g   -> OWNER|g'   take_over  (the peer is dead, and off if a fence agent must say so, and
 //                                      the key in etcd is won if it must be; g' is the next of this node's own)
 //   READY|g   -> OWNER|g'   peer_word  (the peer released it: YIELD|g)
+//   OWNER|g   -> YIELD|g    forsake_one (the peer has booted, and it was not served here any more)
 //   OWNER|g   -> YIELD|g    lapse      (the supervisor's lease ran out, and the peer is up)
 //   OWNER|g   -> YIELD|g    peer_word  (stand-down: the peer demands it, READY|DEMAND|g)
 //   any|g     -> g'         peer_word  (the peer knows a higher generation g')
@@ -201,6 +202,30 @@ __noinline int lapse_one(__u32 i, __u64 now)
 		return 0;
 	tell(now, EVENT_LAPSED, i, new, 0);
 	return 1;
+}
+
+// forsake_one: a peer that has booted knows nothing of what it owned before. What is owned here, but not
+// served any more for want of that peer's word, may have been served there since: it is not served
+// again by the word of a boot that has forgotten.
+__noinline int forsake_one(__u32 i, __u32 node, __u64 now)
+{
+	struct xd_config *cfg = the_config();
+	struct xd_control *ctl = the_control();
+	struct xd_state *st = the_state();
+	struct xd_peer *p = the_peer(node);
+	__u64 granted;
+
+	if (!cfg || !ctl || !st || !p || i >= MAX_IDENTITIES || holds_key(cfg, ctl, i, now))
+		return 0;
+	if (!is_many(cfg))
+		return may_serve(cfg, st, now) ? 0 : lapse_one(i, now);
+	WITHIN(i, MAX_IDENTITIES);
+	granted = *(volatile __u64 *)&p->granted_ns;
+	if (!is_candidate(cfg, i, node) ||
+	    (granted && (__s64)(granted + cfg->serve_ns - now) > 0 &&
+	     (__s64)(granted - *(volatile __u64 *)&st->taken_ns[i]) > 0))
+		return 0;
+	return lapse_one(i, now);
 }
 
 // With a fence agent the peer must be known to be off: it was asked after this death was declared,

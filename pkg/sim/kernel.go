@@ -268,6 +268,18 @@ func (k *kernel) lapse() {
 	}
 }
 
+// forsakeOne: what is not served here any more may have been served by a peer that has booted since.
+func (k *kernel) forsakeOne(i, node int, now int64) {
+	at := k.peers[node].granted
+	lasts := at != 0 && at+k.p.Serve > now && at > k.taken[i]
+	switch {
+	case !k.words[i].Has(core.Owner), k.holdsKey(i, now), k.p.mutate("what a boot has forgotten is served again"):
+	case k.many() && (!k.isCandidate(i, node) || lasts), !k.many() && k.mayServe(now):
+	default:
+		k.set(i, core.MakeWord(core.Yield, k.words[i].Gen()), "forsake")
+	}
+}
+
 func (k *kernel) peerWord(node, i int, theirs core.Word, now int64) {
 	p := &k.peers[node]
 	if theirs.Gen() < p.words[i].Gen() && p.state == core.PeerUp {
@@ -319,6 +331,9 @@ func (k *kernel) hbFresh(f *frame, now int64) bool {
 			return false
 		}
 		p.myNonceBefore, p.myNonce = p.myNonce, k.fresh()
+		for i := range k.words {
+			k.forsakeOne(i, f.from, now)
+		}
 		p.probeSeq = [links]uint64{}
 		if f.reply {
 			p.replySeq[l] = f.seq
