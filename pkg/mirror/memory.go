@@ -27,8 +27,13 @@ type memory struct {
 // remembered is what is known of one set.
 type remembered struct {
 	// Generation is the highest one that was ever seen: nothing below it is written.
-	Generation uint64               `json:"generation"`
-	Paths      map[string]directory `json:"paths,omitempty"`
+	Generation uint64 `json:"generation"`
+	// Whole is the generation that the data here is of: this node owned it then, or had a complete
+	// copy of its owner's. Base is what it was before this node owned it, which says whose data was
+	// gone on from.
+	Whole uint64               `json:"whole,omitempty"`
+	Base  uint64               `json:"base,omitempty"`
+	Paths map[string]directory `json:"paths,omitempty"`
 }
 
 // directory is what a path was when all of it had been copied.
@@ -96,6 +101,40 @@ func (m *memory) raise(set string, generation uint64) error {
 	r.Generation = max(r.Generation, generation)
 	m.sets[set] = r
 	return m.save()
+}
+
+// own notes that this node owns the data at a generation: it goes on from what it has.
+func (m *memory) own(set string, generation uint64) error {
+	return m.change(set, func(r *remembered) {
+		if r.Whole != generation {
+			r.Base, r.Whole = r.Whole, generation
+		}
+	})
+}
+
+// got notes a complete copy of the owner's data.
+func (m *memory) got(set string, generation uint64) error {
+	return m.change(set, func(r *remembered) { r.Whole = generation })
+}
+
+func (m *memory) change(set string, f func(*remembered)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was := m.sets[set]
+	r := was
+	f(&r)
+	if r.Whole == was.Whole && r.Base == was.Base && !m.unsaved {
+		return nil
+	}
+	m.sets[set] = r
+	return m.save()
+}
+
+// lineage is the generation that the data is of, and what it was before this node owned it.
+func (m *memory) lineage(set string) (whole, base uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.sets[set].Whole, m.sets[set].Base
 }
 
 // note notes what a path is.

@@ -100,3 +100,27 @@ func TestWhatADirectoryIsNowIsComparedWithWhatItWas(t *testing.T) {
 		}
 	}
 }
+
+func TestWhoseDataAnOwnerGoesOnFromIsKnown(t *testing.T) {
+	dir := t.TempDir()
+	m, err := openMemory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []func() error{
+		func() error { return m.own("data", 2) }, // the first owner goes on from nothing
+		func() error { return m.own("data", 2) }, // after a restart, too
+		func() error { return m.got("data", 3) },
+		func() error { return m.own("data", 6) },
+	} {
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if m, err = openMemory(dir); err != nil {
+		t.Fatal(err)
+	}
+	if whole, base := m.lineage("data"); whole != 6 || base != 3 {
+		t.Errorf("of %d, on from %d", whole, base)
+	}
+}

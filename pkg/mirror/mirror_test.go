@@ -216,6 +216,40 @@ func TestAStaleOwnerIsRefusedBeforeAByteIsWritten(t *testing.T) {
 	eventually(t, "serv1 gets what serv2 has", func() bool { return r.a.read("file") == "as serv2 goes on" })
 }
 
+// Both have booted, and serv1, which knows nothing of serv2's time, owns it first: what serv2's clients
+// wrote is not deleted for that.
+func TestNewerDataIsNotOverwrittenUnasked(t *testing.T) {
+	const serv1Again = serv2Next + 1
+	r := newRig(t, config.Mirror{})
+	r.a.write("file", "as serv1 left it")
+	r.flows(t, serv1Owns)
+	r.a.sync()
+	r.b.follow(serv2Next, Owner) // serv1 is not told
+	r.b.write("file", "as serv2 went on")
+	r.b.restart()
+	r.flows(t, serv1Again)
+	refuses(t, r.a, "the data on serv2 is of generation 11, and serv1's goes on from that of 10")
+	if got := r.b.read("file"); got != "as serv2 went on" {
+		t.Fatalf("serv2 has %q", got)
+	}
+	if r.b.view().Whole || !r.a.view().Whole {
+		t.Error("what serv2 has counts as a copy of serv1's")
+	}
+	run(t, "touch", filepath.Join(r.b.state, "mirror-data.accept"))
+	r.a.sync()
+	if got := r.b.read("file"); got != "as serv1 left it" || !r.b.view().Whole {
+		t.Errorf("serv2 has %q, %+v", got, r.b.view())
+	}
+	r.b.restart()
+	if !r.b.view().Whole {
+		t.Error("that the copy is whole was forgotten")
+	}
+	r.b.follow(serv2Next+2, Standby) // of an owner that is not heard of further
+	if r.b.view().Whole {
+		t.Error("a copy of an earlier generation counts for a later one")
+	}
+}
+
 func TestAGenerationIsItsOwnersAlone(t *testing.T) {
 	r := newRig(t, config.Mirror{})
 	r.b.write("file", "serv2's")

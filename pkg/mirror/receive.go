@@ -207,6 +207,10 @@ func (s *set) mayWrite(h hello) error {
 	if err := s.m.memory.raise(s.cfg.Name, h.Generation); err != nil {
 		return err
 	}
+	if whole, _ := s.m.memory.lineage(s.cfg.Name); whole > h.Base && whole != h.Generation && !h.Accepted && !s.accepted() {
+		return refused("the data on %s is of generation %d, and %s's goes on from that of %d: each has what the other has not. Look at both; if %s's shall be kept, run on %s: touch %s; else move %s",
+			s.m.self(), whole, s.m.peer(), h.Base, s.m.peer(), s.m.self(), s.accept(), s.identity())
+	}
 	if role != Standby {
 		return refusal{answer{Code: refusedEarly, Text: fmt.Sprintf("%s is not in standby for mirror set %s yet", s.m.self(), s.cfg.Name)}}
 	}
@@ -318,6 +322,9 @@ func (m *Manager) complete(conn *tls.Conn, h hello) error {
 	}
 	if err == nil {
 		err = s.remember(paths)
+	}
+	if err == nil {
+		err = m.memory.got(h.Set, h.Generation)
 	}
 	if err != nil {
 		return err

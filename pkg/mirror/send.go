@@ -82,7 +82,8 @@ func (s *sender) path(ctx context.Context, k kind, path string, dirs map[string]
 			return stats, d, nil
 		}
 	}
-	conn, link, err := s.m.call(ctx, hello{Kind: k, Set: s.cfg.Name, Path: path, Generation: s.generation, Empty: r.empty, Accepted: accepted})
+	_, base := s.m.memory.lineage(s.cfg.Name)
+	conn, link, err := s.m.call(ctx, hello{Kind: k, Set: s.cfg.Name, Path: path, Generation: s.generation, Base: base, Empty: r.empty, Accepted: accepted})
 	if err != nil {
 		return stats, d, err
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -31,7 +32,9 @@ type State struct {
 	Failures uint64   // and that did not
 	Sent     uint64   // bytes on the wire
 	Error    string   // why the last run failed; empty: it did not
-	Unseen   string   // why changes wait for the interval, at least in part
+	// Whole: the data is all of the highest generation's that is known, by ownership or by a complete copy.
+	Whole  bool
+	Unseen string // why changes wait for the interval, at least in part
 }
 
 // set is one mirror set on this node.
@@ -69,6 +72,16 @@ func newSet(m *Manager, cfg *config.Mirror) *set {
 	return &set{m: m, cfg: cfg, orders: make(chan order), wake: make(chan struct{}, 1), state: State{Set: cfg.Name}}
 }
 
+// identity is the one that the set belongs to.
+func (s *set) identity() string {
+	for _, id := range s.m.Config.Identities {
+		if slices.Contains(id.Mirror, s.cfg.Name) {
+			return id.Name
+		}
+	}
+	return ""
+}
+
 func (s *set) view() State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,6 +89,8 @@ func (s *set) view() State {
 	if v.Known = !s.complete.IsZero(); v.Known {
 		v.Lag = time.Since(s.complete)
 	}
+	whole, _ := s.m.memory.lineage(s.cfg.Name)
+	v.Whole = whole == s.m.memory.generation(s.cfg.Name)
 	return v
 }
 
@@ -112,6 +127,7 @@ func (s *set) follow(generation uint64, role Role) error {
 	err = errors.Join(err, s.m.memory.raise(s.cfg.Name, generation)) // in force without the disk, too
 	s.change(func(v *State) { v.Role, v.Generation, v.Error, s.failing = role, generation, "", false })
 	if role == Owner {
+		err = errors.Join(err, s.m.memory.own(s.cfg.Name, generation))
 		s.startSending(generation)
 	}
 	return err
