@@ -202,7 +202,7 @@ func (m *Machine) becomeReleased(id *identity) {
 	if m.cfg.many() {
 		demander = "another node"
 	}
-	why := "this node's supervisor was late, or " + demander + " demanded it"
+	why := "this node's supervisor was late, or " + demander + " demanded it, or has booted while this node did not serve"
 	id.ho = m.endHandover(id, "the kernel released it: "+why)
 	m.notify(KindLapsed, id, "the kernel released %s at generation %d: %s", id.cfg.Name, id.word.Gen(), why)
 }
