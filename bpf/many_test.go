@@ -148,6 +148,12 @@ func TestAmongManyAFrameLetsTake(t *testing.T) {
 		"released, the third is no candidate": {released, func(v *truth) {
 			v.config.Identities[0].Candidates, v.third = 0b011, bpf.XdphaXdPeer{}
 		}, owner | 9},
+		"released, the third is none, by another configuration": {released, func(v *truth) {
+			v.config.Identities[0].Candidates, v.third.Digest = 0b011, digest+1
+		}, ready | 7},
+		"released, the third was none, by another configuration": {released, func(v *truth) {
+			v.config.Identities[0].Candidates, v.third.Digest, v.third.State = 0b011, digest+1, dead
+		}, owner | 9},
 		"about to be released":                           {peerSays(lan, owner|yield|7, owner|7), func(*truth) {}, ready | 7},
 		"still owned":                                    {peerSays(lan, owner|7, owner|7), func(*truth) {}, ready | 7},
 		"released before, the third follows":             {thirdSays(lan, ready|7, 7), func(v *truth) { v.peer.Words[0], v.third.Words[0] = yield|7, 4 }, owner | 9},

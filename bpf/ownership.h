@@ -12,7 +12,8 @@
 //
 // Among many, which are three nodes or more:
 //   READY|g   -> OWNER|g'   take_all   (by the timer: the key in etcd is won at g', and every other
-//                                      candidate is dead, or has said that it does not own g)
+//                                      candidate is dead, or has said that it does not own g, and no
+//                                      living node has another configuration)
 //   READY|g   -> OWNER|g'   peer_word  (the same, but nobody's death counts)
 //   OWNER|g   -> YIELD|g    lapse      (the supervisor's lease ran out)
 //   OWNER|g   -> YIELD|g    peer_word  (stand-down: a candidate demands it, READY|DEMAND|g)
@@ -137,6 +138,15 @@ __noinline int consents(__u32 node, __u32 i, __u64 gen, int deaths)
 	return said & WORD_OWNER ? OWNED_AND_DIED : IS_DEAD;
 }
 
+// A living node of another configuration may own the identity by that one, as a candidate that it is
+// not here, and by the grants of nodes that it is not asked for here: nothing is taken beside it.
+static __always_inline int lives_apart(const struct xd_config *cfg, __u32 node)
+{
+	struct xd_peer *p = the_peer(node);
+
+	return p && p->boot && (__u32)p->digest != cfg->digest && *(volatile __u64 *)&p->state != PEER_DEAD;
+}
+
 // The last evidence of life on any link; 0: never. Another CPU may stamp meanwhile.
 static __always_inline __u64 last_evidence(const struct xd_peer *p)
 {
@@ -172,8 +182,13 @@ __noinline int take_among(__u32 i, int deaths)
 	for (__u32 node = 0; node < MAX_NODES && node < cfg->n_nodes; node++) {
 		int consent;
 
-		if (node == cfg->self || !is_candidate(cfg, i, node))
+		if (node == cfg->self)
 			continue;
+		if (!is_candidate(cfg, i, node)) {
+			if (lives_apart(cfg, node))
+				return 0;
+			continue;
+		}
 		consent = consents(node, i, old & WORD_GEN, deaths);
 		if (consent == REFUSES)
 			return 0;

@@ -17,10 +17,10 @@ func (m *Machine) meet(id *identity) {
 }
 
 // unheard reports that a node that may own it has not been heard since this one started, and is not
-// dead: the kernel takes nothing before it knows.
+// dead: the kernel takes nothing before it knows. By another configuration any node may own it.
 func (m *Machine) unheard(id *identity) bool {
-	for _, p := range m.candidates(id) {
-		if m.view(p).State == PeerUnknown {
+	for _, p := range m.others() {
+		if v := m.view(p); v.Apart || id.has(p) && v.State == PeerUnknown {
 			return true
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/core"
 )
 
 func TestPartsAreComparedWhenAllOfThePeersAreHeard(t *testing.T) {
@@ -30,5 +31,23 @@ func TestPartsAreComparedWhenAllOfThePeersAreHeard(t *testing.T) {
 	}
 	if _, known := here.difference(here.of(2, 9)); known {
 		t.Error("what one peer says counts for another one")
+	}
+}
+
+func TestAPeerOfAnotherConfigurationIsToldApart(t *testing.T) {
+	n, s := bare(), heard()
+	for digest, want := range map[uint32]core.PeerView{
+		7: {State: core.PeerUp, SupervisorOK: true},
+		8: {State: core.PeerUnknown, Apart: true},
+	} {
+		s.Peers[0].Digest = digest
+		got := n.peerViews(s)[0]
+		if got.State != want.State || got.Apart != want.Apart || got.SupervisorOK != want.SupervisorOK {
+			t.Errorf("digest %d: %+v", digest, got)
+		}
+	}
+	s.Peers[0].State = core.PeerDead
+	if v := n.peerViews(s)[0]; v.State != core.PeerDead || v.Apart {
+		t.Errorf("dead: %+v", v)
 	}
 }
