@@ -238,7 +238,7 @@ func together(t *testing.T, given func(*truth)) *node {
 	t.Helper()
 	n := newBench(t).newNode(t, 0)
 	v := n.among()
-	v.peer.Links[0].HeardNs, v.third.Links[0].HeardNs = now(), now()+hour
+	v.peer.Paths[0].HeardNs, v.third.Paths[0].HeardNs = now(), now()+hour
 	v.peer.HeardNs, v.third.HeardNs = now(), now()
 	v.words[1] = 7
 	given(v)
@@ -265,7 +265,7 @@ func TestAmongManyADeadOwnersIdentityIsTakenWithItsKey(t *testing.T) {
 		t.Errorf("event %+v", e[0])
 	}
 	s, l := n.state(), n.timeline(0)
-	if l.EvidenceNs != s.Peer.Links[0].HeardNs || l.DeadNs != s.Peer.DeadNs || l.SuspectNs != s.Peer.SuspectNs || l.FlipNs < l.DeadNs {
+	if l.EvidenceNs != s.Peer.Paths[0].HeardNs || l.DeadNs != s.Peer.DeadNs || l.SuspectNs != s.Peer.SuspectNs || l.FlipNs < l.DeadNs {
 		t.Errorf("timeline %+v, dead at %d", l, s.Peer.DeadNs)
 	}
 	n.wantWords(owner|9, 7)
@@ -274,7 +274,7 @@ func TestAmongManyADeadOwnersIdentityIsTakenWithItsKey(t *testing.T) {
 // One other candidate in the way is enough, whoever is dead.
 func TestAmongManyNothingIsTakenWhileAnotherCandidateMayServe(t *testing.T) {
 	for name, given := range map[string]func(*truth){
-		"it is not known after a boot": func(v *truth) { v.third.State, v.third.Links[0].HeardNs, v.config.HoldNs = unknown, 0, hour },
+		"it is not known after a boot": func(v *truth) { v.third.State, v.third.Paths[0].HeardNs, v.config.HoldNs = unknown, 0, hour },
 		"it owns it by its word":       func(v *truth) { v.third.Words[0] = owner | 7 },
 		"it is at another generation":  func(v *truth) { v.third.Words[0] = ready | 4 },
 		"it has another configuration": func(v *truth) { v.third.Digest++ },
@@ -293,8 +293,8 @@ func TestAmongManyNothingIsTakenWhileAnotherCandidateMayServe(t *testing.T) {
 // died at another generation.
 func TestAmongManyTheDeadDoNotStandInTheWay(t *testing.T) {
 	n := together(t, func(v *truth) {
-		v.third.Words[0], v.third.Links[0].HeardNs = owner|4, now()
-		v.peer.Links[0].HeardNs = now() + hour
+		v.third.Words[0], v.third.Paths[0].HeardNs = owner|4, now()
+		v.peer.Paths[0].HeardNs = now() + hour
 	})
 	if e := n.expect(eventSuspect, eventDead); e[1].Node != 2 {
 		t.Fatalf("node %d is dead", e[1].Node)
@@ -343,7 +343,7 @@ func TestAmongManyEachPeerIsDetectedByItself(t *testing.T) {
 		t.Errorf("node %d is dead; states %d and %d", e[1].Node, s.Peer.State, s.Third.State)
 	}
 	n.quiet()
-	n.pokePeer(2, offsetLinks, now())
+	n.pokePeer(2, offsetPaths, now())
 	n.probed(8, now()+1)
 	e = n.expect(eventSuspect, eventDead)
 	if s := n.state(); e[0].Node != 2 || e[1].Node != 2 || s.Third.Suspects != 1 || s.Peer.Suspects != 1 {
@@ -371,7 +371,7 @@ func TestAmongManyALostSupervisorLapsesWhoeverIsDead(t *testing.T) {
 func TestAmongManyAnOwnerIsCutOffByOneThatDoesNotGrant(t *testing.T) {
 	n := together(t, func(v *truth) {
 		v.words[0], v.control.LeaveNs[0] = owner|9, 0
-		v.peer.Links[0].HeardNs, v.peer.GrantedNs = now()+hour, now()
+		v.peer.Paths[0].HeardNs, v.peer.GrantedNs = now()+hour, now()
 	})
 	n.expect(eventIsolated)
 	n.pokePeer(2, offsetGrants, now())
@@ -388,7 +388,7 @@ func TestATickIsAProbeToEveryPeer(t *testing.T) {
 	n := m.nodes[0]
 	v := n.among()
 	for i := range thirdMAC {
-		v.peer.Links[i].PeerMac, v.third.Links[i].PeerMac = mac64(nodeMAC[1][i]), mac64(thirdMAC[i])
+		v.peer.Macs[i], v.third.Macs[i] = mac64(nodeMAC[1][i]), mac64(thirdMAC[i])
 	}
 	v.config.RemoteBe[2][spare] = 0 // it has none
 	v.peer.SentNs, v.third.SentNs = 11, 22
@@ -452,7 +452,7 @@ func TestAFrameForOneNodeIsNotOneForAnother(t *testing.T) {
 		n := b.newNode(t, self)
 		v := n.among()
 		v.peer.MyNonce, v.third.MyNonce, v.config.HoldNs = 0, 0, hour
-		v.peer.Links[0].HeardNs, v.third.Links[0].HeardNs = now()+hour, now()+hour
+		v.peer.Paths[0].HeardNs, v.third.Paths[0].HeardNs = now()+hour, now()+hour
 		n.put(v)
 		n.start()
 		s := n.state()
@@ -480,7 +480,7 @@ func TestABootOfOnePeerLeavesTheOthersAsTheyAre(t *testing.T) {
 	n := newBench(t).newNode(t, 0)
 	v := n.among()
 	v.peer.GrantedNs, v.third.GrantedNs = now(), now()
-	v.peer.Links[lan].ProbeSeq = 40
+	v.peer.Paths[lan].ProbeSeq = 40
 	n.put(v)
 	booted := with(thirdSays(lan, 4, 4), func(f *wire.Frame) { f.BootID, f.Nonce, f.Seq, f.GrantNS = 0xb3, 0xa3, 1, 0 })
 	if verdict, _ := n.receive(lan, signed(t, booted, signing)); verdict != xdpTX {

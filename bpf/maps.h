@@ -143,6 +143,20 @@ static __always_inline struct xd_peer *the_other(const struct xd_config *cfg)
 	return the_peer(cfg->self ^ 1);
 }
 
+// What is known of one path to a peer; NULL: there is none of that number.
+static __always_inline struct xd_path_state *the_path(struct xd_peer *p, __u32 path)
+{
+	return path < MAX_PATHS ? &p->paths[path] : 0;
+}
+
+// The link whose NIC a path has at the end of the node with the lower number of both, or at the other.
+static __always_inline __u32 path_end(__u32 path, int lower)
+{
+	if (path < MAX_LINKS)
+		return path;
+	return (path == PATH_LOWER_LAN) == !!lower ? LINK_LAN : LINK_SPARE;
+}
+
 static __always_inline __u64 *the_word(__u32 identity)
 {
 	return bpf_map_lookup_elem(&words, &identity);

@@ -24,7 +24,7 @@ const eventPeerBoot = bpf.XdphaXdEventKindEVENT_PEER_BOOT
 func TestANewBootIsProvenByItsEcho(t *testing.T) {
 	n := newBench(t).newNode(t, 0)
 	v := n.atWork()
-	v.peer.Links[lan].ProbeSeq, v.peer.Links[spare].ProbeSeq = 1000, 1000
+	v.peer.Paths[lan].ProbeSeq, v.peer.Paths[spare].ProbeSeq = 1000, 1000
 	v.peer.Words[0] = 9
 	n.put(v)
 	booted := with(probeOn(lan), func(f *wire.Frame) { f.BootID, f.Nonce, f.Seq = 0xb2, 0xa2, 1 })
@@ -36,8 +36,8 @@ func TestANewBootIsProvenByItsEcho(t *testing.T) {
 	if s.Peer.Boot != 0xb2 || s.Peer.Nonce != 0xa2 || s.Peer.MyNonceBefore != selfNonce || s.Peer.MyNonce == selfNonce || s.Peer.MyNonce == 0 {
 		t.Errorf("boot %x, nonce %x before %x, the peer's %x", s.Peer.Boot, s.Peer.MyNonce, s.Peer.MyNonceBefore, s.Peer.Nonce)
 	}
-	if s.Peer.Links[lan].ProbeSeq != 1 || s.Peer.Links[spare].ProbeSeq != 0 || s.Peer.Words[0] != 5 {
-		t.Errorf("sequences %d and %d, word %x", s.Peer.Links[lan].ProbeSeq, s.Peer.Links[spare].ProbeSeq, s.Peer.Words[0])
+	if s.Peer.Paths[lan].ProbeSeq != 1 || s.Peer.Paths[spare].ProbeSeq != 0 || s.Peer.Words[0] != 5 {
+		t.Errorf("sequences %d and %d, word %x", s.Peer.Paths[lan].ProbeSeq, s.Peer.Paths[spare].ProbeSeq, s.Peer.Words[0])
 	}
 	if !slices.Contains(n.told(), eventPeerBoot) {
 		t.Error("nobody was told")
@@ -124,8 +124,8 @@ func TestATickIsAProbeOnEveryLink(t *testing.T) {
 	m := meet(t)
 	n := m.nodes[0]
 	v := n.atWork()
-	for i := range v.peer.Links {
-		v.peer.Links[i].PeerMac = mac64(nodeMAC[1][i])
+	for i := range v.peer.Paths {
+		v.peer.Macs[i] = mac64(nodeMAC[1][i])
 	}
 	n.put(v)
 	before, from := n.counters(), now()
@@ -166,7 +166,7 @@ func TestAnEarlyTickIsDropped(t *testing.T) {
 	v := n.atWork()
 	v.config.ProbeNs = hour
 	v.state.Ticks[v.state.Seq%8] = now()
-	v.peer.Links[lan].PeerMac = mac64(nodeMAC[1][lan])
+	v.peer.Macs[lan] = mac64(nodeMAC[1][lan])
 	n.put(v)
 	before := n.counters()
 	n.tick()
@@ -183,7 +183,7 @@ func TestTicksToUnknownMACs(t *testing.T) {
 	n := m.nodes[0]
 	v := n.atWork()
 	v.config.ProbeNs = 0
-	v.peer.Links[lan].PeerMac = mac64(nodeMAC[1][lan])
+	v.peer.Macs[lan] = mac64(nodeMAC[1][lan])
 	v.config.Links[spare].Ifindex = 0 // the node has none
 	v.state.Seq = 101
 	n.put(v)
@@ -384,7 +384,7 @@ func TestTwoNodesMeetWhileTheirFramesCross(t *testing.T) {
 					if !slices.Contains(links, link) {
 						v.config.Links[link].Ifindex = 0
 					} else {
-						v.peer.Links[link].PeerMac = mac64(nodeMAC[1-n.self][link])
+						v.peer.Macs[link] = mac64(nodeMAC[1-n.self][link])
 					}
 				}
 				n.put(v)
@@ -397,11 +397,11 @@ func TestTwoNodesMeetWhileTheirFramesCross(t *testing.T) {
 				m.round(t, links...)
 				for i, n := range m.nodes {
 					s := n.state()
-					if s.Peer.Links[links[0]].HeardNs != 0 { // as the detector would
+					if s.Peer.Paths[links[0]].HeardNs != 0 { // as the detector would
 						n.pokePeer(1-n.self, offsetPeerState, 1)
 					}
 					for _, link := range links {
-						l, b := s.Peer.Links[link], before[i].Peer.Links[link]
+						l, b := s.Peer.Paths[link], before[i].Peer.Paths[link]
 						if round >= 3 && (l.ProbeSeq != b.ProbeSeq+1 || l.ReplySeq != b.ReplySeq+1) {
 							t.Errorf("round %d, node %d, link %d: probe %d after %d, reply %d after %d", round, i, link, l.ProbeSeq, b.ProbeSeq, l.ReplySeq, b.ReplySeq)
 						}
