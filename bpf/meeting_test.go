@@ -124,9 +124,10 @@ func TestATickIsAProbeOnEveryLink(t *testing.T) {
 	m := meet(t)
 	n := m.nodes[0]
 	v := n.atWork()
-	for i := range v.peer.Paths {
+	for i := range v.peer.Macs {
 		v.peer.Macs[i] = mac64(nodeMAC[1][i])
 	}
+	v.heardStraight()
 	n.put(v)
 	before, from := n.counters(), now()
 	n.tick()
