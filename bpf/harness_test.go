@@ -230,12 +230,12 @@ func (n *node) atWork() *truth {
 	return v
 }
 
-// heardStraight makes the peer one that is heard on all links, and has been probed crosswise just now.
+// heardStraight makes the peer one that is heard on all links, and was probed crosswise just now.
 func (v *truth) heardStraight() {
 	for link := range none {
 		v.peer.Paths[link].HeardNs = now() + hour // whenever it is looked at
 	}
-	v.peer.CrossedNs = now()
+	v.peer.CrossedNs = now() + hour
 }
 
 // fresh is a node that has just started and knows nobody.
