@@ -239,7 +239,7 @@ func TestATickIsAProbeToEveryPeer(t *testing.T) {
 	n := m.nodes[0]
 	v := n.among()
 	for i := range thirdMAC {
-		v.peer.Links[i].PeerMac, v.third.Links[i].PeerMac = mac64(nodeMAC[1][i]), mac64(thirdMAC[i])
+		v.peer.Paths[i].PeerMac, v.third.Paths[i].PeerMac = mac64(nodeMAC[1][i]), mac64(thirdMAC[i])
 	}
 	v.config.RemoteBe[2][spare] = 0 // it has none
 	v.peer.SentNs, v.third.SentNs = 11, 22
@@ -303,7 +303,7 @@ func TestAFrameForOneNodeIsNotOneForAnother(t *testing.T) {
 		n := b.newNode(t, self)
 		v := n.among()
 		v.peer.MyNonce, v.third.MyNonce, v.config.HoldNs = 0, 0, now()+hour
-		v.peer.Links[0].HeardNs, v.third.Links[0].HeardNs = now()+hour, now()+hour
+		v.peer.Paths[0].HeardNs, v.third.Paths[0].HeardNs = now()+hour, now()+hour
 		n.put(v)
 		n.start()
 		s := n.state()
@@ -331,7 +331,7 @@ func TestABootOfOnePeerLeavesTheOthersAsTheyAre(t *testing.T) {
 	n := newBench(t).newNode(t, 0)
 	v := n.among()
 	v.peer.GrantedNs, v.third.GrantedNs = now(), now()
-	v.peer.Links[lan].ProbeSeq = 40
+	v.peer.Paths[lan].ProbeSeq = 40
 	n.put(v)
 	booted := with(thirdSays(lan, 4, 4), func(f *wire.Frame) { f.BootID, f.Nonce, f.Seq, f.GrantNS = 0xb3, 0xa3, 1, 0 })
 	if verdict, _ := n.receive(lan, signed(t, booted, signing)); verdict != xdpTX {

@@ -147,13 +147,13 @@ static __always_inline int lives_apart(const struct xd_config *cfg, __u32 node)
 	return p && p->boot && (__u32)p->digest != cfg->digest && *(volatile __u64 *)&p->state != PEER_DEAD;
 }
 
-// The last evidence of life on any link; 0: never. Another CPU may stamp meanwhile.
+// The last evidence of life on any path; 0: never. Another CPU may stamp meanwhile.
 static __always_inline __u64 last_evidence(const struct xd_peer *p)
 {
 	__u64 last = 0;
 
-	for (__u32 i = 0; i < MAX_LINKS; i++) {
-		__u64 heard = *(volatile __u64 *)&p->links[i].heard_ns;
+	for (__u32 i = 0; i < MAX_PATHS; i++) {
+		__u64 heard = *(volatile __u64 *)&p->paths[i].heard_ns;
 
 		if ((__s64)(heard - last) > 0)
 			last = heard;
@@ -325,7 +325,7 @@ __noinline int peer_word(__u32 node, __u32 i, __u64 theirs, __u64 now)
 	if (!cfg || !ctl || !st || !p || !word || i >= MAX_IDENTITIES)
 		return 0;
 	WITHIN(i, MAX_IDENTITIES);
-	// An older frame of another link must not overwrite newer knowledge.
+	// An older frame of another path must not overwrite newer knowledge.
 	if ((theirs & WORD_GEN) < (p->words[i] & WORD_GEN) && p->state == PEER_UP)
 		return 0;
 	if (theirs != p->words[i]) {
