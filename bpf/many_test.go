@@ -239,7 +239,7 @@ func TestATickIsAProbeToEveryPeer(t *testing.T) {
 	n := m.nodes[0]
 	v := n.among()
 	for i := range thirdMAC {
-		v.peer.Paths[i].PeerMac, v.third.Paths[i].PeerMac = mac64(nodeMAC[1][i]), mac64(thirdMAC[i])
+		v.peer.Macs[i], v.third.Macs[i] = mac64(nodeMAC[1][i]), mac64(thirdMAC[i])
 	}
 	v.config.RemoteBe[2][spare] = 0 // it has none
 	v.peer.SentNs, v.third.SentNs = 11, 22
