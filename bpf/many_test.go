@@ -241,6 +241,7 @@ func TestATickIsAProbeToEveryPeer(t *testing.T) {
 	for i := range thirdMAC {
 		v.peer.Macs[i], v.third.Macs[i] = mac64(nodeMAC[1][i]), mac64(thirdMAC[i])
 	}
+	v.heardStraight()
 	v.config.RemoteBe[2][spare] = 0 // it has none
 	v.peer.SentNs, v.third.SentNs = 11, 22
 	n.put(v)
