@@ -95,8 +95,7 @@ func TestAmongManyTheDeadDoNotStandInTheWay(t *testing.T) {
 func TestAmongManyWhoIsNoCandidateDoesNotMatter(t *testing.T) {
 	n := together(t, func(v *truth) {
 		v.words = [identities]uint64{7, ready | 7}
-		v.third = bpf.XdphaXdPeer{MyNonce: nonceForIt}
-		v.config.HoldNs = now() + hour
+		v.third.Words[1] = owner | 4
 	})
 	e := n.expect(eventSuspect, eventDead, eventTakeover)
 	if e[2].Identity != 1 || e[2].A != owner|9 {

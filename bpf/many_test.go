@@ -146,7 +146,13 @@ func TestAmongManyAFrameLetsTake(t *testing.T) {
 		"released, the third dead as the owner":        {released, func(v *truth) { v.third.State, v.third.Words[0] = dead, owner|7 }, ready | 7},
 		"released, the third never heard":              {released, func(v *truth) { v.third = bpf.XdphaXdPeer{State: dead} }, ready | 7},
 		"released, the third is no candidate": {released, func(v *truth) {
+			v.config.Identities[0].Candidates, v.third.Words[0] = 0b011, owner|4
+		}, owner | 9},
+		"released, the third is none, and unknown": {released, func(v *truth) {
 			v.config.Identities[0].Candidates, v.third = 0b011, bpf.XdphaXdPeer{}
+		}, ready | 7},
+		"released, the third is none, and dead without a word": {released, func(v *truth) {
+			v.config.Identities[0].Candidates, v.third = 0b011, bpf.XdphaXdPeer{State: dead}
 		}, owner | 9},
 		"released, the third is none, by another configuration": {released, func(v *truth) {
 			v.config.Identities[0].Candidates, v.third.Digest = 0b011, digest+1

@@ -13,7 +13,7 @@
 // Among many, which are three nodes or more:
 //   READY|g   -> OWNER|g'   take_all   (by the timer: the key in etcd is won at g', and every other
 //                                      candidate is dead, or has said that it does not own g, and no
-//                                      living node has another configuration)
+//                                      living node may have another configuration)
 //   READY|g   -> OWNER|g'   peer_word  (the same, but nobody's death counts)
 //   OWNER|g   -> YIELD|g    lapse      (the supervisor's lease ran out)
 //   OWNER|g   -> YIELD|g    peer_word  (stand-down: a candidate demands it, READY|DEMAND|g)
@@ -139,12 +139,17 @@ __noinline int consents(__u32 node, __u32 i, __u64 gen, int deaths)
 }
 
 // A living node of another configuration may own the identity by that one, as a candidate that it is
-// not here, and by the grants of nodes that it is not asked for here: nothing is taken beside it.
-static __always_inline int lives_apart(const struct xd_config *cfg, __u32 node)
+// not here, and by the grants of nodes that are not asked here: nothing is taken beside it, nor
+// after a boot before each node is known to be none, or dead.
+static __always_inline int may_differ(const struct xd_config *cfg, __u32 node)
 {
 	struct xd_peer *p = the_peer(node);
+	__u64 state;
 
-	return p && p->boot && (__u32)p->digest != cfg->digest && *(volatile __u64 *)&p->state != PEER_DEAD;
+	if (!p)
+		return 1;
+	state = *(volatile __u64 *)&p->state;
+	return state == PEER_UNKNOWN || (state != PEER_DEAD && (__u32)p->digest != cfg->digest);
 }
 
 // The last evidence of life on any path; 0: never. Another CPU may stamp meanwhile.
@@ -185,7 +190,7 @@ __noinline int take_among(__u32 i, int deaths)
 		if (node == cfg->self)
 			continue;
 		if (!is_candidate(cfg, i, node)) {
-			if (lives_apart(cfg, node))
+			if (may_differ(cfg, node))
 				return 0;
 			continue;
 		}
