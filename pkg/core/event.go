@@ -36,7 +36,6 @@ func (o Observed) granted(identity int) bool {
 // PeerView is what is known of another node, most of it as its last frame said.
 type PeerView struct {
 	State        PeerState
-	Apart        bool // it lives with another configuration, so State is PeerUnknown: its words say nothing
 	Boot         uint64
 	SupervisorOK bool
 	Standby      bool

@@ -11,7 +11,7 @@ type identity struct {
 
 	known     bool // word has been observed
 	word      Word // this node's
-	peer      int  // the node that this one has to do with for it: see counterpart
+	peer      int  // the node that this one has to do with for it: see meet
 	role      role
 	cause     string // kind of the last change of owner
 	lastClaim Word   // the owner word that this node last asked for
@@ -238,7 +238,7 @@ func (m *Machine) watch(id *identity) {
 	}
 	known := m.up(id)
 	if m.cfg.many() {
-		known = !m.unheard(id)
+		known = !m.unheard()
 	}
 	unowned := known && !id.word.Has(Owner) && !m.peerOwns(id)
 	switch {

@@ -354,7 +354,6 @@ func (c Config) peerKey(p int, pair string) string {
 func (x *Transcript) seePeer(n *news, p int, v, was PeerView) {
 	name := pick(x.cfg.many(), x.cfg.node(p), "peer")
 	n.add(v.State != was.State, name, v.State.String())
-	n.flag(v.Apart, was.Apart, x.cfg.peerKey(p, "peer-")+"apart")
 	n.add(v.Boot != was.Boot, x.cfg.peerKey(p, "")+"boot", fmt.Sprint(v.Boot))
 	n.flag(v.SupervisorOK, was.SupervisorOK, x.cfg.peerKey(p, "")+"supervisor")
 	n.flag(v.Standby, was.Standby, x.cfg.peerKey(p, "peer-")+"standby")

@@ -419,8 +419,6 @@ func (x *transcript) seePeer(p *PeerView, what, v string) bool {
 	switch what {
 	case "":
 		p.State = PeerState(slices.Index(peerStateNames[:], v))
-	case "apart":
-		p.Apart = v == "yes"
 	case "boot":
 		p.Boot = x.number(v)
 	case "supervisor":

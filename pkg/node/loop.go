@@ -191,7 +191,7 @@ func (n *node) peerViews(s *loader.State) []core.PeerView {
 			Standby: p.Flags.Standby, Frozen: p.Flags.Frozen, Lan: n.peerView(node, p.Flags), Words: p.Words,
 		}
 		if n.hasOther(p) {
-			views[node].State, views[node].Apart, views[node].SupervisorOK = core.PeerUnknown, true, false
+			views[node].State, views[node].SupervisorOK = core.PeerUnknown, false
 		}
 	}
 	return views

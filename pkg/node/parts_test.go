@@ -34,20 +34,22 @@ func TestPartsAreComparedWhenAllOfThePeersAreHeard(t *testing.T) {
 	}
 }
 
-func TestAPeerOfAnotherConfigurationIsToldApart(t *testing.T) {
-	n, s := bare(), heard()
-	for digest, want := range map[uint32]core.PeerView{
-		7: {State: core.PeerUp, SupervisorOK: true},
-		8: {State: core.PeerUnknown, Apart: true},
+// From the words of one that lives with another configuration nothing follows.
+func TestAPeerOfAnotherConfigurationCountsAsUnknown(t *testing.T) {
+	for _, tt := range []struct {
+		digest     uint32
+		state      core.PeerState
+		want       core.PeerState
+		supervisor bool
+	}{
+		{7, core.PeerUp, core.PeerUp, true},
+		{8, core.PeerUp, core.PeerUnknown, false},
+		{8, core.PeerDead, core.PeerDead, false},
 	} {
-		s.Peers[0].Digest = digest
-		got := n.peerViews(s)[0]
-		if got.State != want.State || got.Apart != want.Apart || got.SupervisorOK != want.SupervisorOK {
-			t.Errorf("digest %d: %+v", digest, got)
+		n, s := bare(), heard()
+		s.Peers[0].Digest, s.Peers[0].State = tt.digest, tt.state
+		if v := n.peerViews(s)[0]; v.State != tt.want || v.SupervisorOK != tt.supervisor {
+			t.Errorf("digest %d, %v: %+v", tt.digest, tt.state, v)
 		}
-	}
-	s.Peers[0].State = core.PeerDead
-	if v := n.peerViews(s)[0]; v.State != core.PeerDead || v.Apart {
-		t.Errorf("dead: %+v", v)
 	}
 }
