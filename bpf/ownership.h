@@ -46,19 +46,25 @@ static __always_inline __u64 next_own(const struct xd_config *cfg, __u32 i, __u6
 }
 
 // own swaps the owner's word in. Among many only grants for frames that left after it count: of
-// every frame the time is read first and the words then, so such a frame told its receiver.
+// every frame the time is read first and the words then, so such a frame told its receiver. Who did not
+// swap puts no time there that is earlier than another processor's swap: only over its own mark, which
+// is of this processor alone.
 static __always_inline int own(const struct xd_config *cfg, struct xd_state *st, __u64 *word, __u64 old, __u64 new,
 			       __u32 i)
 {
-	int done;
+	__u64 mark;
 
 	WITHIN(i, MAX_IDENTITIES);
 	if (!is_many(cfg))
 		return swap_word(word, old, new);
-	__sync_lock_test_and_set(&st->taken_ns[i], bpf_ktime_get_boot_ns() + TAKING_NS);
-	done = swap_word(word, old, new);
+	mark = TAKING_NS + ((bpf_ktime_get_boot_ns() & ~0xffULL) | (bpf_get_smp_processor_id() & 0xff));
+	__sync_lock_test_and_set(&st->taken_ns[i], mark);
+	if (!swap_word(word, old, new)) {
+		swap_word(&st->taken_ns[i], mark, bpf_ktime_get_boot_ns());
+		return 0;
+	}
 	__sync_lock_test_and_set(&st->taken_ns[i], bpf_ktime_get_boot_ns());
-	return done;
+	return 1;
 }
 
 // take makes this node the owner: dead is whose death let it, or NULL; since is its last evidence.
