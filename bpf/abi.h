@@ -7,9 +7,16 @@
 #include "limits.h"
 
 // Raised whenever a struct below changes its shape or meaning.
-enum xd_abi { XDPHA_ABI = 9 };
+enum xd_abi { XDPHA_ABI = 10 };
 
 enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
+
+// A path is a NIC at each end. The first paths are the links, by their numbers: the same NIC at both
+// ends. The cross paths join a lan NIC with a spare one; which is whose depends on which of the two
+// nodes has the lower number, so that both name a path alike. A frame bears its path's number, and
+// its version is still 2: a node from before the cross paths drops their frames as of a wrong link,
+// and hears its peer on the links, as ever.
+enum xd_path { PATH_LOWER_LAN = MAX_LINKS, PATH_LOWER_SPARE };
 
 // Whose word it takes, beside the detector's, to own what a dead peer owned; see take_over.
 enum xd_verdict { VERDICT_KERNEL, VERDICT_FENCE, VERDICT_ETCD };
@@ -104,14 +111,14 @@ struct xd_control {
 // Bits 4-7 and 8-11: hosts reached by the lan and by the spare NIC; 12, 13: their carrier;
 // 16-31: a bit for each identity whose services are up on the sender.
 
-struct xd_link_state {
+struct xd_path_state {
 	__u64 heard_ns; // last accepted frame
 	__u64 probe_seq; // highest accepted probe of the peer
 	__u64 reply_seq; // highest own probe that was answered
-	__u64 peer_mac; // learned; 0: not yet
+	__u64 unproven; // nonce of somebody with the key, in the peer's name, who is not proven yet
 	__u64 rtt_ns; // last
 	__u64 rtt_max_ns;
-	__u64 gap_max_ns;
+	__u64 gap_max_ns; // of a link: a cross path is silent as a rule
 	__u64 rtt_hist[HIST_BUCKETS];
 	__u64 gap_hist[HIST_BUCKETS];
 };
@@ -119,7 +126,7 @@ struct xd_link_state {
 // The longest silences of a minute: how near they came to a takeover.
 struct xd_minute {
 	__u64 minute; // of CLOCK_BOOTTIME
-	__u64 gap_ns[MAX_LINKS + 1]; // by link; the last: on all links at once
+	__u64 gap_ns[MAX_LINKS + 1]; // by link; the last: on all paths at once
 	__u64 stall_ns; // the detector's own lateness
 };
 
@@ -146,18 +153,19 @@ struct xd_peer {
 	__u64 sent_ns; // on its clock: the latest frame that I promised to count as life
 	__u64 solo_ns; // last frame of it that said FLAG_SOLO; 0: a later one did not
 	__u64 solo_sent_ns; // when that left, on its clock
-	__u64 heard_ns; // last accepted frame on any link
+	__u64 heard_ns; // last accepted frame on any path
 	__u64 words[MAX_IDENTITIES];
-	__u64 unproven[MAX_LINKS]; // nonce of somebody with the key, in its name, who is not proven yet
-	__u64 knocked_ns; // last frame of that one
+	__u64 knocked_ns; // last frame of somebody with the key, in its name, who is not proven yet
+	__u64 crossed_ns; // when it was last sent probes on the cross paths
+	__u64 macs[MAX_LINKS]; // of its NICs, learned on whichever path; 0: not yet
 	__u64 suspect_ns;
 	__u64 dead_ns;
 	__u64 suspects;
 	__u64 refuted;
 	__u64 reverted; // deaths taken back, because a frame came while they were declared
-	__u64 gap_max_ns; // longest silence on all links that was no death
-	__u64 gap_hist[HIST_BUCKETS]; // silences on all links
-	struct xd_link_state links[MAX_LINKS];
+	__u64 gap_max_ns; // longest silence on all paths that was no death
+	__u64 gap_hist[HIST_BUCKETS]; // silences on all paths
+	struct xd_path_state paths[MAX_PATHS];
 };
 
 // What is this node's own. Written by the kernel; user space maps it and reads.
@@ -294,7 +302,7 @@ struct hb_head {
 	__u8 version;
 	__u8 direction;
 	__u8 sender;
-	__u8 link;
+	__u8 link; // the path's number
 	__u8 key_id;
 	__u8 n_identities;
 	__u32 cluster_id;
@@ -321,6 +329,7 @@ _Static_assert(sizeof(struct xd_identity_config) == 32, "identity config");
 _Static_assert(sizeof(struct xd_timeline) == 72, "timeline");
 _Static_assert(sizeof(struct xd_minute) == 48, "minute");
 _Static_assert(sizeof(struct xd_config) % 8 == 0, "config has no tail padding");
-_Static_assert(sizeof(struct xd_link_state) == 8 * (7 + 2 * HIST_BUCKETS), "link state");
+_Static_assert(sizeof(struct xd_path_state) == 8 * (7 + 2 * HIST_BUCKETS), "path state");
+_Static_assert(PATH_LOWER_SPARE == MAX_PATHS - 1, "paths");
 
 #endif

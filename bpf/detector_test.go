@@ -22,7 +22,8 @@ const (
 	offsetTicks     = unsafe.Offsetof(bpf.XdphaXdState{}.Ticks)
 	offsetReach     = unsafe.Offsetof(bpf.XdphaXdState{}.ReachNs)
 	offsetReachOK   = unsafe.Offsetof(bpf.XdphaXdState{}.ReachOkNs)
-	offsetLinks     = unsafe.Offsetof(bpf.XdphaXdPeer{}.Links)
+	offsetPaths     = unsafe.Offsetof(bpf.XdphaXdPeer{}.Paths)
+	pathBytes       = unsafe.Sizeof(bpf.XdphaXdPathState{})
 
 	eventUp        = bpf.XdphaXdEventKindEVENT_PEER_UP
 	eventSuspect   = bpf.XdphaXdEventKindEVENT_PEER_SUSPECT
@@ -51,7 +52,7 @@ func watched(t *testing.T, given func(*truth)) *node {
 }
 
 // hear stamps a link as XDP does for an accepted frame.
-func (n *node) hear(at uint64) { n.pokePeer(1-n.self, offsetLinks, at) }
+func (n *node) hear(at uint64) { n.pokePeer(1-n.self, offsetPaths, at) }
 
 // probed notes own probes as the pacer does.
 func (n *node) probed(count int, at uint64) {
@@ -127,8 +128,8 @@ func TestTheFirstFrameMakesThePeerKnown(t *testing.T) {
 func TestSilenceIsDeathAndArmedIdentitiesAreTaken(t *testing.T) {
 	last := now()
 	n := watched(t, func(v *truth) {
-		v.peer.Links[spare].HeardNs = last
-		v.peer.Links[lan].HeardNs = last - 5
+		v.peer.Paths[spare].HeardNs = last
+		v.peer.Paths[lan].HeardNs = last - 5
 		v.state.Ticks = [8]uint64{last + 1, last + 2}
 	})
 	e := n.expect(eventSuspect, eventDead, eventTakeover)
@@ -148,7 +149,7 @@ func TestSilenceIsDeathAndArmedIdentitiesAreTaken(t *testing.T) {
 
 // With another configuration the same word may speak of another identity.
 func TestNothingIsTakenFromAPeerOfAnotherConfiguration(t *testing.T) {
-	n := watched(t, func(v *truth) { v.peer.Links[0].HeardNs, v.peer.Digest = now(), digest+1 })
+	n := watched(t, func(v *truth) { v.peer.Paths[0].HeardNs, v.peer.Digest = now(), digest+1 })
 	n.probed(8, now())
 	n.expect(eventSuspect, eventDead)
 	n.quiet()
@@ -157,8 +158,8 @@ func TestNothingIsTakenFromAPeerOfAnotherConfiguration(t *testing.T) {
 
 func TestALinkThatSpeaksKeepsThePeerAlive(t *testing.T) {
 	n := watched(t, func(v *truth) {
-		v.peer.Links[crossover].HeardNs, v.peer.Links[lan].HeardNs = 1, 1
-		v.peer.Links[spare].HeardNs = now() + hour // another CPU's clock is ahead: compared signed
+		v.peer.Paths[crossover].HeardNs, v.peer.Paths[lan].HeardNs = 1, 1
+		v.peer.Paths[spare].HeardNs = now() + hour // another CPU's clock is ahead: compared signed
 		v.state.Ticks = [8]uint64{2, 3, 4, 5}
 	})
 	n.quiet()
@@ -166,7 +167,7 @@ func TestALinkThatSpeaksKeepsThePeerAlive(t *testing.T) {
 }
 
 func TestSuspicionIsRefutedByAFrame(t *testing.T) {
-	n := watched(t, func(v *truth) { v.peer.Links[0].HeardNs = now() })
+	n := watched(t, func(v *truth) { v.peer.Paths[0].HeardNs = now() })
 	n.expect(eventSuspect)
 	n.hear(now() + hour)
 	n.expect(eventRefuted)
@@ -185,7 +186,7 @@ func TestNobodyIsDeclaredDeadWithoutOwnProbes(t *testing.T) {
 		"probes too young":          func(n *node) { n.probed(8, now()+hour) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			n := watched(t, func(v *truth) { v.peer.Links[0].HeardNs = now() })
+			n := watched(t, func(v *truth) { v.peer.Paths[0].HeardNs = now() })
 			n.expect(eventSuspect)
 			ticks(n)
 			n.quiet()
@@ -200,7 +201,7 @@ func TestNobodyIsDeclaredDeadWithoutOwnProbes(t *testing.T) {
 }
 
 func TestAnIdentityArmedAfterTheDeathIsTakenToo(t *testing.T) {
-	n := watched(t, func(v *truth) { v.words[1] = 5; v.peer.Links[0].HeardNs = now() })
+	n := watched(t, func(v *truth) { v.words[1] = 5; v.peer.Paths[0].HeardNs = now() })
 	n.probed(8, now())
 	n.expect(eventSuspect, eventDead)
 	n.wantWords(owner|5, 5)
@@ -233,7 +234,7 @@ func TestAfterTheBootHoldAnUnseenPeerIsDead(t *testing.T) {
 
 func TestALostSupervisorLapses(t *testing.T) {
 	n := watched(t, func(v *truth) {
-		v.peer.Links[0].HeardNs = now() + hour
+		v.peer.Paths[0].HeardNs = now() + hour
 		v.control.LeaseUntilNs = now() + 30e6
 	})
 	e := n.expect(eventLapsed)
@@ -283,7 +284,7 @@ func (n *node) majority(sent uint64) {
 func TestWhoReachesTheMajorityTakes(t *testing.T) {
 	n := watched(t, func(v *truth) {
 		reachable(v)
-		v.peer.Links[0].HeardNs, v.state.ServeUntilNs = now(), now()+hour
+		v.peer.Paths[0].HeardNs, v.state.ServeUntilNs = now(), now()+hour
 	})
 	n.answer(0, now()+hour)
 	n.answer(2, now()+hour)
@@ -295,7 +296,7 @@ func TestWhoReachesTheMajorityTakes(t *testing.T) {
 // A node that is cut off may not serve, and is told so; and it takes nothing, however late its
 // majority comes back, before whoever took over in its stead has surely stopped.
 func TestWhoIsCutOffTakesNothing(t *testing.T) {
-	n := watched(t, func(v *truth) { reachable(v); v.peer.Links[0].HeardNs = now() })
+	n := watched(t, func(v *truth) { reachable(v); v.peer.Paths[0].HeardNs = now() })
 	n.answer(0, now()+hour) // one of three is no majority
 	n.answer(1, 1)          // and what answered long ago counts no longer
 	n.probed(8, now())
@@ -316,7 +317,7 @@ func TestWhoIsCutOffTakesNothing(t *testing.T) {
 }
 
 func TestWhoIsCutOffRejoinsByThePeersGrant(t *testing.T) {
-	n := watched(t, func(v *truth) { reachable(v); v.peer.Links[0].HeardNs = now() })
+	n := watched(t, func(v *truth) { reachable(v); v.peer.Paths[0].HeardNs = now() })
 	n.probed(8, now())
 	n.expect(eventSuspect, eventIsolated)
 	n.hear(now() + hour)
@@ -352,7 +353,7 @@ func TestAloneTheArbitersLeaveRunsOut(t *testing.T) {
 func TestAMajorityOfLongAgoGivesNothingBack(t *testing.T) {
 	n := watched(t, func(v *truth) {
 		reachable(v)
-		v.peer.Links[0].HeardNs, v.state.ReachOkNs, v.state.MajoritySinceNs = now(), now(), 1
+		v.peer.Paths[0].HeardNs, v.state.ReachOkNs, v.state.MajoritySinceNs = now(), now(), 1
 	})
 	n.probed(8, now())
 	n.expect(eventSuspect, eventIsolated)
@@ -367,7 +368,7 @@ func TestAPeerThatServedAloneIsDeadLater(t *testing.T) {
 	last := now()
 	n := watched(t, func(v *truth) {
 		reachable(v)
-		v.peer.Links[0].HeardNs, v.peer.SoloNs, v.state.ServeUntilNs = last, last, last+hour
+		v.peer.Paths[0].HeardNs, v.peer.SoloNs, v.state.ServeUntilNs = last, last, last+hour
 	})
 	n.majority(now() + hour)
 	n.probed(8, now())
@@ -382,11 +383,11 @@ func TestWhoWasCutOffLetsThePeerSpeakFirst(t *testing.T) {
 	n := watched(t, func(v *truth) {
 		reachable(v)
 		v.config.ProbeNs, v.config.DeadNs, v.config.SuspectNs = 50e6, 60e6, 55e6
-		v.peer.Links[0].HeardNs, v.state.ServeUntilNs = now(), now()+1
+		v.peer.Paths[0].HeardNs, v.state.ServeUntilNs = now(), now()+1
 	})
 	n.probed(8, now())
 	n.expect(eventIsolated, eventSuspect)
-	for n.state().Peer.Links[0].HeardNs+70e6 > now() {
+	for n.state().Peer.Paths[0].HeardNs+70e6 > now() {
 		time.Sleep(time.Millisecond)
 	}
 	back := now()
@@ -413,7 +414,7 @@ func TestABootingNodeIsNotAloneBesideAStranger(t *testing.T) {
 
 // An upgrade starts the detector again; it goes on where it was.
 func TestTheDetectorStartsTwice(t *testing.T) {
-	n := watched(t, func(v *truth) { v.peer.Links[0].HeardNs = now() + hour })
+	n := watched(t, func(v *truth) { v.peer.Paths[0].HeardNs = now() + hour })
 	started, nonce := n.state().StartedNs, n.state().Peer.MyNonce
 	n.start()
 	n.hear(now())

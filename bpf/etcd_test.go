@@ -14,7 +14,7 @@ import (
 // just fallen silent.
 func arbitrated(v *truth) {
 	v.config.Verdict, v.config.ServeNs = bpf.XdphaXdVerdictVERDICT_ETCD, serveFor
-	v.peer.Links[0].HeardNs, v.peer.HeardNs = now(), now()
+	v.peer.Paths[0].HeardNs, v.peer.HeardNs = now(), now()
 }
 
 // holds is the daemon's word on the key of an identity.

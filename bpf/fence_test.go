@@ -20,7 +20,7 @@ const (
 // peer has just fallen silent.
 func fencing(v *truth) {
 	v.config.Verdict = bpf.XdphaXdVerdictVERDICT_FENCE
-	v.peer.Links[0].HeardNs, v.peer.HeardNs = now(), now()
+	v.peer.Paths[0].HeardNs, v.peer.HeardNs = now(), now()
 }
 
 // fenced is the daemon's word that the peer was off when an agent was asked then.

@@ -11,19 +11,32 @@ import (
 	"github.com/xdpha/xdpha/pkg/wire"
 )
 
-// probeOn is a probe of the peer (node 1) to node 0 on a link, as it comes in a quiet hour.
-func probeOn(link int) wire.Frame {
+// The cross paths' numbers, by the NIC of the node with the lower number.
+const (
+	lowerLan = iota + 3
+	lowerSpare
+	paths
+)
+
+// ends are a path's NICs: of the node with the lower number of both, and of the other.
+func ends(path int) [2]int {
+	return [paths][2]int{{crossover, crossover}, {lan, lan}, {spare, spare}, lowerLan: {lan, spare}, lowerSpare: {spare, lan}}[path]
+}
+
+// probeOn is a probe of the peer (node 1) to node 0 on a path, as it comes in a quiet hour.
+func probeOn(path int) wire.Frame {
+	to, from := ends(path)[0], ends(path)[1]
 	return wire.Frame{
-		SrcMAC: nodeMAC[1][link], DstMAC: nodeMAC[0][link], SrcIP: nodeIP[1][link], DstIP: nodeIP[0][link],
-		Sender: 1, Link: uint8(link), KeyID: signing.ID, ClusterID: cluster, AgeUS: 4321,
+		SrcMAC: nodeMAC[1][from], DstMAC: nodeMAC[0][to], SrcIP: nodeIP[1][from], DstIP: nodeIP[0][to],
+		Sender: 1, Link: uint8(path), KeyID: signing.ID, ClusterID: cluster, AgeUS: 4321,
 		BootID: peerBoot, Nonce: peerNonce, Echo: selfNonce, Seq: 44, SentNS: 55, Flags: 66, Digest: digest,
 		Words: []uint64{5, owner | 5},
 	}
 }
 
-// replyOn is the peer's reply to node 0's probe 99 on a link.
-func replyOn(link int) wire.Frame {
-	f := probeOn(link)
+// replyOn is the peer's reply to node 0's probe 99 on a path.
+func replyOn(path int) wire.Frame {
+	f := probeOn(path)
 	f.Direction, f.Seq, f.SentNS, f.GrantNS = wire.Reply, 99, 66, 77
 	return f
 }

@@ -40,6 +40,7 @@ func (g *gun) scene(r *rand.Rand) *truth {
 	s.ServeUntilNs = oneOf(r, 0, 1, t+hour, t+hour, t+4*hour)
 	p.GrantedNs = oneOf(r, 0, t-1e6, t-hour)
 	p.HeardNs = oneOf(r, 0, t-4*hour, t+hour)
+	p.CrossedNs = oneOf(r, 0, t-hour, t+hour)
 	p.SoloNs, p.SoloSentNs = oneOf(r, 0, t-1e6), oneOf(r, 0, t)
 	s.ConflictToldNs[0], s.ConflictToldNs[1] = oneOf(r, 0, t+hour), oneOf(r, 0, t+hour)
 	s.Denied = r.Uint64N(100)
@@ -50,9 +51,11 @@ func (g *gun) scene(r *rand.Rand) *truth {
 	}
 	s.ReachSentNs = oneOf(r, 0, t-1e6)
 	s.ToAnnounce = oneOf[uint64](r, 0, 0, 1, 1<<16|1, 3)
-	for i := range p.Links {
-		p.Links[i].PeerMac = oneOf(r, 0, mac64(nodeMAC[1][i]))
-		p.Links[i].HeardNs = oneOf(r, 0, t-1e6)
+	for i := range p.Macs {
+		p.Macs[i] = oneOf(r, 0, mac64(nodeMAC[1][i]))
+	}
+	for i := range p.Paths {
+		p.Paths[i].HeardNs = oneOf(r, 0, t-1e6)
 	}
 	for i := range v.words {
 		p.Words[i] = someWord(r)
@@ -163,9 +166,9 @@ func (m *maker) tick() shot {
 
 // heartbeat is one of the peer's in which each field may be another than it should.
 func (m *maker) heartbeat() shot {
-	r, link := m.Rand, m.IntN(3)
-	f := oneOf(r, probeOn, replyOn)(link)
-	l := &m.peer.Links[link]
+	r, path := m.Rand, m.IntN(paths)
+	f := oneOf(r, probeOn, replyOn)(path)
+	l := &m.peer.Paths[path]
 	rarely := func(change func()) {
 		if r.IntN(16) == 0 {
 			change()
@@ -189,7 +192,7 @@ func (m *maker) heartbeat() shot {
 	rarely(func() { f.Words = make([]uint64, r.IntN(wire.MaxIdentities+1)) })
 	rarely(func() { f.Digest++ })
 	rarely(func() { f.Sender = oneOf(r, m.cfg.Self, 2, 255) })
-	rarely(func() { f.Link = oneOf[uint8](r, 0, 1, 2, 3, 255) })
+	rarely(func() { f.Link = oneOf[uint8](r, 0, 1, 2, 3, 4, 5, 255) })
 	rarely(func() { f.ClusterID++ })
 	rarely(func() { f.TTL = oneOf[uint8](r, 1, 64, 254) })
 	rarely(func() { f.DstMAC = oneOf(r, wire.Broadcast, filesMAC, m.mac()) })
@@ -203,7 +206,7 @@ func (m *maker) heartbeat() shot {
 		panic(err) // the fields above are of the right kinds
 	}
 	rarely(func() { b = m.sealedLie(b, key) })
-	nic := link
+	nic := ends(path)[m.cfg.Self]
 	rarely(func() { nic = m.IntN(4) })
 	return shot{what: "a heartbeat", nic: nic, frame: b}
 }

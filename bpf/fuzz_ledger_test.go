@@ -125,7 +125,7 @@ func (l *ledger) knocked(f wire.Frame) error {
 	}
 	want := l.want.other(l.cfg)
 	if s := l.before.other(l.cfg).State; s == unknown || s == dead {
-		want.Unproven[l.link] = f.Nonce
+		want.Paths[f.Link].Unproven = f.Nonce
 		l.stamped(&want.KnockedNs, l.now.other(l.cfg).KnockedNs)
 	}
 	return nil
@@ -191,15 +191,15 @@ func (l *ledger) peerWrote(f wire.Frame) error {
 	want.Flags, want.Digest, want.Key = uint64(f.Flags), uint64(f.Digest), uint64(f.KeyID)
 	l.stamped(&want.AgeAtNs, now.AgeAtNs)
 	l.stamped(&want.HeardNs, now.HeardNs)
-	link, got := &want.Links[l.link], &now.Links[l.link]
-	link.PeerMac = mac64(f.SrcMAC)
+	link, got := &want.Paths[f.Link], &now.Paths[f.Link]
+	want.Macs[l.far(f)] = mac64(f.SrcMAC)
 	booted := f.BootID != was.Boot
 	if booted {
 		if want.MyNonceBefore = was.MyNonce; now.MyNonce != was.MyNonce && now.MyNonce != 0 {
 			want.MyNonce = now.MyNonce
 		}
-		for i := range want.Links {
-			want.Links[i].ProbeSeq = 0
+		for i := range want.Paths {
+			want.Paths[i].ProbeSeq = 0
 		}
 		want.Words = [16]uint64{}
 	}
@@ -313,6 +313,7 @@ func (j *judgement) wroteTick() error {
 	want.Seq, want.Ticks, want.TickGapMaxNs = now.Seq, now.Ticks, now.TickGapMaxNs
 	want.TokenNs, want.TokenStrikes, want.TokenDueNs, want.Hurry = now.TokenNs, now.TokenStrikes, now.TokenDueNs, now.Hurry
 	want.ReachSentNs, want.ReachWaitNs, want.ToAnnounce = now.ReachSentNs, now.ReachWaitNs, now.ToAnnounce
+	l.stamped(&l.want.other(l.cfg).CrossedNs, l.now.other(l.cfg).CrossedNs)
 	if now.Seq-j.before.state.Seq > 1 {
 		return fmt.Errorf("one tick sent %d probes", now.Seq-j.before.state.Seq)
 	}

@@ -248,6 +248,10 @@ func (j *judgement) keys() []wire.Key {
 	return []wire.Key{signing}
 }
 
+// near and far are the NICs, at this node and at the peer, of the path that a frame names.
+func (j *judgement) near(f wire.Frame) int { return ends(int(f.Link))[j.cfg.Self] }
+func (j *judgement) far(f wire.Frame) int  { return ends(int(f.Link))[1-j.cfg.Self] }
+
 // heartbeat reads a frame that is signed with a key of this node, whatever else is wrong with it.
 func (j *judgement) heartbeat() (f wire.Frame, authentic, sound bool) {
 	b := j.bare
@@ -272,7 +276,7 @@ func (j *judgement) heartbeat() (f wire.Frame, authentic, sound bool) {
 		binary.BigEndian.PutUint16(b[24:], internetSum(b[14:34]))
 		f, err = wire.Parse(b, keys...)
 	}
-	sound = err == nil && j.link < none && f.ClusterID == cluster && int(f.Link) == j.link && f.Sender == 1-j.cfg.Self &&
+	sound = err == nil && j.link < none && f.ClusterID == cluster && f.Link < paths && j.near(f) == j.link && f.Sender == 1-j.cfg.Self &&
 		be(f.DstIP) == j.cfg.Links[j.link].LocalBe
 	return f, true, sound
 }
@@ -291,14 +295,14 @@ func (j *judgement) fresh() (wire.Frame, bool) {
 	}
 	if f.Direction == wire.Reply {
 		behind := st.Seq - f.Seq
-		return f, f.Seq <= st.Seq && (!same || behind < 64 && f.Seq > p.Links[j.link].ReplySeq)
+		return f, f.Seq <= st.Seq && (!same || behind < 64 && f.Seq > p.Paths[f.Link].ReplySeq)
 	}
-	for _, l := range p.Links {
+	for _, l := range p.Paths {
 		if same && l.ProbeSeq >= f.Seq+64 {
 			return f, false
 		}
 	}
-	return f, !same || f.Seq > p.Links[j.link].ProbeSeq
+	return f, !same || f.Seq > p.Paths[f.Link].ProbeSeq
 }
 
 // egress: nothing of an identity leaves but from its owner, by its NIC, with its MAC and address.

@@ -230,6 +230,14 @@ func (n *node) atWork() *truth {
 	return v
 }
 
+// heardStraight makes the peer one that is heard on all links, and was probed crosswise just now.
+func (v *truth) heardStraight() {
+	for link := range none {
+		v.peer.Paths[link].HeardNs = now() + hour // whenever it is looked at
+	}
+	v.peer.CrossedNs = now() + hour
+}
+
 // fresh is a node that has just started and knows nobody.
 func (n *node) fresh() *truth {
 	v := &truth{config: n.config(), words: [identities]uint64{5, 5}}

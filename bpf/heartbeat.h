@@ -112,7 +112,7 @@ static __always_inline enum xd_reason hb_check(const struct xd_config *cfg, __u3
 		return REASON_HB_BAD_TTL;
 	if (h->cluster_id != cfg->cluster_id)
 		return REASON_HB_FOREIGN_CLUSTER;
-	if (h->link != link)
+	if (h->link >= MAX_PATHS || path_end(h->link, cfg->self < h->sender) != link)
 		return REASON_HB_WRONG_LINK;
 	if (h->sender >= cfg->n_nodes || h->sender == cfg->self)
 		return REASON_HB_BAD_SENDER;
@@ -144,22 +144,22 @@ static __always_inline __u64 new_nonce(const struct xd_config *cfg, __u64 now)
 }
 
 // hb_fresh tells whether an authentic frame is of now: it must echo the nonce that I chose
-// after the last boot of the peer that I accepted, and its sequence must rise on its link.
+// after the last boot of the peer that I accepted, and its sequence must rise on its path.
 // A frame that does not echo it is of a peer that has just booted, or a replay: its nonce is
 // echoed to it (only while no proven peer is up), and its next frame will prove it.
 // The boot that was proven by the nonce before may go on echoing that one: when first frames
 // cross, each node changes its nonce while the other's answer to the old one is under way.
 static __always_inline enum xd_reason hb_fresh(const struct xd_config *cfg, const struct xd_state *st,
-					       struct xd_peer *p, __u32 link, struct hb_head *h, __u64 now)
+					       struct xd_peer *p, struct xd_path_state *path, struct hb_head *h,
+					       __u64 now)
 {
 	__u64 nonce = *(volatile __u64 *)&p->my_nonce;
-	struct xd_link_state *l = &p->links[link];
 
 	// Until xdpha_start has chosen a nonce it is 0, which the first frames of any boot echo.
 	if ((!nonce || h->echo != nonce) &&
 	    !(h->boot_id == p->boot && p->my_nonce_before && h->echo == p->my_nonce_before)) {
 		if (p->state == PEER_UNKNOWN || p->state == PEER_DEAD) {
-			p->unproven[link < MAX_LINKS ? link : 0] = h->nonce;
+			path->unproven = h->nonce;
 			p->knocked_ns = now;
 		}
 		return REASON_HB_UNPROVEN;
@@ -170,16 +170,16 @@ static __always_inline enum xd_reason hb_fresh(const struct xd_config *cfg, cons
 		if (h->direction == HB_REPLY && h->seq > st->seq)
 			return REASON_HB_REPLAYED;
 		if (fresh == nonce || !swap_word(&p->my_nonce, nonce, fresh))
-			return REASON_HB_UNPROVEN; // another link was first
+			return REASON_HB_UNPROVEN; // another path was first
 		p->my_nonce_before = nonce;
 		for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++)
 			forsake_one(i, h->sender, now);
-		for (__u32 i = 0; i < MAX_LINKS; i++)
-			p->links[i].probe_seq = 0;
+		for (__u32 i = 0; i < MAX_PATHS; i++)
+			p->paths[i].probe_seq = 0;
 		if (h->direction == HB_REPLY)
-			l->reply_seq = h->seq;
+			path->reply_seq = h->seq;
 		else
-			l->probe_seq = h->seq;
+			path->probe_seq = h->seq;
 		for (__u32 i = 0; i < MAX_IDENTITIES; i++)
 			p->words[i] = 0;
 		p->sent_ns = 0; // of another clock
@@ -190,13 +190,13 @@ static __always_inline enum xd_reason hb_fresh(const struct xd_config *cfg, cons
 		return 0;
 	}
 	if (h->direction == HB_REPLY)
-		return h->seq <= st->seq && h->seq + SEQ_WINDOW > st->seq && rise(&l->reply_seq, h->seq) ?
+		return h->seq <= st->seq && h->seq + SEQ_WINDOW > st->seq && rise(&path->reply_seq, h->seq) ?
 			       0 :
 			       REASON_HB_REPLAYED;
-	for (__u32 i = 0; i < MAX_LINKS; i++)
-		if (p->links[i].probe_seq >= h->seq + SEQ_WINDOW)
+	for (__u32 i = 0; i < MAX_PATHS; i++)
+		if (p->paths[i].probe_seq >= h->seq + SEQ_WINDOW)
 			return REASON_HB_REPLAYED;
-	return rise(&l->probe_seq, h->seq) ? 0 : REASON_HB_REPLAYED;
+	return rise(&path->probe_seq, h->seq) ? 0 : REASON_HB_REPLAYED;
 }
 
 // A peer of another configuration is alive, but its words speak of other identities.
@@ -223,17 +223,17 @@ static __always_inline struct xd_minute *the_minute(struct xd_state *st, __u64 n
 	return m;
 }
 
-// hb_gap notes how long it was silent, on this link and on all: how near it came to a takeover.
-static __always_inline void hb_gap(struct xd_state *st, struct xd_peer *p, __u32 link, __u64 now)
+// hb_gap notes how long it was silent, on this link and on all paths: how near it came to a takeover.
+static __always_inline void hb_gap(struct xd_state *st, struct xd_peer *p, struct xd_path_state *path, __u32 number,
+				   __u64 now)
 {
-	struct xd_link_state *l = &p->links[link];
-	__s64 gap = now - l->heard_ns, silence = now - p->heard_ns;
+	__s64 gap = now - path->heard_ns, silence = now - p->heard_ns;
 	struct xd_minute *m = the_minute(st, now);
 
-	if (l->heard_ns && gap > 0) {
-		raise_max(&l->gap_max_ns, gap);
-		raise_max(&m->gap_ns[link & 3], gap);
-		observe(l->gap_hist, gap);
+	if (number < MAX_LINKS && path->heard_ns && gap > 0) {
+		raise_max(&path->gap_max_ns, gap);
+		raise_max(&m->gap_ns[number & 3], gap);
+		observe(path->gap_hist, gap);
 	}
 	if (p->heard_ns && silence > 0) {
 		raise_max(&p->gap_max_ns, silence);
@@ -250,18 +250,19 @@ static __always_inline void hb_gap(struct xd_state *st, struct xd_peer *p, __u32
 // or nothing is promised. The exchange is a full barrier, whatever it finds. A stamp never goes
 // back: a processor that was held up must not take another's newer evidence away; and what could
 // not be stamped is not promised.
-static __always_inline int hb_promise(struct xd_peer *p, struct xd_link_state *l, struct hb_head *h, __u64 now)
+static __always_inline int hb_promise(struct xd_peer *p, struct xd_path_state *path, struct hb_head *h,
+					 __u64 now)
 {
 	raise_time(&p->heard_ns, now);
-	raise_time(&l->heard_ns, now);
+	raise_time(&path->heard_ns, now);
 	if (__sync_val_compare_and_swap(&p->state, PEER_DEAD, PEER_DEAD) == PEER_DEAD ||
-	    (__s64)(*(volatile __u64 *)&l->heard_ns - now) < 0)
+	    (__s64)(*(volatile __u64 *)&path->heard_ns - now) < 0)
 		return 0;
 	raise_time(&p->sent_ns, h->sent_ns);
 	return 1;
 }
 
-// hb_solo notes whether the peer serves by the arbiter's leave. Frames of several links overtake
+// hb_solo notes whether the peer serves by the arbiter's leave. Frames of several paths overtake
 // each other: one without the flag ends it only if it left later.
 static __always_inline void hb_solo(struct xd_peer *p, struct hb_head *h, __u64 now)
 {
@@ -291,20 +292,20 @@ static __always_inline void hb_granted(const struct xd_config *cfg, struct xd_st
 // alive sees what it owns, and nobody serves by its grant what its words have closed. The
 // arbiter's leave, which was for a peer that is not heard, ends with it.
 // It returns whether the peer may count on it.
-static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_state *st, struct xd_peer *p, __u32 link,
-				      struct ethhdr *eth, struct hb_head *h, void *end, __u64 now)
+static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_state *st, struct xd_peer *p,
+				      struct xd_path_state *path, struct ethhdr *eth, struct hb_head *h, void *end,
+				      __u64 now)
 {
-	struct xd_link_state *l = &p->links[link];
 	int promised;
 
-	l->peer_mac = mac_u64(eth->h_source);
+	p->macs[path_end(h->link, cfg->self > h->sender) & 3] = mac_u64(eth->h_source);
 	if (h->direction == HB_REPLY) {
 		__s64 rtt = now - h->grant_ns;
 
 		if (h->grant_ns && rtt > 0) {
-			l->rtt_ns = rtt;
-			raise_max(&l->rtt_max_ns, rtt);
-			observe(l->rtt_hist, rtt);
+			path->rtt_ns = rtt;
+			raise_max(&path->rtt_max_ns, rtt);
+			observe(path->rtt_hist, rtt);
 		}
 	}
 	p->nonce = h->nonce;
@@ -317,16 +318,16 @@ static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_sta
 	hb_words(cfg, h, end, now);
 	hb_granted(cfg, st, p, h->grant_ns, now);
 	if (p->state == PEER_UP || p->state == PEER_SUSPECT)
-		hb_gap(st, p, link, now);
-	promised = hb_promise(p, l, h, now);
+		hb_gap(st, p, path, h->link, now);
+	promised = hb_promise(p, path, h, now);
 	give_back_leave(cfg, st, p);
 	return promised;
 }
 
-// hb_answer turns the probe into its reply, in place. Only what was promised is granted.
+// hb_answer turns the probe that came in by a link's NIC into its reply, in place. Only what was promised is granted.
 static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_state *st, const struct xd_peer *p,
-				     struct ethhdr *eth, struct iphdr *ip, struct hb_head *h, void *end, int promised,
-				     __u64 now)
+				     __u32 link, struct ethhdr *eth, struct iphdr *ip, struct hb_head *h, void *end,
+				     int promised, __u64 now)
 {
 	struct xd_control *ctl = the_control();
 	__u64 *word = (__u64 *)(h + 1), *carried, tag, keys;
@@ -340,7 +341,7 @@ static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_stat
 	key = the_key(KEYS_SIGNING(keys));
 	__builtin_memcpy(mac, eth->h_dest, 6);
 	if (mac[0] & 1) // it did not know my MAC yet
-		__builtin_memcpy(mac, cfg->links[h->link < MAX_LINKS ? h->link : 0].mac, 6);
+		__builtin_memcpy(mac, cfg->links[link < MAX_LINKS ? link : 0].mac, 6);
 	__builtin_memcpy(eth->h_dest, eth->h_source, 6);
 	__builtin_memcpy(eth->h_source, mac, 6);
 	address = ip->saddr; // the sum over both stays the same
@@ -374,15 +375,16 @@ static __always_inline void hb_fetch(const struct xd_state *st, const struct hb_
 	__u64 *counter = bpf_map_lookup_elem(&counters, &slot), *word = the_word(0);
 	struct xd_control *ctl = the_control();
 	struct xd_peer *p = (void *)(h + 1) <= end ? the_peer(h->sender) : 0;
+	struct xd_path_state *path = p ? the_path(p, h->link) : 0;
 
-	if (!counter || !word || !ctl || !p)
+	if (!counter || !word || !ctl || !path)
 		return;
 	(void)*(volatile __u64 *)counter;
 	(void)*(volatile __u64 *)word;
 	(void)*(volatile __u64 *)&ctl->flags;
 	(void)*(volatile __u64 *)&st->seq;
 	(void)*(volatile __u64 *)&p->my_nonce;
-	(void)*(volatile __u64 *)&p->links[link].heard_ns;
+	(void)*(volatile __u64 *)&path->heard_ns;
 }
 
 // hb_brought: a frame of the peer has made this node the owner of what the NIC that it came by
@@ -404,7 +406,7 @@ __noinline int hb_brought(__u32 ifindex)
 }
 
 // hb_announce lets the frame leave again by the same NIC, as the announcement, which then need not
-// wait for a tick. The peer has its answer by another link, or to its next probe.
+// wait for a tick. The peer has its answer by another path, or to its next probe.
 static __always_inline enum xd_reason hb_announce(struct xdp_md *ctx, const struct xd_config *cfg, struct xd_state *st,
 						  __u32 identity)
 {
@@ -431,6 +433,7 @@ static __always_inline enum xd_reason handle_heartbeat(struct xdp_md *ctx, const
 	struct iphdr *ip = TAKE(c, struct iphdr, REASON_NOT_OURS);
 	struct udphdr *udp = TAKE(c, struct udphdr, REASON_NOT_OURS);
 	struct xd_state *st = the_state();
+	struct xd_path_state *path;
 	struct xd_peer *p;
 	struct hb_head *h = c.at;
 	enum xd_reason reason;
@@ -455,19 +458,22 @@ static __always_inline enum xd_reason handle_heartbeat(struct xdp_md *ctx, const
 	if ((void *)(h + 1) > c.end)
 		return REASON_HB_TRUNCATED;
 	p = the_peer(h->sender);
-	if (!p)
+	path = p ? the_path(p, h->link) : 0;
+	if (!path)
 		return REASON_HB_BAD_SENDER;
 	now = bpf_ktime_get_boot_ns();
-	reason = hb_fresh(cfg, st, p, link, h, now);
+	reason = hb_fresh(cfg, st, p, path, h, now);
 	if (reason)
 		return reason;
-	promised = hb_believe(cfg, st, p, link, eth, h, c.end, now);
+	promised = hb_believe(cfg, st, p, path, eth, h, c.end, now);
 	brought = st->to_announce ? hb_brought(ctx->ingress_ifindex) : 0;
 	if (brought > 0)
 		return hb_announce(ctx, cfg, st, brought - 1);
 	if (h->direction == HB_REPLY)
 		return REASON_HB_REPLY_ACCEPTED;
-	return hb_answer(cfg, st, p, eth, ip, h, c.end, promised, now) ? REASON_INTERNAL : REASON_HB_PROBE_ANSWERED;
+	if (hb_answer(cfg, st, p, link, eth, ip, h, c.end, promised, now))
+		return REASON_INTERNAL;
+	return REASON_HB_PROBE_ANSWERED;
 }
 
 #endif

@@ -7,11 +7,9 @@ import (
 	"runtime"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/xdpha/xdpha/bpf"
 	"github.com/xdpha/xdpha/pkg/wire"
 )
 
@@ -205,7 +203,7 @@ func TestAReplyRacesATakeover(t *testing.T) {
 		probe := with(probeOn(lan), func(f *wire.Frame) { f.Seq, f.SentNS = uint64(round+2)*2, 1 })
 		frame := signed(t, probe, signing)
 		base := now()
-		n.pokePeer(1-n.self, offsetLinks+lan*unsafe.Sizeof(bpf.XdphaXdPeer{}.Links)/3, base)
+		n.pokePeer(1-n.self, offsetPaths+lan*pathBytes, base)
 		n.probed(8, base+1)
 		n.pokePeer(1-n.self, offsetPeerState, suspect)
 		at := base + uint64(aim+r.Int64N(60_000))

@@ -7,6 +7,7 @@
 #define ANNOUNCE_REST 16   // the second half of a word of bits for identities
 #define MAX_NODES 16       // a mask of them is a half word; more would ask each other all the time
 #define MAX_LINKS 3        // crossover, lan, spare
+#define MAX_PATHS 5        // the links, and lan to spare both ways
 #define KEY_SLOTS 256      // one for each number that a frame can name
 #define MAX_REACH 8        // more hosts than that add latency, not judgement
 #define MAX_ADDRESSES 16384 // looked up by hash: the number costs memory only

@@ -20,7 +20,7 @@ func together(t *testing.T, given func(*truth)) *node {
 	t.Helper()
 	n := newBench(t).newNode(t, 0)
 	v := n.among()
-	v.peer.Links[0].HeardNs, v.third.Links[0].HeardNs = now(), now()+hour
+	v.peer.Paths[0].HeardNs, v.third.Paths[0].HeardNs = now(), now()+hour
 	v.peer.HeardNs, v.third.HeardNs = now(), now()
 	v.words[1] = 7
 	given(v)
@@ -47,7 +47,7 @@ func TestAmongManyADeadOwnersIdentityIsTakenWithItsKey(t *testing.T) {
 		t.Errorf("event %+v", e[0])
 	}
 	s, l := n.state(), n.timeline(0)
-	if l.EvidenceNs != s.Peer.Links[0].HeardNs || l.DeadNs != s.Peer.DeadNs || l.SuspectNs != s.Peer.SuspectNs || l.FlipNs < l.DeadNs {
+	if l.EvidenceNs != s.Peer.Paths[0].HeardNs || l.DeadNs != s.Peer.DeadNs || l.SuspectNs != s.Peer.SuspectNs || l.FlipNs < l.DeadNs {
 		t.Errorf("timeline %+v, dead at %d", l, s.Peer.DeadNs)
 	}
 	n.wantWords(owner|9, 7)
@@ -56,7 +56,7 @@ func TestAmongManyADeadOwnersIdentityIsTakenWithItsKey(t *testing.T) {
 // One other candidate in the way is enough, whoever is dead.
 func TestAmongManyNothingIsTakenWhileAnotherCandidateMayServe(t *testing.T) {
 	for name, given := range map[string]func(*truth){
-		"it is not known after a boot": func(v *truth) { v.third.State, v.third.Links[0].HeardNs, v.config.HoldNs = unknown, 0, now()+hour },
+		"it is not known after a boot": func(v *truth) { v.third.State, v.third.Paths[0].HeardNs, v.config.HoldNs = unknown, 0, now()+hour },
 		"it owns it by its word":       func(v *truth) { v.third.Words[0] = owner | 7 },
 		"it is at another generation":  func(v *truth) { v.third.Words[0] = ready | 4 },
 		"it has another configuration": func(v *truth) { v.third.Digest++ },
@@ -75,8 +75,8 @@ func TestAmongManyNothingIsTakenWhileAnotherCandidateMayServe(t *testing.T) {
 // died at another generation.
 func TestAmongManyTheDeadDoNotStandInTheWay(t *testing.T) {
 	n := together(t, func(v *truth) {
-		v.third.Words[0], v.third.Links[0].HeardNs = owner|4, now()
-		v.peer.Links[0].HeardNs = now() + hour
+		v.third.Words[0], v.third.Paths[0].HeardNs = owner|4, now()
+		v.peer.Paths[0].HeardNs = now() + hour
 	})
 	if e := n.expect(eventSuspect, eventDead); e[1].Node != 2 {
 		t.Fatalf("node %d is dead", e[1].Node)
@@ -95,8 +95,7 @@ func TestAmongManyTheDeadDoNotStandInTheWay(t *testing.T) {
 func TestAmongManyWhoIsNoCandidateDoesNotMatter(t *testing.T) {
 	n := together(t, func(v *truth) {
 		v.words = [identities]uint64{7, ready | 7}
-		v.third = bpf.XdphaXdPeer{MyNonce: nonceForIt}
-		v.config.HoldNs = now() + hour
+		v.third.Words[1] = owner | 4
 	})
 	e := n.expect(eventSuspect, eventDead, eventTakeover)
 	if e[2].Identity != 1 || e[2].A != owner|9 {
@@ -125,7 +124,7 @@ func TestAmongManyEachPeerIsDetectedByItself(t *testing.T) {
 		t.Errorf("node %d is dead; states %d and %d", e[1].Node, s.Peer.State, s.Third.State)
 	}
 	n.quiet()
-	n.pokePeer(2, offsetLinks, now())
+	n.pokePeer(2, offsetPaths, now())
 	n.probed(8, now()+1)
 	e = n.expect(eventSuspect, eventDead)
 	if s := n.state(); e[0].Node != 2 || e[1].Node != 2 || s.Third.Suspects != 1 || s.Peer.Suspects != 1 {
@@ -153,7 +152,7 @@ func TestAmongManyALostSupervisorLapsesWhoeverIsDead(t *testing.T) {
 func TestAmongManyAnOwnerIsCutOffByOneThatDoesNotGrant(t *testing.T) {
 	n := together(t, func(v *truth) {
 		v.words[0], v.control.LeaveNs[0] = owner|9, 0
-		v.peer.Links[0].HeardNs, v.peer.GrantedNs = now()+hour, now()
+		v.peer.Paths[0].HeardNs, v.peer.GrantedNs = now()+hour, now()
 	})
 	n.expect(eventIsolated)
 	n.pokePeer(2, offsetGrants, now())

@@ -146,7 +146,19 @@ func TestAmongManyAFrameLetsTake(t *testing.T) {
 		"released, the third dead as the owner":        {released, func(v *truth) { v.third.State, v.third.Words[0] = dead, owner|7 }, ready | 7},
 		"released, the third never heard":              {released, func(v *truth) { v.third = bpf.XdphaXdPeer{State: dead} }, ready | 7},
 		"released, the third is no candidate": {released, func(v *truth) {
+			v.config.Identities[0].Candidates, v.third.Words[0] = 0b011, owner|4
+		}, owner | 9},
+		"released, the third is none, and unknown": {released, func(v *truth) {
 			v.config.Identities[0].Candidates, v.third = 0b011, bpf.XdphaXdPeer{}
+		}, ready | 7},
+		"released, the third is none, and dead without a word": {released, func(v *truth) {
+			v.config.Identities[0].Candidates, v.third = 0b011, bpf.XdphaXdPeer{State: dead}
+		}, owner | 9},
+		"released, the third is none, by another configuration": {released, func(v *truth) {
+			v.config.Identities[0].Candidates, v.third.Digest = 0b011, digest+1
+		}, ready | 7},
+		"released, the third was none, by another configuration": {released, func(v *truth) {
+			v.config.Identities[0].Candidates, v.third.Digest, v.third.State = 0b011, digest+1, dead
 		}, owner | 9},
 		"about to be released":                           {peerSays(lan, owner|yield|7, owner|7), func(*truth) {}, ready | 7},
 		"still owned":                                    {peerSays(lan, owner|7, owner|7), func(*truth) {}, ready | 7},
@@ -233,8 +245,9 @@ func TestATickIsAProbeToEveryPeer(t *testing.T) {
 	n := m.nodes[0]
 	v := n.among()
 	for i := range thirdMAC {
-		v.peer.Links[i].PeerMac, v.third.Links[i].PeerMac = mac64(nodeMAC[1][i]), mac64(thirdMAC[i])
+		v.peer.Macs[i], v.third.Macs[i] = mac64(nodeMAC[1][i]), mac64(thirdMAC[i])
 	}
+	v.heardStraight()
 	v.config.RemoteBe[2][spare] = 0 // it has none
 	v.peer.SentNs, v.third.SentNs = 11, 22
 	n.put(v)
@@ -297,7 +310,7 @@ func TestAFrameForOneNodeIsNotOneForAnother(t *testing.T) {
 		n := b.newNode(t, self)
 		v := n.among()
 		v.peer.MyNonce, v.third.MyNonce, v.config.HoldNs = 0, 0, now()+hour
-		v.peer.Links[0].HeardNs, v.third.Links[0].HeardNs = now()+hour, now()+hour
+		v.peer.Paths[0].HeardNs, v.third.Paths[0].HeardNs = now()+hour, now()+hour
 		n.put(v)
 		n.start()
 		s := n.state()
@@ -325,7 +338,7 @@ func TestABootOfOnePeerLeavesTheOthersAsTheyAre(t *testing.T) {
 	n := newBench(t).newNode(t, 0)
 	v := n.among()
 	v.peer.GrantedNs, v.third.GrantedNs = now(), now()
-	v.peer.Links[lan].ProbeSeq = 40
+	v.peer.Paths[lan].ProbeSeq = 40
 	n.put(v)
 	booted := with(thirdSays(lan, 4, 4), func(f *wire.Frame) { f.BootID, f.Nonce, f.Seq, f.GrantNS = 0xb3, 0xa3, 1, 0 })
 	if verdict, _ := n.receive(lan, signed(t, booted, signing)); verdict != xdpTX {

@@ -124,6 +124,10 @@ struct {
 	__type(value, struct detector);
 } detectors SEC(".maps");
 
+// WITHIN repeats a bound that has been checked where the verifier sees it: up to Linux 6.1 it
+// forgets what it knows of a 32-bit value on the stack. n is a power of two.
+#define WITHIN(i, n) asm volatile("%0 &= %1" : "+r"(i) : "i"((n)-1))
+
 static __always_inline struct xd_config *the_config(void)
 {
 	__u32 zero = 0;
@@ -156,6 +160,25 @@ static __always_inline struct xd_peer *the_peer(__u32 node)
 static __always_inline struct xd_peer *the_other(const struct xd_config *cfg)
 {
 	return the_peer(cfg->self ^ 1);
+}
+
+#define PATH_SLOTS 8 // a power of two, as WITHIN wants
+
+// What is known of one path to a peer; NULL: there is none of that number.
+static __always_inline struct xd_path_state *the_path(struct xd_peer *p, __u32 path)
+{
+	if (path >= MAX_PATHS)
+		return 0;
+	WITHIN(path, PATH_SLOTS); // after the check: the compiler would multiply before it
+	return &p->paths[path];
+}
+
+// The link whose NIC a path has at the end of the node with the lower number of both, or at the other.
+static __always_inline __u32 path_end(__u32 path, int lower)
+{
+	if (path < MAX_LINKS)
+		return path;
+	return (path == PATH_LOWER_LAN) == !!lower ? LINK_LAN : LINK_SPARE;
 }
 
 static __always_inline __u64 *the_word(__u32 identity)

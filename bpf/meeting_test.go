@@ -24,7 +24,7 @@ const eventPeerBoot = bpf.XdphaXdEventKindEVENT_PEER_BOOT
 func TestANewBootIsProvenByItsEcho(t *testing.T) {
 	n := newBench(t).newNode(t, 0)
 	v := n.atWork()
-	v.peer.Links[lan].ProbeSeq, v.peer.Links[spare].ProbeSeq = 1000, 1000
+	v.peer.Paths[lan].ProbeSeq, v.peer.Paths[spare].ProbeSeq = 1000, 1000
 	v.peer.Words[0] = 9
 	n.put(v)
 	booted := with(probeOn(lan), func(f *wire.Frame) { f.BootID, f.Nonce, f.Seq = 0xb2, 0xa2, 1 })
@@ -36,8 +36,8 @@ func TestANewBootIsProvenByItsEcho(t *testing.T) {
 	if s.Peer.Boot != 0xb2 || s.Peer.Nonce != 0xa2 || s.Peer.MyNonceBefore != selfNonce || s.Peer.MyNonce == selfNonce || s.Peer.MyNonce == 0 {
 		t.Errorf("boot %x, nonce %x before %x, the peer's %x", s.Peer.Boot, s.Peer.MyNonce, s.Peer.MyNonceBefore, s.Peer.Nonce)
 	}
-	if s.Peer.Links[lan].ProbeSeq != 1 || s.Peer.Links[spare].ProbeSeq != 0 || s.Peer.Words[0] != 5 {
-		t.Errorf("sequences %d and %d, word %x", s.Peer.Links[lan].ProbeSeq, s.Peer.Links[spare].ProbeSeq, s.Peer.Words[0])
+	if s.Peer.Paths[lan].ProbeSeq != 1 || s.Peer.Paths[spare].ProbeSeq != 0 || s.Peer.Words[0] != 5 {
+		t.Errorf("sequences %d and %d, word %x", s.Peer.Paths[lan].ProbeSeq, s.Peer.Paths[spare].ProbeSeq, s.Peer.Words[0])
 	}
 	if !slices.Contains(n.told(), eventPeerBoot) {
 		t.Error("nobody was told")
@@ -54,6 +54,34 @@ func TestANewBootIsProvenByItsEcho(t *testing.T) {
 		if verdict, _ := n.receive(lan, signed(t, f, signing)); verdict != xdpDrop {
 			t.Errorf("%s: verdict %d", name, verdict)
 		}
+	}
+}
+
+// What this node owned, and did not serve any more for want of the peer's word, may have been served by
+// the peer before it booted. It is not served again by the word of a boot that has forgotten that.
+func TestABootThatHasForgottenLetsNothingBeServedAgain(t *testing.T) {
+	n := newBench(t).newNode(t, 0)
+	booted := with(probeOn(lan), func(f *wire.Frame) { f.BootID, f.Nonce, f.Seq, f.Words = 0xb2, 0xa2, 1, []uint64{0, 0} })
+	for name, c := range map[string]struct {
+		given func(*truth)
+		want  uint64
+	}{
+		"its right had ended":        {func(v *truth) { v.state.ServeUntilNs = now() - 1 }, yield | 6},
+		"it is served":               {func(v *truth) { v.state.ServeUntilNs = now() + hour }, owner | 6},
+		"no right is asked for":      {func(v *truth) { v.config.ServeNs, v.state.ServeUntilNs = 0, 0 }, owner | 6},
+		"served by its key":          {func(v *truth) { arbitrated(v); v.state.ServeUntilNs, v.control.LeaveNs[0] = now()-1, now()+hour }, owner | 6},
+		"served by its key, no more": {func(v *truth) { arbitrated(v); v.state.ServeUntilNs, v.control.LeaveNs[0] = now()-1, now()-1 }, yield | 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := n.atWork()
+			v.words[0], v.config.ServeNs = owner|6, 4e6
+			c.given(v)
+			n.put(v)
+			n.receive(lan, signed(t, booted, signing))
+			if w := n.words(); w[0] != c.want {
+				t.Errorf("word %x, want %x", w[0], c.want)
+			}
+		})
 	}
 }
 
@@ -124,9 +152,10 @@ func TestATickIsAProbeOnEveryLink(t *testing.T) {
 	m := meet(t)
 	n := m.nodes[0]
 	v := n.atWork()
-	for i := range v.peer.Links {
-		v.peer.Links[i].PeerMac = mac64(nodeMAC[1][i])
+	for i := range v.peer.Macs {
+		v.peer.Macs[i] = mac64(nodeMAC[1][i])
 	}
+	v.heardStraight()
 	n.put(v)
 	before, from := n.counters(), now()
 	n.tick()
@@ -166,7 +195,7 @@ func TestAnEarlyTickIsDropped(t *testing.T) {
 	v := n.atWork()
 	v.config.ProbeNs = hour
 	v.state.Ticks[v.state.Seq%8] = now()
-	v.peer.Links[lan].PeerMac = mac64(nodeMAC[1][lan])
+	v.peer.Macs[lan] = mac64(nodeMAC[1][lan])
 	n.put(v)
 	before := n.counters()
 	n.tick()
@@ -183,7 +212,7 @@ func TestTicksToUnknownMACs(t *testing.T) {
 	n := m.nodes[0]
 	v := n.atWork()
 	v.config.ProbeNs = 0
-	v.peer.Links[lan].PeerMac = mac64(nodeMAC[1][lan])
+	v.peer.Macs[lan] = mac64(nodeMAC[1][lan])
 	v.config.Links[spare].Ifindex = 0 // the node has none
 	v.state.Seq = 101
 	n.put(v)
@@ -195,7 +224,7 @@ func TestTicksToUnknownMACs(t *testing.T) {
 	v.peer.State = 3
 	n.put(v)
 	n.tick()                                  // 112: one in 16
-	for link, count := range []int{1, 2, 0} { // the lan's first is of tick 102
+	for link, count := range []int{1, 3, 0} { // the lan's first is of tick 102, its last to the other's spare NIC
 		var last wire.MAC
 		for range count {
 			f, err := wire.Parse(next(t, m.wires[1][link], patience), signing)
@@ -341,32 +370,45 @@ func TestATickAnnouncesWhatCameHere(t *testing.T) {
 	}
 }
 
-// round is one tick of both nodes. Frames cross: both have ticked before one hears, and
-// both have answered before one hears an answer.
-func (m *meeting) round(t *testing.T, links ...int) {
+// round is one tick of both nodes, of which these paths are looked at. Frames cross: both have ticked
+// before one hears, and both have answered before one hears an answer.
+func (m *meeting) round(t *testing.T, on ...int) {
 	t.Helper()
-	var heard [2][3][]byte
+	var heard, answers [2][paths][]byte
 	for _, n := range m.nodes {
 		n.tick()
 	}
 	for i := range m.nodes {
-		for _, link := range links {
-			heard[i][link] = next(t, m.wires[i][link], patience)
+		for _, path := range on {
+			heard[i][path] = nextOn(t, m.wires[i][ends(path)[1-i]], path) // a cable joins NICs of the same kind
 		}
 	}
-	var answers [2][3][]byte
 	for i, n := range m.nodes {
-		for _, link := range links {
-			if verdict, out := n.receive(link, heard[i][link]); verdict == xdpTX {
-				answers[1-i][link] = out
+		for _, path := range on {
+			if verdict, out := n.receive(ends(path)[i], heard[i][path]); verdict == xdpTX {
+				answers[1-i][path] = out
 			}
 		}
 	}
 	for i, n := range m.nodes {
-		for _, link := range links {
-			if answers[i][link] != nil {
-				n.receive(link, answers[i][link])
+		for _, path := range on {
+			if answers[i][path] != nil {
+				n.receive(ends(path)[i], answers[i][path])
 			}
+		}
+	}
+}
+
+// nextOn returns the next heartbeat of a path at a socket.
+func nextOn(t *testing.T, fd, path int) []byte {
+	t.Helper()
+	for {
+		b := next(t, fd, patience)
+		if b == nil {
+			t.Fatalf("no heartbeat of path %d in %v", path, patience)
+		}
+		if len(b) > wire.OffsetLink && int(b[wire.OffsetLink]) == path {
+			return b
 		}
 	}
 }
@@ -374,17 +416,18 @@ func (m *meeting) round(t *testing.T, links ...int) {
 // Two nodes that have just booted find each other although all their frames cross, and
 // though each learns that the other is up before the next frame.
 func TestTwoNodesMeetWhileTheirFramesCross(t *testing.T) {
-	for name, links := range map[string][]int{"one link": {crossover}, "three links": {crossover, lan, spare}} {
+	for name, on := range map[string][]int{
+		"one link": {crossover}, "three links": {crossover, lan, spare}, "one cross path": {lowerLan}, "both cross paths": {lowerLan, lowerSpare},
+	} {
 		t.Run(name, func(t *testing.T) {
 			m := meet(t)
 			for _, n := range m.nodes {
 				v := n.fresh()
 				v.config.ProbeNs = 0
 				for link := range v.config.Links {
-					if !slices.Contains(links, link) {
+					v.peer.Macs[link] = mac64(nodeMAC[1-n.self][link])
+					if !slices.ContainsFunc(on, func(path int) bool { return ends(path)[n.self] == link }) {
 						v.config.Links[link].Ifindex = 0
-					} else {
-						v.peer.Links[link].PeerMac = mac64(nodeMAC[1-n.self][link])
 					}
 				}
 				n.put(v)
@@ -394,16 +437,16 @@ func TestTwoNodesMeetWhileTheirFramesCross(t *testing.T) {
 				for i, n := range m.nodes {
 					before[i] = n.state()
 				}
-				m.round(t, links...)
+				m.round(t, on...)
 				for i, n := range m.nodes {
 					s := n.state()
-					if s.Peer.Links[links[0]].HeardNs != 0 { // as the detector would
+					if s.Peer.Paths[on[0]].HeardNs != 0 { // as the detector would
 						n.pokePeer(1-n.self, offsetPeerState, 1)
 					}
-					for _, link := range links {
-						l, b := s.Peer.Links[link], before[i].Peer.Links[link]
+					for _, path := range on {
+						l, b := s.Peer.Paths[path], before[i].Peer.Paths[path]
 						if round >= 3 && (l.ProbeSeq != b.ProbeSeq+1 || l.ReplySeq != b.ReplySeq+1) {
-							t.Errorf("round %d, node %d, link %d: probe %d after %d, reply %d after %d", round, i, link, l.ProbeSeq, b.ProbeSeq, l.ReplySeq, b.ReplySeq)
+							t.Errorf("round %d, node %d, path %d: probe %d after %d, reply %d after %d", round, i, path, l.ProbeSeq, b.ProbeSeq, l.ReplySeq, b.ReplySeq)
 						}
 					}
 				}

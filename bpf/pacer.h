@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause)
-// pacer.h: one tick becomes a probe on every link, and ARP probes to the listed hosts.
+// pacer.h: one tick becomes a probe on every link, and on the cross paths when they are of use, and
+// ARP probes to the listed hosts.
 //
 // Ticks come as frames into the private veth pair. A pulse, sent by user space, is one tick. A
 // token is a tick that comes back: it is sent into the pair's start again, where a queueing
@@ -14,6 +15,7 @@
 #include "arp.h"
 #include "nd.h"
 
+#define CROSS_EVERY_NS 100000000ULL // while the lan and the spare link are heard
 #define REACH_EVERY_NS 100000000ULL // while there is no suspicion, and at the least
 #define TOKEN_MARK 0x70 // in the last byte of a tick's destination MAC
 #define URGENT_MARK 0x71 // of a pulse that says what the peer waits for
@@ -35,23 +37,22 @@ static long (*store_bytes)(struct __sk_buff *skb, __u32 offset, const void *from
 			   __u64 flags) = (void *)BPF_FUNC_skb_store_bytes;
 
 // The echo that the peer must see: while no proven peer is up, who is not proven has its turn.
-static __always_inline __u64 echo_for_peer(const struct xd_peer *p, __u32 link, __u64 seq)
+static __always_inline __u64 echo_for_peer(const struct xd_peer *p, const struct xd_path_state *path, __u64 seq)
 {
 	int proven_up = p->state == PEER_UP || p->state == PEER_SUSPECT;
 
-	WITHIN(link, LINK_SLOTS);
-	if (!proven_up && p->unproven[link] && (!p->nonce || seq & 1))
-		return p->unproven[link];
+	if (!proven_up && path->unproven && (!p->nonce || seq & 1))
+		return path->unproven;
 	return p->nonce;
 }
 
-// Where a probe goes; 0: nowhere in this tick.
+// Where a probe to a peer's NIC goes; 0: nowhere in this tick.
 static __always_inline __u64 probe_mac(const struct xd_peer *p, __u32 link, __u64 seq)
 {
 	__u64 mac;
 
 	WITHIN(link, LINK_SLOTS);
-	mac = p->links[link].peer_mac;
+	mac = p->macs[link];
 	if (mac && (p->state != PEER_DEAD || seq & UNLEARNED_MASK)) // else its NIC may have been replaced
 		return mac;
 	return mac || !(seq & UNLEARNED_MASK) ? 0xffffffffffffULL : 0;
@@ -60,23 +61,26 @@ static __always_inline __u64 probe_mac(const struct xd_peer *p, __u32 link, __u6
 // probe_headers writes what comes before the heartbeat in a probe; 0: there is none to be sent.
 // What a tick does is done in global functions: the verifier proves each once, not once a peer or
 // identity, and their frames on the stack are not all there at once.
-__noinline int probe_headers(struct __sk_buff *skb, __u32 node, __u32 link, __u64 seq)
+__noinline int probe_headers(struct __sk_buff *skb, __u32 node, __u32 path, __u64 seq)
 {
 	struct xd_config *cfg = the_config();
 	struct xd_peer *peer = the_peer(node);
 	const struct xd_link_config *lc;
 	struct probe_head p = {};
 	struct iphdr ip = {};
-	__u32 bytes, remote_be;
+	__u32 bytes, remote_be, near, far;
 	__u64 mac;
 
-	if (!cfg || !peer || node >= MAX_NODES || link >= MAX_LINKS)
+	if (!cfg || !peer || node >= MAX_NODES || path >= MAX_PATHS)
 		return -1;
-	mac = probe_mac(peer, link, seq);
+	near = path_end(path, cfg->self < node);
+	far = path_end(path, cfg->self > node);
+	mac = probe_mac(peer, far, seq);
 	WITHIN(node, MAX_NODES);
-	WITHIN(link, LINK_SLOTS);
-	lc = &cfg->links[link];
-	remote_be = cfg->remote_be[node][link];
+	WITHIN(near, LINK_SLOTS);
+	WITHIN(far, LINK_SLOTS);
+	lc = &cfg->links[near];
+	remote_be = cfg->remote_be[node][far];
 	if (!lc->ifindex || !remote_be || !mac)
 		return 0;
 	bytes = HB_BYTES(cfg->n_identities);
@@ -101,7 +105,8 @@ __noinline int probe_headers(struct __sk_buff *skb, __u32 node, __u32 link, __u6
 }
 
 static __always_inline int probe_body(struct __sk_buff *skb, const struct xd_config *cfg, const struct xd_state *st,
-				      const struct xd_peer *p, const struct xd_control *ctl, __u32 link, __u64 seq)
+				      const struct xd_peer *p, const struct xd_path_state *path, __u32 number,
+				      const struct xd_control *ctl, __u64 seq)
 {
 	__u64 body[HB_WORDS(MAX_IDENTITIES) + 1] = {};
 	struct hb_head *h = (void *)body;
@@ -119,10 +124,10 @@ static __always_inline int probe_body(struct __sk_buff *skb, const struct xd_con
 		return -1;
 	h->magic = HB_MAGIC;
 	h->version = HB_VERSION;
-	h->link = link;
+	h->link = number;
 	h->n_identities = n;
 	h->cluster_id = cfg->cluster_id;
-	h->echo = echo_for_peer(p, link, seq);
+	h->echo = echo_for_peer(p, path, seq);
 	h->seq = seq;
 	h->grant_ns = *(volatile __u64 *)&p->sent_ns;
 	hb_say(h, cfg, st, p, ctl, keys, bpf_ktime_get_boot_ns());
@@ -145,34 +150,64 @@ static __always_inline int probe_body(struct __sk_buff *skb, const struct xd_con
 }
 
 // probe completes a probe and sends it.
-__noinline int probe(struct __sk_buff *skb, __u32 node, __u32 link, __u64 seq)
+__noinline int probe(struct __sk_buff *skb, __u32 node, __u32 path, __u64 seq)
 {
 	struct xd_config *cfg = the_config();
 	struct xd_control *ctl = the_control();
 	struct xd_state *st = the_state();
 	struct xd_peer *p = the_peer(node);
+	struct xd_path_state *l = p ? the_path(p, path) : 0;
+	__u32 near;
 
-	if (!cfg || !ctl || !st || !p || link >= MAX_LINKS || probe_body(skb, cfg, st, p, ctl, link, seq))
+	if (!cfg || !ctl || !st || !l || probe_body(skb, cfg, st, p, l, path, ctl, seq))
 		return -1;
-	WITHIN(link, LINK_SLOTS);
-	return bpf_clone_redirect(skb, cfg->links[link].ifindex, 0);
+	near = path_end(path, cfg->self < node);
+	WITHIN(near, LINK_SLOTS);
+	return bpf_clone_redirect(skb, cfg->links[near].ifindex, 0);
 }
 
-// A tick's probes, on all links to all peers. Not 0: one has not left.
-__noinline int probe_all(struct __sk_buff *skb, __u64 seq)
+static __always_inline int heard_lately(const struct xd_config *cfg, const struct xd_peer *p, __u32 link, __u64 now)
+{
+	return (__s64)(now - *(volatile __u64 *)&p->paths[link].heard_ns) < (__s64)cfg->suspect_ns;
+}
+
+// While a peer is heard on the links that share their NICs, the cross paths tell nothing that those
+// do not: they are probed at leisure, so that both know whether they would be of use. They are there
+// if both nodes have a spare NIC.
+__noinline int cross_due(__u32 node, __u64 now)
+{
+	struct xd_config *cfg = the_config();
+	struct xd_peer *p = the_peer(node);
+
+	if (!cfg || !p || node >= MAX_NODES)
+		return 0;
+	WITHIN(node, MAX_NODES);
+	if (!cfg->remote_be[node][LINK_SPARE])
+		return 0;
+	if (*(volatile __u64 *)&p->state == PEER_UP && heard_lately(cfg, p, LINK_LAN, now) &&
+	    heard_lately(cfg, p, LINK_SPARE, now) && (__s64)(now - p->crossed_ns) < (__s64)CROSS_EVERY_NS)
+		return 0;
+	p->crossed_ns = now;
+	return 1;
+}
+
+// A tick's probes, on all paths to all peers. Not 0: one has not left.
+__noinline int probe_all(struct __sk_buff *skb, __u64 seq, __u64 now)
 {
 	struct xd_config *cfg = the_config();
 	int failed = 0;
+	__u32 paths;
 
 	if (!cfg)
 		return -1;
 	for (__u32 node = 0; node < MAX_NODES && node < cfg->n_nodes; node++) {
 		if (node == cfg->self)
 			continue;
-		for (__u32 link = 0; link < MAX_LINKS; link++) {
-			int ready = probe_headers(skb, node, link, seq);
+		paths = cross_due(node, now) ? MAX_PATHS : MAX_LINKS;
+		for (__u32 path = 0; path < MAX_PATHS && path < paths; path++) {
+			int ready = probe_headers(skb, node, path, seq);
 
-			failed |= ready > 0 ? probe(skb, node, link, seq) : ready;
+			failed |= ready > 0 ? probe(skb, node, path, seq) : ready;
 		}
 	}
 	return failed;
@@ -454,7 +489,7 @@ static __always_inline enum xd_reason handle_tick(struct __sk_buff *skb, const s
 		raise_max(&st->tick_gap_max_ns, now - before);
 	seq = __sync_fetch_and_add(&st->seq, 1) + 1; // a pulse may come beside the pacer's own tick
 	st->ticks[seq % TICKS_KEPT] = now;
-	failed = probe_all(skb, seq);
+	failed = probe_all(skb, seq, now);
 	if (reach_due(cfg, st, now))
 		ask_hosts(skb, now);
 	return failed ? REASON_TICK_FAILED : REASON_TICK_SENT;

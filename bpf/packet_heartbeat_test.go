@@ -14,26 +14,28 @@ import (
 func heartbeats(t *testing.T) []packet {
 	answer := func(f wire.Frame, self wire.Frame) []byte { return signed(t, f.Answer(self), signing) }
 	var rows []packet
-	for link, name := range []string{"crossover", "lan", "spare"} {
+	for path, nic := range []int{crossover, lan, spare, lowerLan: lan, lowerSpare: spare} {
+		link, name := []string{"crossover", "lan", "spare"}[nic], []string{"crossover", "lan", "spare", "path from spare to lan", "path from lan to spare"}[path]
 		rows = append(rows, packet{
-			name: "a probe on the " + name + " is answered", nic: link, frame: signed(t, probeOn(link), signing),
-			verdict: xdpTX, reply: answer(probeOn(link), selfSays()), counted: name + " hb-probe-answered",
+			name: "a probe on the " + name + " is answered", nic: nic, frame: signed(t, probeOn(path), signing),
+			verdict: xdpTX, reply: answer(probeOn(path), selfSays()), counted: link + " hb-probe-answered",
 			then: func(t *testing.T, s view) {
-				l := s.Peer.Links[link]
-				if l.HeardNs == 0 || l.ProbeSeq != 44 || l.PeerMac != mac64(nodeMAC[1][link]) || l.ReplySeq != 0 {
-					t.Errorf("link: heard %d, seq %d, MAC %x", l.HeardNs, l.ProbeSeq, l.PeerMac)
+				l, mac := s.Peer.Paths[path], [3]uint64{}
+				mac[ends(path)[1]] = mac64(nodeMAC[1][ends(path)[1]])
+				if l.HeardNs == 0 || l.ProbeSeq != 44 || s.Peer.Macs != mac || l.ReplySeq != 0 {
+					t.Errorf("heard %d, seq %d, MACs %x", l.HeardNs, l.ProbeSeq, s.Peer.Macs)
 				}
 				if s.Peer.AgeUs != 4321 || s.Peer.Flags != 66 || s.Peer.Digest != digest || s.Peer.Nonce != peerNonce {
 					t.Errorf("peer: %+v", s)
 				}
 			},
 		}, packet{
-			name: "a reply on the " + name + " is taken and never answered", nic: link, frame: signed(t, replyOn(link), signing),
-			verdict: xdpDrop, counted: name + " hb-reply-accepted",
+			name: "a reply on the " + name + " is taken and never answered", nic: nic, frame: signed(t, replyOn(path), signing),
+			verdict: xdpDrop, counted: link + " hb-reply-accepted",
 			then: func(t *testing.T, s view) {
-				l := s.Peer.Links[link]
+				l := s.Peer.Paths[path]
 				if l.HeardNs == 0 || l.ReplySeq != 99 || l.RttNs != l.HeardNs-77 || l.RttMaxNs != l.RttNs || l.ProbeSeq != 0 {
-					t.Errorf("link: heard %d, seq %d, RTT %d", l.HeardNs, l.ReplySeq, l.RttNs)
+					t.Errorf("heard %d, seq %d, RTT %d", l.HeardNs, l.ReplySeq, l.RttNs)
 				}
 			},
 		})
@@ -41,11 +43,11 @@ func heartbeats(t *testing.T) []packet {
 	later := now() + hour // by another processor, which was not held up
 	rows = append(rows, packet{
 		name: "a stamp that is newer stays", nic: lan, frame: signed(t, probeOn(lan), signing),
-		given:   func(v *truth) { v.peer.HeardNs, v.peer.Links[lan].HeardNs = later, later },
+		given:   func(v *truth) { v.peer.HeardNs, v.peer.Paths[lan].HeardNs = later, later },
 		verdict: xdpTX, reply: answer(probeOn(lan), selfSays()), counted: "lan hb-probe-answered",
 		then: func(t *testing.T, s view) {
-			if s.Peer.HeardNs != later || s.Peer.Links[lan].HeardNs != later {
-				t.Errorf("stamped %d and %d, not %d", s.Peer.HeardNs, s.Peer.Links[lan].HeardNs, later)
+			if s.Peer.HeardNs != later || s.Peer.Paths[lan].HeardNs != later {
+				t.Errorf("stamped %d and %d, not %d", s.Peer.HeardNs, s.Peer.Paths[lan].HeardNs, later)
 			}
 		},
 	})
@@ -111,7 +113,8 @@ func refusals(t *testing.T) []packet {
 		{name: "TTL of a routed frame", frame: spoil(wire.OffsetTTL, 254), counted: "lan hb-bad-ttl"},
 		{name: "another cluster", frame: spoil(wire.OffsetCluster, 0), counted: "lan hb-foreign-cluster"},
 		{name: "another link", frame: spoil(wire.OffsetLink, crossover), counted: "lan hb-wrong-link"},
-		{name: "a link that is none", frame: spoil(wire.OffsetLink, 3), counted: "lan hb-wrong-link"},
+		{name: "a path that is none", frame: spoil(wire.OffsetLink, paths), counted: "lan hb-wrong-link"},
+		{name: "the cross path of the other NIC", frame: spoil(wire.OffsetLink, lowerSpare), counted: "lan hb-wrong-link"},
 		{name: "ourselves as sender", frame: spoil(wire.OffsetSender, 0), counted: "lan hb-bad-sender"},
 		{name: "a third sender", frame: spoil(wire.OffsetSender, 2), counted: "lan hb-bad-sender"},
 		{name: "an unknown key", frame: spoil(wire.OffsetKeyID, 9), counted: "lan hb-unknown-key"},
@@ -153,12 +156,12 @@ func refusals(t *testing.T) []packet {
 }
 
 func unheard(t *testing.T, s view) {
-	for i, l := range s.Peer.Links {
-		if l.HeardNs != 0 || l.ProbeSeq != 0 || l.ReplySeq != 0 || l.PeerMac != 0 {
+	for i, l := range s.Peer.Paths {
+		if l.HeardNs != 0 || l.ProbeSeq != 0 || l.ReplySeq != 0 || l.Unproven != 0 {
 			t.Errorf("link %d: the frame was believed: %+v", i, l)
 		}
 	}
-	if s.Peer.Boot != peerBoot || s.Peer.Nonce != peerNonce || s.Peer.Unproven != [3]uint64{} || s.Peer.AgeUs != 0 || s.Peer.MyNonce != selfNonce {
+	if s.Peer.Boot != peerBoot || s.Peer.Nonce != peerNonce || s.Peer.Macs != [3]uint64{} || s.Peer.AgeUs != 0 || s.Peer.MyNonce != selfNonce {
 		t.Errorf("the frame was believed: %+v", s)
 	}
 }
@@ -169,19 +172,19 @@ func freshness(t *testing.T) []packet {
 	}
 	candidate := func(want uint64) func(*testing.T, view) {
 		return func(t *testing.T, s view) {
-			if s.Peer.Unproven[lan] != want || s.Peer.Links[lan].HeardNs != 0 || s.Peer.Boot != peerBoot {
-				t.Errorf("candidate %x, want %x; heard %d", s.Peer.Unproven[lan], want, s.Peer.Links[lan].HeardNs)
+			if s.Peer.Paths[lan].Unproven != want || s.Peer.Paths[lan].HeardNs != 0 || s.Peer.Boot != peerBoot {
+				t.Errorf("candidate %x, want %x; heard %d", s.Peer.Paths[lan].Unproven, want, s.Peer.Paths[lan].HeardNs)
 			}
 		}
 	}
 	stale := with(probeOn(lan), func(f *wire.Frame) { f.Echo = 0x0bad })
 	booted := with(probeOn(lan), func(f *wire.Frame) { f.BootID, f.Nonce, f.Seq, f.Words = 0xb2, 0xa2, 1, []uint64{5, 5} })
 	before := with(probeOn(lan), func(f *wire.Frame) { f.Echo = 0x0b })
-	heard := func(v *truth) { v.peer.Links[lan].ProbeSeq = 44 }
+	heard := func(v *truth) { v.peer.Paths[lan].ProbeSeq = 44 }
 	return []packet{
 		drop("a probe comes a second time", probeOn(lan), "hb-replayed", heard, nil),
 		drop("a probe comes after a later one", with(probeOn(lan), func(f *wire.Frame) { f.Seq = 43 }), "hb-replayed", heard, nil),
-		drop("a reply comes a second time", replyOn(lan), "hb-replayed", func(v *truth) { v.peer.Links[lan].ReplySeq = 99 }, nil),
+		drop("a reply comes a second time", replyOn(lan), "hb-replayed", func(v *truth) { v.peer.Paths[lan].ReplySeq = 99 }, nil),
 		drop("a reply to a probe that we have not sent", with(replyOn(lan), func(f *wire.Frame) { f.Seq = 101 }), "hb-replayed", nil, unheard),
 		drop("an unknown echo while the peer is up", stale, "hb-unproven", nil, unheard),
 		drop("an unknown echo while the peer is suspected", stale, "hb-unproven", func(v *truth) { v.peer.State = 2 }, unheard),
@@ -276,8 +279,8 @@ func ownership(t *testing.T) []packet {
 			continue
 		}
 		rows[i].then = func(t *testing.T, s view) {
-			if s.Peer.Links[lan].HeardNs == 0 || s.Peer.Words[0] != 5 {
-				t.Errorf("heard %d, word %x", s.Peer.Links[lan].HeardNs, s.Peer.Words[0])
+			if s.Peer.Paths[lan].HeardNs == 0 || s.Peer.Words[0] != 5 {
+				t.Errorf("heard %d, word %x", s.Peer.Paths[lan].HeardNs, s.Peer.Words[0])
 			}
 		}
 	}

@@ -27,10 +27,6 @@ struct cursor {
 		taken_;                                \
 	})
 
-// WITHIN repeats a bound that has been checked where the verifier sees it: up to Linux 6.1 it
-// forgets what it knows of a 32-bit value on the stack. n is a power of two.
-#define WITHIN(i, n) asm volatile("%0 &= %1" : "+r"(i) : "i"((n)-1))
-
 struct vlan_tag { // IEEE 802.1Q, 9.6, behind the ethertype that says that it is there
 	__be16 control_be, ethertype_be;
 };

@@ -26,7 +26,7 @@ type XdphaDetector struct {
 type XdphaXdAbi uint32
 
 const (
-	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 9
+	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 10
 )
 
 type XdphaXdAddress struct {
@@ -142,6 +142,19 @@ const (
 	XdphaXdPacePACE_FQ     XdphaXdPace = 2
 )
 
+type XdphaXdPathState struct {
+	_        structs.HostLayout
+	HeardNs  uint64
+	ProbeSeq uint64
+	ReplySeq uint64
+	Unproven uint64
+	RttNs    uint64
+	RttMaxNs uint64
+	GapMaxNs uint64
+	RttHist  [32]uint64
+	GapHist  [32]uint64
+}
+
 type XdphaXdPeer struct {
 	_             structs.HostLayout
 	MyNonce       uint64
@@ -161,8 +174,9 @@ type XdphaXdPeer struct {
 	SoloSentNs    uint64
 	HeardNs       uint64
 	Words         [16]uint64
-	Unproven      [3]uint64
 	KnockedNs     uint64
+	CrossedNs     uint64
+	Macs          [3]uint64
 	SuspectNs     uint64
 	DeadNs        uint64
 	Suspects      uint64
@@ -170,18 +184,7 @@ type XdphaXdPeer struct {
 	Reverted      uint64
 	GapMaxNs      uint64
 	GapHist       [32]uint64
-	Links         [3]struct {
-		_        structs.HostLayout
-		HeardNs  uint64
-		ProbeSeq uint64
-		ReplySeq uint64
-		PeerMac  uint64
-		RttNs    uint64
-		RttMaxNs uint64
-		GapMaxNs uint64
-		RttHist  [32]uint64
-		GapHist  [32]uint64
-	}
+	Paths         [5]XdphaXdPathState
 }
 
 type XdphaXdPort struct {

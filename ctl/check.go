@@ -359,7 +359,7 @@ func failures(cfg *config.Config) []failure {
 	for i, n := range cfg.Nodes {
 		o := cfg.Nodes[1-i]
 		moved := homesAt(cfg, i)
-		lead := fmt.Sprintf("%s hears nothing for %s on any link, %s,%s", o.Name, t.DeadAfter, arbiterWords(cfg), spaced(fenceWords(cfg, i)))
+		lead := fmt.Sprintf("%s hears nothing for %s on any path, %s,%s", o.Name, t.DeadAfter, arbiterWords(cfg), spaced(fenceWords(cfg, i)))
 		if len(moved) == 0 {
 			out = append(out, failure{n.Name + " loses power, or its kernel dies", fmt.Sprintf("nothing moves: %s is home to nothing", n.Name)})
 			continue
@@ -379,12 +379,22 @@ func failures(cfg *config.Config) []failure {
 	}
 	out = append(out,
 		failure{"the daemon of one node is killed, stopped or hangs", lostWords(t) + ". If the other node is dead: " + alone},
-		failure{"the crossover cable", "nothing moves; an event and a metric tell of it"},
-		failure{"all links between the nodes, both nodes alive", partitionWords(cfg)},
+		failure{"the crossover cable", "nothing moves; an event and a metric tell of it"})
+	if cfg.Nodes[0].Spare != "" && cfg.Nodes[1].Spare != "" {
+		out = append(out, failure{acrossFailure, acrossWords + "; the trunk: nothing moves; a switch: who has lost the lan NIC hands over, as planned"})
+	}
+	out = append(out,
+		failure{"all paths between the nodes, both nodes alive", partitionWords(cfg)},
 		failure{"a service's check turns bad", "restarted in place as often as its restart window allows, then its identity moves; see the restart of each service"},
 	)
 	return out
 }
+
+// What becomes of nodes of which each has its spare NIC on the switch of the other's lan NIC.
+const (
+	acrossFailure = "the crossover cable, and the trunk between the switches or one of these"
+	acrossWords   = "the nodes hear each other across, from lan NIC to spare NIC, on the switch that is left: neither is called dead"
+)
 
 // lostWords says what becomes of a node whose kernel is left without its daemon.
 func lostWords(t config.Timing) string {
@@ -512,7 +522,7 @@ func timingText(b *strings.Builder, t checkTiming) {
 	fmt.Fprintf(b, "\ntiming, profile %s\n", t.Profile)
 	table(b, func(w io.Writer) {
 		fmt.Fprintf(w, "probe\t%s\ton every link; pacer: %s\n", us(t.ProbeUS), t.Pacer)
-		fmt.Fprintf(w, "suspect after\t%s\tsilence on all links; derived\n", us(t.SuspectAfterUS))
+		fmt.Fprintf(w, "suspect after\t%s\tsilence on all paths; derived\n", us(t.SuspectAfterUS))
 		fmt.Fprintf(w, "dead after\t%s\tsilence, at least %d own probes unanswered (derived) among it\n", us(t.DeadAfterUS), t.ConfirmProbes)
 		if r := t.Right; r != nil {
 			fmt.Fprintf(w, "right to serve\t%s\tL, derived: so long after the peer's or the arbiter's last word the gates stay open\n", us(r.ServeForUS))

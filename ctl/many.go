@@ -21,7 +21,7 @@ func manyFailures(cfg *config.Config) []failure {
 		out = append(out,
 			failure{
 				n.Name + " loses power, or its kernel dies",
-				fmt.Sprintf("%s: it hears nothing for %s on any link, wins the identity's key in etcd, and takes it with the same MAC%s",
+				fmt.Sprintf("%s: it hears nothing for %s on any path, wins the identity's key in etcd, and takes it with the same MAC%s",
 					takersOf(cfg, i), cfg.Timing.DeadAfter, thenStarts(cfg, i)),
 			},
 			failure{
@@ -33,6 +33,7 @@ func manyFailures(cfg *config.Config) []failure {
 	return append(out,
 		failure{"the daemon of one node is killed, stopped or hangs", manyLostWords(cfg.Timing)},
 		failure{"the crossover of one node, or the switch of all crossovers", "nothing moves; an event and a metric tell of it"},
+		failure{"the crossovers, and the trunk between the switches", "nodes with a spare NIC hear each other across, from lan NIC to spare NIC on the same switch: none of them is called dead, nothing moves"},
 		failure{"a node is cut off from the others, and alive", fmt.Sprintf("an owner that is not answered by every candidate asks etcd for the identity's key and keeps it; a node that does not reach etcd closes its gates, and after at most %s the next candidate may win its keys; never two owners", ttl)},
 		failure{"etcd does not answer", "an owner serves for as long as all other candidates answer it; nothing is taken or moved before etcd answers again"},
 		failure{"a service's check turns bad", "restarted in place as often as its restart window allows, then its identity moves; see the restart of each service"},
@@ -82,8 +83,8 @@ func manyLimits(cfg *config.Config) []string {
 	rate := float64(peers*loader.Links) / cfg.Timing.Probe.Seconds()
 	return []string{
 		"nothing is taken without etcd: three members or more, near; a takeover waits for one round trip to it",
-		"a planned hand-over costs one round trip to etcd before the owner releases, and none while nobody serves",
-		fmt.Sprintf("a node sends up to %d probes, (nodes - 1) × links, every %s, %.0f a second, and answers as many", peers*loader.Links, cfg.Timing.Probe, rate),
+		"a planned hand-over costs one round trip to etcd before the owner releases, and none while nobody serves unless the owner holds the key",
+		fmt.Sprintf("a node sends up to %d probes, (nodes - 1) × links, every %s, %.0f a second, and answers as many; two more to a peer that it does not hear on lan or spare", peers*loader.Links, cfg.Timing.Probe, rate),
 		"all nodes are in the same LAN, and on one crossover network: a switch of its own in the place of the cable",
 		"reach, fence and solo_without_supervisor: keep are for two nodes",
 	}

@@ -272,6 +272,27 @@ func TestStagesOfAnotherChangeAreNotInTheTimeline(t *testing.T) {
 	}
 }
 
+func TestAPeerThatIsHeardAcrossOnlyIsTroubleOnce(t *testing.T) {
+	across := []control.Link{{Name: "lan-spare"}, {Name: "spare-lan", Up: true}}
+	pair := sampleStatus()
+	for i := range pair.Links {
+		pair.Links[i].Up = false
+	}
+	pair.Peers = []control.Peer{pair.Peer}
+	pair.Peers[0].Links, pair.Peers[0].Cross = pair.Links, across
+	many := manyStatus()
+	many.Peers[2].State, many.Peers[2].Cross = control.PeerUp, across
+	for name, got := range map[string]string{pair.Peer.Name: strings.Join(linkTroubles(pair), "; "), "serv4": strings.Join(linkTroubles(many), "; ")} {
+		if !strings.Contains(got, name+" is heard on no link, only across, on spare-lan") || strings.Count(got, "across") != 1 {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	many.Peers[2].Cross = nil
+	if got := strings.Join(linkTroubles(many), "; "); strings.Contains(got, "across") || strings.Contains(got, "serv4") {
+		t.Errorf("a dead peer is told of here: %s", got)
+	}
+}
+
 func TestPingHistogram(t *testing.T) { golden(t, "ping", pingText(samplePing())) }
 
 func TestPingTellsPeersApart(t *testing.T) {

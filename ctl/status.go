@@ -24,7 +24,7 @@ func statusCommand(env Env) *cli.Command {
 		Description: `A peer is one of
    up               its kernel answers and its daemon is well
    supervisor-lost  its kernel answers, but its daemon does not run: its lease is running out
-   dead             nothing answered, on any link
+   dead             nothing answered, on any path
    unknown          not heard since this node started
 
 Of more than two nodes each is shown with the round trips to it; a link is up if all peers are heard on
@@ -568,7 +568,7 @@ func linkTroubles(s control.Status) (out []string) {
 		}
 		var silent []string
 		for _, p := range peers {
-			alive := slices.ContainsFunc(p.Links, func(to control.Link) bool { return to.Up })
+			alive := slices.ContainsFunc(p.Links, func(to control.Link) bool { return to.Up }) || heardAcross(p) != ""
 			down := slices.ContainsFunc(p.Links, func(to control.Link) bool { return to.Name == l.Name && !to.Up })
 			if alive && down {
 				silent = append(silent, p.Name)
@@ -578,7 +578,27 @@ func linkTroubles(s control.Status) (out []string) {
 			out = append(out, fmt.Sprintf("link %s (%s) is down to %s", l.Name, l.Interface, strings.Join(silent, ", ")))
 		}
 	}
+	for _, p := range peers {
+		if across := heardAcross(p); across != "" {
+			out = append(out, fmt.Sprintf("%s is heard on no link, only across, on %s", p.Name, across))
+		}
+	}
 	return out
+}
+
+// heardAcross are the cross paths on which a peer is heard that is heard on no link; "": that is not so.
+func heardAcross(p control.Peer) string {
+	up := func(l control.Link) bool { return l.Up }
+	if slices.ContainsFunc(p.Links, up) {
+		return ""
+	}
+	var names []string
+	for _, l := range p.Cross {
+		if l.Up {
+			names = append(names, l.Name)
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // stateOf is a peer's state; "" for who is none.

@@ -23,6 +23,22 @@ const (
 	Links
 )
 
+// The cross paths, as this node sees them: from its lan NIC to a peer's spare one, and the other way round.
+const (
+	LanToSpare = iota
+	SpareToLan
+	Crosses
+)
+
+// CrossNames are the cross paths' names, by number.
+var CrossNames = [Crosses]string{"lan-spare", "spare-lan"}
+
+// The same as numbered in bpf/abi.h: of the node with the lower number it is the lan, or the spare NIC.
+const (
+	pathLowerLan = Links + iota
+	pathLowerSpare
+)
+
 // LinkNames are the links' names, by number.
 var LinkNames = [Links]string{"crossover", "lan", "spare"}
 

@@ -64,8 +64,8 @@ func (d *Datapath) ForgetGaps() {
 	for i := range d.peers {
 		p := &d.peers[i]
 		atomic.StoreUint64(&p.GapMaxNs, 0)
-		for link := range p.Links {
-			atomic.StoreUint64(&p.Links[link].GapMaxNs, 0)
+		for path := range p.Paths {
+			atomic.StoreUint64(&p.Paths[path].GapMaxNs, 0)
 		}
 	}
 }

@@ -145,13 +145,14 @@ type Peer struct {
 	Digest    uint32
 	Key       uint8 // the number of the key that it signs with
 	Words     []core.Word
-	HeardNS   int64 // last accepted frame on any link
+	HeardNS   int64 // last accepted frame on any path
 	KnockedNS int64 // last frame of somebody with the key, in its name, who is not proven yet
 	Suspects  uint64
 	Refuted   uint64
 	Reverted  uint64
-	Silence   Histogram // on all links at once
+	Silence   Histogram // on all paths at once
 	Links     [Links]LinkState
+	Cross     [Crosses]LinkState // without gaps: they are silent as a rule
 }
 
 // Histogram counts by powers of two of ns.
@@ -184,7 +185,7 @@ func (d *Datapath) Timeline(identity int) Timeline {
 type Minute struct {
 	Minute  int64
 	Gap     [Links]time.Duration
-	Silence time.Duration // on all links at once
+	Silence time.Duration // on all paths at once
 	Stall   time.Duration // the detector's own lateness
 }
 
@@ -237,12 +238,11 @@ func (d *Datapath) SetPace(p Pace, ring int, lap time.Duration) {
 // TokenNS is when the pacer's token came by last; 0: never.
 func (d *Datapath) TokenNS() int64 { return int64(atomic.LoadUint64(&d.state.TokenNs)) }
 
-// LinkState is what the kernel knows of one link.
+// LinkState is what the kernel knows of one link, or cross path, to a peer.
 type LinkState struct {
 	HeardNS                   int64
 	ProbesAnswered            uint64 // highest own probe that was answered
 	RTTNS, RTTMaxNS, GapMaxNS uint64
-	PeerMAC                   uint64
 	RTT, Gap                  [32]uint64 // by powers of two of ns
 }
 
@@ -259,7 +259,7 @@ func (d *Datapath) State(n int) State {
 	}
 	for node := range s.Peers {
 		if node != int(d.cfg.Self) {
-			s.Peers[node] = readPeer(&d.peers[node], n)
+			s.Peers[node] = readPeer(&d.peers[node], n, int(d.cfg.Self) < node)
 		}
 	}
 	for i := range n {
@@ -278,8 +278,9 @@ func (d *Datapath) State(n int) State {
 	return s
 }
 
-// readPeer reads what is known of a peer, with its words for the first n identities.
-func readPeer(p *bpf.XdphaXdPeer, n int) Peer {
+// readPeer reads what is known of a peer, with its words for the first n identities. The cross paths
+// go by which of the two nodes has the lower number: see bpf/abi.h.
+func readPeer(p *bpf.XdphaXdPeer, n int, lower bool) Peer {
 	l := func(v *uint64) int64 { return int64(atomic.LoadUint64(v)) }
 	u := atomic.LoadUint64
 	out := Peer{
@@ -296,14 +297,23 @@ func readPeer(p *bpf.XdphaXdPeer, n int) Peer {
 		out.Silence.Buckets[b] = u(&p.GapHist[b])
 	}
 	for i := range out.Links {
-		k := &p.Links[i]
-		out.Links[i] = LinkState{
-			HeardNS: l(&k.HeardNs), ProbesAnswered: u(&k.ReplySeq),
-			RTTNS: u(&k.RttNs), RTTMaxNS: u(&k.RttMaxNs), GapMaxNS: u(&k.GapMaxNs), PeerMAC: u(&k.PeerMac),
-		}
-		for b := range k.RttHist {
-			out.Links[i].RTT[b], out.Links[i].Gap[b] = u(&k.RttHist[b]), u(&k.GapHist[b])
-		}
+		out.Links[i] = readPath(&p.Paths[i])
+	}
+	out.Cross[LanToSpare], out.Cross[SpareToLan] = readPath(&p.Paths[pathLowerLan]), readPath(&p.Paths[pathLowerSpare])
+	if !lower {
+		slices.Reverse(out.Cross[:])
+	}
+	return out
+}
+
+func readPath(p *bpf.XdphaXdPathState) (out LinkState) {
+	u := atomic.LoadUint64
+	out = LinkState{
+		HeardNS: int64(u(&p.HeardNs)), ProbesAnswered: u(&p.ReplySeq),
+		RTTNS: u(&p.RttNs), RTTMaxNS: u(&p.RttMaxNs), GapMaxNS: u(&p.GapMaxNs),
+	}
+	for b := range p.RttHist {
+		out.RTT[b], out.Gap[b] = u(&p.RttHist[b]), u(&p.GapHist[b])
 	}
 	return out
 }

@@ -71,6 +71,7 @@ type Peer struct {
 	Solo            bool              `json:"solo"`     // it serves by the arbiter's leave
 	Policy          Policy            `json:"policy"`
 	Links           []Link            `json:"links,omitempty"` // to it; in Status.Peers alone
+	Cross           []Link            `json:"cross,omitempty"` // to it across, there as well: "lan-spare" leaves by this node's lan NIC, "spare-lan" by its spare one
 }
 
 // states of a peer, the worst one last. The status does not tell a suspect from a peer that is up,

@@ -139,7 +139,7 @@ func (b backend) Status() control.Status {
 	}
 	for _, node := range cfg.Others() {
 		p := n.peerStatus(&s, node)
-		p.Links = n.linksTo(&s, node)
+		p.Links, p.Cross = n.linksTo(&s, node), n.crossTo(&s, node)
 		st.Peers = append(st.Peers, p)
 	}
 	st.Peer = control.Worst(st.Peers)
@@ -168,6 +168,23 @@ func (n *node) linksTo(s *loader.State, node int) (links []control.Link) {
 		}
 	}
 	return links
+}
+
+// crossTo are the cross paths to one peer.
+func (n *node) crossTo(s *loader.State, node int) (paths []control.Link) {
+	if nodes := n.Config.Nodes; nodes[n.Config.Self].Spare == "" || nodes[node].Spare == "" {
+		return nil
+	}
+	for path, l := range s.Peers[node].Cross {
+		role := [loader.Crosses]int{loader.LanToSpare: loader.Lan, loader.SpareToLan: loader.Spare}[path]
+		if n.dp.Mode(role) == "" {
+			continue
+		}
+		p := n.link(s, role, n.heard(l, s.AtNS), l)
+		p.Name = loader.CrossNames[path]
+		paths = append(paths, p)
+	}
+	return paths
 }
 
 // linksToAll are the links to all peers together: each is as good as to the one to whom it is worst.

@@ -24,6 +24,7 @@ func TestThreeNodesStandInForEachOther(t *testing.T) {
 		{"a standby's death costs the owners nothing", oneOfThreeDies},
 		{"the next in order takes over, and the next one after it", nodesDieInTurn},
 		{"two that do not hear each other, with a third that hears both, change nothing", twoOfThreeArePartedFromEachOther},
+		{"without their crossovers and the trunk all hear each other across, and nothing changes", threeHearEachOtherAcross},
 		{"an identity goes where it is told to go", movedAmongThree},
 		{"one that is cut off from all keeps nothing, and takes nothing", oneOfThreeIsCutOff},
 	} {
@@ -110,6 +111,45 @@ func twoOfThreeArePartedFromEachOther(t *testing.T, a *arbitrated) {
 	w.endLossless()
 }
 
+func threeHearEachOtherAcross(t *testing.T, a *arbitrated) {
+	w := a.watch(t, files, lab.Serv1)
+	before := a.generation(t, lab.Serv1, "files")
+	since := map[string]uint64{}
+	for _, n := range a.Nodes {
+		since[n.Name] = a.lastEvent(t, n.Name)
+		must(t, a.Cut(n.Name, lab.Crossover))
+	}
+	a.inject(t, lab.FaultTrunk, files)
+	stays(t, "all are up, and own what they did", 2*time.Second, func() error {
+		for _, n := range a.Nodes {
+			s, err := a.status(n.Name)
+			if err != nil {
+				return err
+			}
+			for _, p := range s.Peers {
+				if p.State != control.PeerUp || a.hasEvent(n.Name, since[n.Name], "dead", "") == nil {
+					return fmt.Errorf("%s sees %s %s, or called one dead", n.Name, p.Name, p.State)
+				}
+			}
+			for _, id := range s.Identities {
+				if id.Owner != atHome[id.Name] {
+					return fmt.Errorf("%s says that %q owns %s", n.Name, id.Owner, id.Name)
+				}
+			}
+		}
+		return nil
+	})
+	a.heal(t, lab.FaultTrunk, files)
+	for _, n := range a.Nodes {
+		must(t, a.Mend(n.Name, lab.Crossover))
+	}
+	a.awaitSettled(t, atHome)
+	if after := a.generation(t, lab.Serv1, "files"); after != before {
+		t.Errorf("the generation was %d and is %d", before, after)
+	}
+	w.endLossless()
+}
+
 func movedAmongThree(t *testing.T, a *arbitrated) {
 	for _, m := range []struct{ at, to string }{
 		{lab.Serv1, lab.Serv2}, // past the one that comes first
@@ -132,7 +172,7 @@ func movedAmongThree(t *testing.T, a *arbitrated) {
 func oneOfThreeIsCutOff(t *testing.T, a *arbitrated) {
 	w := a.watch(t, files, lab.Serv3)
 	for _, r := range []lab.Role{lab.Crossover, lab.LAN, lab.Spare} {
-		must(t, a.Cut(lab.Serv1, r)) // etcd it reaches still
+		must(t, a.Cut(lab.Serv1, r)) // and from etcd, which is in the clients' network
 	}
 	w.awaitAnswerBy(lab.Serv3)
 	a.awaitOwners(t, map[string]string{"files": lab.Serv3, "mail": lab.Serv2}, lab.Serv2, lab.Serv3)

@@ -246,7 +246,13 @@ func (k *kernel) takeAmong(i int, deaths bool, now int64) {
 		return
 	}
 	for node := range k.peers {
-		if node != k.self && k.isCandidate(i, node) && !k.consents(node, i, w.Gen(), deaths) {
+		switch {
+		case node == k.self:
+		case !k.isCandidate(i, node): // here all have one configuration, but after a boot that is not known
+			if k.peers[node].state == core.PeerUnknown {
+				return
+			}
+		case !k.consents(node, i, w.Gen(), deaths):
 			return
 		}
 	}
