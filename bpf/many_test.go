@@ -241,6 +241,7 @@ func together(t *testing.T, given func(*truth)) *node {
 	v.peer.Paths[0].HeardNs, v.third.Paths[0].HeardNs = now(), now()+hour
 	v.peer.HeardNs, v.third.HeardNs = now(), now()
 	v.words[1] = 7
+	v.state.StartedNs = now() // a hold of an hour is not over, however long the machine has been up
 	given(v)
 	n.put(v)
 	n.start()
