@@ -4,7 +4,11 @@ package ctl
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -70,12 +74,20 @@ func givebackCommand(env Env) *cli.Command {
 default), so that a node that has just failed does not take its work again before somebody has
 looked at it.
 
+With data that is mirrored it is copied first while services run, then services stop, what has
+changed since is copied, and only then they start at home. --dry-run, on the node that has it now,
+says how much there is to copy and changes nothing.
+
    xdpha giveback              all identities that are not at home
-   xdpha giveback files        this one`,
-		Flags: []cli.Flag{waitFlag()},
+   xdpha giveback files        this one
+   xdpha giveback --dry-run`,
+		Flags: []cli.Flag{&cli.BoolFlag{DisableDefaultText: true, Name: "dry-run", Usage: "only say what would be copied"}, jsonFlag(), waitFlag()},
 		Action: func(c *cli.Context) error {
 			if err := needArgs(c, 0, 1); err != nil {
 				return err
+			}
+			if c.Bool("dry-run") {
+				return estimate(env, c)
 			}
 			id := c.Args().First()
 			done := "all identities are at home"
@@ -85,6 +97,45 @@ looked at it.
 			return order(env, c, done, func(ctx context.Context, cl *control.Client) error { return cl.Giveback(ctx, id) })
 		},
 	}
+}
+
+// estimate says what giving back would copy.
+func estimate(env Env, c *cli.Context) error {
+	return withClient(c, func(ctx context.Context, client *control.Client) error {
+		list, err := client.Estimates(ctx)
+		if err != nil {
+			return err
+		}
+		if only := c.Args().First(); only != "" {
+			list = slices.DeleteFunc(list, func(e control.Estimate) bool { return e.Identity != only })
+		}
+		if c.Bool("json") {
+			return json.NewEncoder(env.Stdout).Encode(list)
+		}
+		_, err = io.WriteString(env.Stdout, estimateText(list))
+		return err
+	})
+}
+
+func estimateText(list []control.Estimate) string {
+	if len(list) == 0 {
+		return "nothing here is away from its home: ask the node that owns it\n"
+	}
+	var b strings.Builder
+	for _, e := range list {
+		fmt.Fprintf(&b, "%s to %s: %d of %d files to copy, %s, and %d to delete; services are off for %s, which comparing takes, and for what changes meanwhile\n",
+			e.Identity, e.To, e.Copied, e.Files, byteText(e.Bytes), e.Deleted, time.Duration(e.CompareS*float64(time.Second)).Round(10*time.Millisecond))
+	}
+	return b.String()
+}
+
+// byteText is a size with three digits and a unit.
+func byteText(n uint64) string {
+	v, units := float64(n), []string{"B", "kB", "MB", "GB", "TB"}
+	for len(units) > 1 && v >= 1000 {
+		v, units = v/1000, units[1:]
+	}
+	return threeDigits(v) + " " + units[0]
 }
 
 func standbyCommand(env Env) *cli.Command {

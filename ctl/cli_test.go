@@ -117,6 +117,10 @@ func (b *fakeBackend) Ping(context.Context, time.Duration) (control.Ping, error)
 	return samplePing(), nil
 }
 
+func (b *fakeBackend) Estimates(context.Context) ([]control.Estimate, error) {
+	return []control.Estimate{{Identity: "files", To: "serv1", Files: 50_000, Copied: 3, Bytes: 1_234_567, Deleted: 1, CompareS: 0.79}}, nil
+}
+
 func (b *fakeBackend) Do(_ context.Context, c control.Command) error {
 	switch {
 	case c.Verb == control.Move && c.Identity == "nothing":

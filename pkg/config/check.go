@@ -54,7 +54,11 @@ func (c *checker) names() {
 		c.add(top, "secret_file is missing; write secret_file: /etc/xdpha/secret and make it with xdpha keygen")
 	}
 	c.cfg.Cluster = c.raw.cluster.v
-	c.cfg.Hold = or(c.raw.hold, "none") == "manual"
+	hold := or(c.raw.hold, "none")
+	c.cfg.Hold, c.cfg.HoldUntilSynced = hold != "none", hold == "until-synced"
+	if c.cfg.HoldUntilSynced && len(c.raw.mirrors) == 0 {
+		c.add(c.raw.hold.at, "hold: until-synced ends when the mirrors have brought the data back, and there are none; write manual, or mirrors")
+	}
 	c.cfg.ClusterID = clusterID(c.cfg.Cluster)
 }
 

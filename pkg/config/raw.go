@@ -59,7 +59,7 @@ func (d decoder) file(n ast.Node) *rawFile {
 	d.object(n, "the configuration",
 		d.name("cluster", &r.cluster, "lj64"),
 		d.text("secret_file", &r.secretFile, "/etc/xdpha/secret"),
-		d.choice("hold", &r.hold, "none", "manual"),
+		d.choice("hold", &r.hold, "none", "manual", "until-synced"),
 		d.name("node", &r.node, "auto"),
 		d.timing(&r.timing),
 		d.arbiter(&r.arbiter),

@@ -16,7 +16,7 @@ type setting[T any] struct {
 var fileSettings = []setting[Config]{
 	{"cluster", func(c, _ *Config) any { return c.Cluster }},
 	{"node", func(c, _ *Config) any { return c.Nodes[c.Self].Name }},
-	{"hold", func(c, _ *Config) any { return c.Hold }},
+	{"hold", func(c, _ *Config) any { return [2]bool{c.Hold, c.HoldUntilSynced} }},
 	{"timing.profile", func(c, _ *Config) any { return c.Timing.Profile }},
 	{"timing.probe", func(c, _ *Config) any { return c.Timing.Probe }},
 	{"timing.dead_after", func(c, _ *Config) any { return c.Timing.DeadAfter }},

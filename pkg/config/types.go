@@ -13,8 +13,10 @@ import (
 type Config struct {
 	Path    string
 	Cluster string
-	// Hold (hold: manual): a node that comes back is in standby if another one serves.
-	Hold bool
+	// Hold (hold: manual): a node that comes back is in standby if another one serves. HoldUntilSynced:
+	// and no longer than until its mirrors have brought its data back.
+	Hold            bool
+	HoldUntilSynced bool `json:",omitzero"` // files without it keep their digest
 	// ClusterID is the cluster's name as carried by every frame.
 	ClusterID uint32
 	// Keys are the cluster's secrets, the signing one first; one or two.

@@ -80,6 +80,12 @@ func (c *Client) Ping(ctx context.Context, d time.Duration) (Ping, error) {
 	return p, c.call(ctx, http.MethodGet, "/v1/ping?"+url.Values{"for": {d.String()}}.Encode(), nil, &p)
 }
 
+// Estimates asks what giving back would copy of what the node owns; that takes as long as comparing.
+func (c *Client) Estimates(ctx context.Context) ([]Estimate, error) {
+	var list []Estimate
+	return list, c.call(ctx, http.MethodGet, "/v1/estimates", nil, &list)
+}
+
 // Move asks that an identity go to a node; to may be empty: the other one.
 func (c *Client) Move(ctx context.Context, identity, to string, force bool) error {
 	return c.call(ctx, http.MethodPost, "/v1/move", map[string]any{"identity": identity, "to": to, "force": force}, nil)

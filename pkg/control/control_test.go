@@ -54,6 +54,10 @@ func (f *fake) Ping(_ context.Context, d time.Duration) (Ping, error) {
 	return p, nil
 }
 
+func (f *fake) Estimates(context.Context) ([]Estimate, error) {
+	return []Estimate{{Identity: "files", To: "serv1", Files: 50_000, Copied: 3, Bytes: 1 << 20, CompareS: 0.79}}, nil
+}
+
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // serve runs a server in a run directory and returns a client of it, and what
@@ -208,6 +212,14 @@ func TestPingReturnsHistograms(t *testing.T) {
 	}
 	if _, err := c.Ping(t.Context(), time.Hour); !errors.Is(err, ErrInvalid) {
 		t.Errorf("an hour: %v", err)
+	}
+}
+
+func TestEstimatesAreTheBackends(t *testing.T) {
+	c, _ := serve(t, &fake{})
+	list, err := c.Estimates(t.Context())
+	if err != nil || len(list) != 1 || list[0] != (Estimate{Identity: "files", To: "serv1", Files: 50_000, Copied: 3, Bytes: 1 << 20, CompareS: 0.79}) {
+		t.Errorf("%+v, %v", list, err)
 	}
 }
 

@@ -30,6 +30,8 @@ type Backend interface {
 	Do(ctx context.Context, c Command) error
 	// Ping gathers the round trips of the given time.
 	Ping(ctx context.Context, d time.Duration) (Ping, error)
+	// Estimates tells what giving back would copy.
+	Estimates(ctx context.Context) ([]Estimate, error)
 }
 
 // What a Backend's error may wrap; a Client's errors are them, too.
@@ -74,6 +76,7 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 		"/v1/status":      {http.MethodGet, s.status},
 		"/v1/history":     {http.MethodGet, s.history},
 		"/v1/events":      {http.MethodGet, s.events},
+		"/v1/estimates":   {http.MethodGet, s.estimates},
 		"/v1/ping":        {http.MethodGet, s.ping},
 		"/v1/move":        {http.MethodPost, s.move},
 		"/v1/giveback":    {http.MethodPost, s.giveback},
@@ -159,6 +162,20 @@ func (s *Server) history(w http.ResponseWriter, r *http.Request) error {
 	h := s.backend.History()
 	h.Minutes = nonNil(h.Minutes)
 	return reply(w, h)
+}
+
+func (s *Server) estimates(w http.ResponseWriter, r *http.Request) error {
+	if err := query(r); err != nil {
+		return err
+	}
+	if err := readDone(w); err != nil {
+		return err
+	}
+	list, err := s.backend.Estimates(r.Context())
+	if err != nil {
+		return err
+	}
+	return reply(w, nonNil(list))
 }
 
 func (s *Server) ping(w http.ResponseWriter, r *http.Request) error {

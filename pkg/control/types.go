@@ -362,6 +362,17 @@ type Command struct {
 	Node     string // ConfirmOff
 }
 
+// Estimate is what giving an identity back to its home would copy.
+type Estimate struct {
+	Identity string  `json:"identity"`
+	To       string  `json:"to"`
+	Files    uint64  `json:"files"`     // of all its mirror sets
+	Copied   uint64  `json:"copied"`    // that differ there or are missing
+	Bytes    uint64  `json:"bytes"`     // of those
+	Deleted  uint64  `json:"deleted"`   // that are there and not here
+	CompareS float64 `json:"compare_s"` // what comparing takes: at least so long services are off
+}
+
 // Ping is the round trips that the kernels measured while it lasted.
 type Ping struct {
 	ForNS int64      `json:"for_ns"`

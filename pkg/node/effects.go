@@ -29,10 +29,11 @@ type effects struct {
 	addresses, services []lane // by identity
 	disk, concurrent    lane
 	fence, nics         lane
-	fencing             context.CancelFunc   // of the Fence in flight; the loop's
-	starting            []context.CancelFunc // of StartServices, by identity; the loop's
-	owning              []sync.Mutex         // by identity: who owns it is told to the host
-	repairing           []repairState        // by identity
+	fencing             context.CancelFunc            // of the Fence in flight; the loop's
+	copying             map[uint64]context.CancelFunc // by Op; the loop's
+	starting            []context.CancelFunc          // of StartServices, by identity; the loop's
+	owning              []sync.Mutex                  // by identity: who owns it is told to the host
+	repairing           []repairState                 // by identity
 	commands            atomic.Uint64
 }
 
@@ -61,7 +62,7 @@ func (e *effects) start(n *node, ctx context.Context, wg *sync.WaitGroup) {
 		e.starting = append(e.starting, func() {})
 	}
 	e.disk, e.concurrent, e.fence, e.nics = open(), open(), open(), open()
-	e.fencing = func() {}
+	e.fencing, e.copying = func() {}, map[uint64]context.CancelFunc{}
 }
 
 // do gives a lane a job; none is lost but for the daemon's end.
@@ -115,6 +116,12 @@ func (n *node) act(a core.Action) {
 		})
 	case core.StopConcurrent:
 		n.do(e.concurrent, func(ctx context.Context) { n.report(a.Op, n.services.Stop(ctx, n.concurrentNames())) })
+	case core.Copy:
+		n.copyData(a)
+	case core.CancelCopy:
+		if cancel := e.copying[a.Op]; cancel != nil {
+			cancel()
+		}
 	case core.Fence:
 		n.fencePeer(a)
 	case core.CancelFence:

@@ -44,7 +44,7 @@ func (n *node) fencePeer(a core.Fence) {
 		n.fenceEnded(err, ctx.Err() != nil)
 		n.post(func() {
 			n.look()
-			n.step(fenceResult(a.Op, err))
+			n.step(effectResult(a.Op, err))
 		})
 	})
 }
@@ -91,7 +91,7 @@ func (n *node) mayConfirm(s *loader.State, name string) error {
 	return nil
 }
 
-func fenceResult(op uint64, err error) core.Event {
+func effectResult(op uint64, err error) core.Event {
 	if err != nil {
 		return core.Failed{Op: op, Err: err.Error()}
 	}

@@ -164,6 +164,7 @@ func (n *node) look() {
 	for i := range n.Config.Identities {
 		o.Granted = append(o.Granted, s.Granted(i))
 	}
+	o.Unsynced = n.unsynced(&s)
 	if !n.Config.Many() {
 		o.Fenced, o.Barred = s.Fenced(n.Config.Peer()), n.barred(&s)
 	}

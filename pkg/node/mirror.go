@@ -4,8 +4,10 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/control"
@@ -73,6 +75,64 @@ func (n *node) followMirror(identity int, now mirroring) {
 	if err := n.mirrors.Follow(n.Config.Identities[identity].Name, now.generation, now.role); err != nil {
 		n.tell(loader.Now(), "mirror-failed", identity, err.Error(), nil)
 	}
+}
+
+// unsynced is, by identity, whether this node's copy of the data is not whole. What is owned is whole.
+func (n *node) unsynced(s *loader.State) []bool {
+	if n.mirrors == nil {
+		return nil
+	}
+	list, whole := make([]bool, len(n.Config.Identities)), map[string]bool{}
+	for _, set := range n.mirrors.States() {
+		whole[set.Set] = set.Whole
+	}
+	for i, id := range n.Config.Identities {
+		list[i] = !s.Words[i].Has(core.Owner) && slices.ContainsFunc(id.Mirror, func(set string) bool { return !whole[set] })
+	}
+	return list
+}
+
+// copyData brings an identity's sets to the other node, beside all else.
+func (n *node) copyData(a core.Copy) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	n.effects.copying[a.Op] = func() { cancel(errors.New("the hand-over was called off")) }
+	id := n.Config.Identities[a.Identity]
+	go func() {
+		stop := context.AfterFunc(n.working, func() { cancel(context.Canceled) })
+		defer stop()
+		var errs []error
+		for _, set := range id.Mirror {
+			if _, err := n.mirrors.SyncNow(ctx, set); err != nil {
+				errs = append(errs, err)
+			}
+		}
+		n.post(func() {
+			delete(n.effects.copying, a.Op)
+			cancel(nil)
+			n.step(effectResult(a.Op, errors.Join(errs...)))
+		})
+	}()
+}
+
+// Estimates is what giving back would copy of what this node owns and another one is home to.
+func (b backend) Estimates(ctx context.Context) (list []control.Estimate, err error) {
+	n := b.n
+	for i, id := range n.Config.Identities {
+		if id.Home == n.Config.Self || !n.dp.Word(i).Has(core.Owner) {
+			continue
+		}
+		e := control.Estimate{Identity: id.Name, To: n.Config.Nodes[id.Home].Name}
+		for _, set := range id.Mirror {
+			s, err := n.mirrors.Estimate(ctx, set)
+			if err != nil {
+				return nil, fmt.Errorf("%w: %w", control.ErrUnavailable, err)
+			}
+			e.Files, e.Copied, e.Bytes, e.Deleted = e.Files+s.Files, e.Copied+s.Copied+s.Created, e.Bytes+s.CopiedBytes, e.Deleted+s.Deleted
+			e.CompareS += s.Took.Seconds()
+		}
+		list = append(list, e)
+	}
+	return list, nil
 }
 
 // mirrorChanged tells of a set whose runs fail, or work again.

@@ -75,6 +75,7 @@ type node struct {
 
 	inbox   chan any        // events for the core, and func() to run in the loop
 	ended   <-chan struct{} // nobody reads the inbox any more
+	working context.Context // while the daemon runs
 	clean   bool            // close takes everything away: nothing is owned here
 	goes    atomic.Bool     // the daemon leaves: warm services are stopped, too
 	effects effects
@@ -268,7 +269,7 @@ func (n *node) serve(ctx context.Context) error {
 		stop(nil)
 		wg.Wait()
 	}()
-	n.ended = work.Done()
+	n.ended, n.working = work.Done(), work
 	part := func(name string, f func(context.Context) error) {
 		wg.Go(func() {
 			if err := f(work); err != nil && work.Err() == nil {
