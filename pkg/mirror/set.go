@@ -32,9 +32,11 @@ type State struct {
 	Failures uint64   // and that did not
 	Sent     uint64   // bytes on the wire
 	Error    string   // why the last run failed; empty: it did not
-	// Whole: the data is all of the highest generation's that is known, by ownership or by a complete copy.
-	Whole  bool
-	Unseen string // why changes wait for the interval, at least in part
+	// WholeAt is the generation that the data is all of, by ownership or by a complete copy; Whole: it
+	// is the highest that is known.
+	WholeAt uint64
+	Whole   bool
+	Unseen  string // why changes wait for the interval, at least in part
 }
 
 // set is one mirror set on this node.
@@ -89,8 +91,8 @@ func (s *set) view() State {
 	if v.Known = !s.complete.IsZero(); v.Known {
 		v.Lag = time.Since(s.complete)
 	}
-	whole, _ := s.m.memory.lineage(s.cfg.Name)
-	v.Whole = whole == s.m.memory.generation(s.cfg.Name)
+	v.WholeAt, _ = s.m.memory.lineage(s.cfg.Name)
+	v.Whole = v.WholeAt == s.m.memory.generation(s.cfg.Name)
 	return v
 }
 

@@ -82,12 +82,17 @@ func (n *node) unsynced(s *loader.State) []bool {
 	if n.mirrors == nil {
 		return nil
 	}
-	list, whole := make([]bool, len(n.Config.Identities)), map[string]bool{}
+	list, states := make([]bool, len(n.Config.Identities)), map[string]mirror.State{}
 	for _, set := range n.mirrors.States() {
-		whole[set.Set] = set.Whole
+		states[set.Set] = set
 	}
 	for i, id := range n.Config.Identities {
-		list[i] = !s.Words[i].Has(core.Owner) && slices.ContainsFunc(id.Mirror, func(set string) bool { return !whole[set] })
+		owner := n.peerOf(s).Words[i] // of whose generation the mirrors may not have been told yet
+		lacks := func(name string) bool {
+			set := states[name]
+			return !set.Whole || owner.Has(core.Owner) && set.WholeAt != owner.Gen()
+		}
+		list[i] = !s.Words[i].Has(core.Owner) && slices.ContainsFunc(id.Mirror, lacks)
 	}
 	return list
 }
