@@ -64,7 +64,7 @@ faults: build
 soak: build
 	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/bench-outage -only ladder $(SOAK)
 
-# Pairs of nodes by virtual time, seed after seed: make sim SIM='-for 10m'
+# Pairs of nodes, and more, by virtual time, seed after seed: make sim SIM='-for 10m'
 sim:
 	$(GO) run ./scripts/sim $(SIM)
 

@@ -115,7 +115,7 @@ func (n *node) wantWords(w ...uint64) {
 }
 
 func TestTheFirstFrameMakesThePeerKnown(t *testing.T) {
-	n := watched(t, func(v *truth) { v.peer.State = unknown; v.config.HoldNs = hour })
+	n := watched(t, func(v *truth) { v.peer.State = unknown; v.config.HoldNs = now() + hour })
 	n.quiet()
 	n.hear(now() + hour)
 	n.expect(eventUp)
@@ -400,7 +400,7 @@ func TestWhoWasCutOffLetsThePeerSpeakFirst(t *testing.T) {
 
 // Somebody on the cable speaks another version, or has another secret: this node is not alone.
 func TestABootingNodeIsNotAloneBesideAStranger(t *testing.T) {
-	n := watched(t, func(v *truth) { v.peer.State, v.state.StartedNs, v.config.HoldNs = unknown, 0, 20e6 })
+	n := watched(t, func(v *truth) { v.peer.State, v.state.StartedNs, v.config.HoldNs = unknown, 0, 300e6 })
 	other := spoiled(t, probeOn(crossover), wire.OffsetVersion, 1)
 	n.probed(8, now())
 	for end := now() + 100e6; now() < end; {

@@ -172,6 +172,8 @@ static __always_inline enum xd_reason hb_fresh(const struct xd_config *cfg, cons
 		if (fresh == nonce || !swap_word(&p->my_nonce, nonce, fresh))
 			return REASON_HB_UNPROVEN; // another path was first
 		p->my_nonce_before = nonce;
+		for (__u32 i = 0; i < MAX_IDENTITIES && i < cfg->n_identities; i++)
+			forsake_one(i, h->sender, now);
 		for (__u32 i = 0; i < MAX_PATHS; i++)
 			p->paths[i].probe_seq = 0;
 		if (h->direction == HB_REPLY)

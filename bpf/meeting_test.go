@@ -57,6 +57,34 @@ func TestANewBootIsProvenByItsEcho(t *testing.T) {
 	}
 }
 
+// What this node owned, and did not serve any more for want of the peer's word, may have been served by
+// the peer before it booted. It is not served again by the word of a boot that has forgotten that.
+func TestABootThatHasForgottenLetsNothingBeServedAgain(t *testing.T) {
+	n := newBench(t).newNode(t, 0)
+	booted := with(probeOn(lan), func(f *wire.Frame) { f.BootID, f.Nonce, f.Seq, f.Words = 0xb2, 0xa2, 1, []uint64{0, 0} })
+	for name, c := range map[string]struct {
+		given func(*truth)
+		want  uint64
+	}{
+		"its right had ended":        {func(v *truth) { v.state.ServeUntilNs = now() - 1 }, yield | 6},
+		"it is served":               {func(v *truth) { v.state.ServeUntilNs = now() + hour }, owner | 6},
+		"no right is asked for":      {func(v *truth) { v.config.ServeNs, v.state.ServeUntilNs = 0, 0 }, owner | 6},
+		"served by its key":          {func(v *truth) { arbitrated(v); v.state.ServeUntilNs, v.control.LeaveNs[0] = now()-1, now()+hour }, owner | 6},
+		"served by its key, no more": {func(v *truth) { arbitrated(v); v.state.ServeUntilNs, v.control.LeaveNs[0] = now()-1, now()-1 }, yield | 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := n.atWork()
+			v.words[0], v.config.ServeNs = owner|6, 4e6
+			c.given(v)
+			n.put(v)
+			n.receive(lan, signed(t, booted, signing))
+			if w := n.words(); w[0] != c.want {
+				t.Errorf("word %x, want %x", w[0], c.want)
+			}
+		})
+	}
+}
+
 // meeting is two nodes on the ends of the same cables.
 type meeting struct {
 	*bench

@@ -5,13 +5,15 @@
 //   READY|g   -> OWNER|g'   take_over  (the peer is dead, and off if a fence agent must say so, and
 //                                      the key in etcd is won if it must be; g' is the next of this node's own)
 //   READY|g   -> OWNER|g'   peer_word  (the peer released it: YIELD|g)
+//   OWNER|g   -> YIELD|g    forsake_one (the peer has booted, and it was not served here any more)
 //   OWNER|g   -> YIELD|g    lapse      (the supervisor's lease ran out, and the peer is up)
 //   OWNER|g   -> YIELD|g    peer_word  (stand-down: the peer demands it, READY|DEMAND|g)
 //   any|g     -> g'         peer_word  (the peer knows a higher generation g')
 //
 // Among many, which are three nodes or more:
 //   READY|g   -> OWNER|g'   take_all   (by the timer: the key in etcd is won at g', and every other
-//                                      candidate is dead, or has said that it does not own g)
+//                                      candidate is dead, or has said that it does not own g, and no
+//                                      living node may have another configuration)
 //   READY|g   -> OWNER|g'   peer_word  (the same, but nobody's death counts)
 //   OWNER|g   -> YIELD|g    lapse      (the supervisor's lease ran out)
 //   OWNER|g   -> YIELD|g    peer_word  (stand-down: a candidate demands it, READY|DEMAND|g)
@@ -44,19 +46,25 @@ static __always_inline __u64 next_own(const struct xd_config *cfg, __u32 i, __u6
 }
 
 // own swaps the owner's word in. Among many only grants for frames that left after it count: of
-// every frame the time is read first and the words then, so such a frame told its receiver.
+// every frame the time is read first and the words then, so such a frame told its receiver. Who did not
+// swap puts no time there that is earlier than another processor's swap: only over its own mark, which
+// is of this processor alone.
 static __always_inline int own(const struct xd_config *cfg, struct xd_state *st, __u64 *word, __u64 old, __u64 new,
 			       __u32 i)
 {
-	int done;
+	__u64 mark;
 
 	WITHIN(i, MAX_IDENTITIES);
 	if (!is_many(cfg))
 		return swap_word(word, old, new);
-	__sync_lock_test_and_set(&st->taken_ns[i], bpf_ktime_get_boot_ns() + TAKING_NS);
-	done = swap_word(word, old, new);
+	mark = TAKING_NS + ((bpf_ktime_get_boot_ns() & ~0xffULL) | (bpf_get_smp_processor_id() & 0xff));
+	__sync_lock_test_and_set(&st->taken_ns[i], mark);
+	if (!swap_word(word, old, new)) {
+		swap_word(&st->taken_ns[i], mark, bpf_ktime_get_boot_ns());
+		return 0;
+	}
 	__sync_lock_test_and_set(&st->taken_ns[i], bpf_ktime_get_boot_ns());
-	return done;
+	return 1;
 }
 
 // take makes this node the owner: dead is whose death let it, or NULL; since is its last evidence.
@@ -136,6 +144,20 @@ __noinline int consents(__u32 node, __u32 i, __u64 gen, int deaths)
 	return said & WORD_OWNER ? OWNED_AND_DIED : IS_DEAD;
 }
 
+// A living node of another configuration may own the identity by that one, as a candidate that it is
+// not here, and by the grants of nodes that are not asked here: nothing is taken beside it, nor
+// after a boot before each node is known to be none, or dead.
+static __always_inline int may_differ(const struct xd_config *cfg, __u32 node)
+{
+	struct xd_peer *p = the_peer(node);
+	__u64 state;
+
+	if (!p)
+		return 1;
+	state = *(volatile __u64 *)&p->state;
+	return state == PEER_UNKNOWN || (state != PEER_DEAD && (__u32)p->digest != cfg->digest);
+}
+
 // The last evidence of life on any path; 0: never. Another CPU may stamp meanwhile.
 static __always_inline __u64 last_evidence(const struct xd_peer *p)
 {
@@ -171,8 +193,13 @@ __noinline int take_among(__u32 i, int deaths)
 	for (__u32 node = 0; node < MAX_NODES && node < cfg->n_nodes; node++) {
 		int consent;
 
-		if (node == cfg->self || !is_candidate(cfg, i, node))
+		if (node == cfg->self)
 			continue;
+		if (!is_candidate(cfg, i, node)) {
+			if (may_differ(cfg, node))
+				return 0;
+			continue;
+		}
 		consent = consents(node, i, old & WORD_GEN, deaths);
 		if (consent == REFUSES)
 			return 0;
@@ -201,6 +228,30 @@ __noinline int lapse_one(__u32 i, __u64 now)
 		return 0;
 	tell(now, EVENT_LAPSED, i, new, 0);
 	return 1;
+}
+
+// forsake_one: a peer that has booted knows nothing of what it owned before. What is owned here, but not
+// served any more for want of that peer's word, may have been served there since: it is not served
+// again by the word of a boot that has forgotten.
+__noinline int forsake_one(__u32 i, __u32 node, __u64 now)
+{
+	struct xd_config *cfg = the_config();
+	struct xd_control *ctl = the_control();
+	struct xd_state *st = the_state();
+	struct xd_peer *p = the_peer(node);
+	__u64 granted;
+
+	if (!cfg || !ctl || !st || !p || i >= MAX_IDENTITIES || holds_key(cfg, ctl, i, now))
+		return 0;
+	if (!is_many(cfg))
+		return may_serve(cfg, st, now) ? 0 : lapse_one(i, now);
+	WITHIN(i, MAX_IDENTITIES);
+	granted = *(volatile __u64 *)&p->granted_ns;
+	if (!is_candidate(cfg, i, node) ||
+	    (granted && (__s64)(granted + cfg->serve_ns - now) > 0 &&
+	     (__s64)(granted - *(volatile __u64 *)&st->taken_ns[i]) > 0))
+		return 0;
+	return lapse_one(i, now);
 }
 
 // With a fence agent the peer must be known to be off: it was asked after this death was declared,

@@ -183,7 +183,7 @@ func TestTheRing(t *testing.T) {
 	if ticks := n.state().Seq - stood; ticks > 12 {
 		t.Errorf("%d ticks by five tokens and those of before without a delay line", ticks)
 	}
-	if ended := n.counters()["- token-unpaced"] - before["- token-unpaced"]; ended < 1 || ended > 7 {
+	if ended := n.counters()["- token-unpaced"] - before["- token-unpaced"]; ended < 1 || ended > 14 { // each may have left a copy behind it
 		t.Errorf("%d tokens were ended, of five and those of before", ended)
 	}
 	r.delayLine(every)

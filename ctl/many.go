@@ -83,7 +83,7 @@ func manyLimits(cfg *config.Config) []string {
 	rate := float64(peers*loader.Links) / cfg.Timing.Probe.Seconds()
 	return []string{
 		"nothing is taken without etcd: three members or more, near; a takeover waits for one round trip to it",
-		"a planned hand-over costs one round trip to etcd before the owner releases, and none while nobody serves",
+		"a planned hand-over costs one round trip to etcd before the owner releases, and none while nobody serves unless the owner holds the key",
 		fmt.Sprintf("a node sends up to %d probes, (nodes - 1) × links, every %s, %.0f a second, and answers as many; two more to a peer that it does not hear on lan or spare", peers*loader.Links, cfg.Timing.Probe, rate),
 		"all nodes are in the same LAN, and on one crossover network: a switch of its own in the place of the cable",
 		"reach, fence and solo_without_supervisor: keep are for two nodes",

@@ -11,7 +11,7 @@ type identity struct {
 
 	known     bool // word has been observed
 	word      Word // this node's
-	peer      int  // the node that this one has to do with for it: see counterpart
+	peer      int  // the node that this one has to do with for it: see meet
 	role      role
 	cause     string // kind of the last change of owner
 	lastClaim Word   // the owner word that this node last asked for
@@ -202,7 +202,7 @@ func (m *Machine) becomeReleased(id *identity) {
 	if m.cfg.many() {
 		demander = "another node"
 	}
-	why := "this node's supervisor was late, or " + demander + " demanded it"
+	why := "this node's supervisor was late, or " + demander + " demanded it, or has booted while this node did not serve"
 	id.ho = m.endHandover(id, "the kernel released it: "+why)
 	m.notify(KindLapsed, id, "the kernel released %s at generation %d: %s", id.cfg.Name, id.word.Gen(), why)
 }
@@ -238,7 +238,7 @@ func (m *Machine) watch(id *identity) {
 	}
 	known := m.up(id)
 	if m.cfg.many() {
-		known = !m.unheard(id)
+		known = !m.unheard()
 	}
 	unowned := known && !id.word.Has(Owner) && !m.peerOwns(id)
 	switch {

@@ -16,10 +16,11 @@ func (m *Machine) meet(id *identity) {
 	}
 }
 
-// unheard reports that a node that may own it has not been heard since this one started, and is not
-// dead: the kernel takes nothing before it knows.
-func (m *Machine) unheard(id *identity) bool {
-	for _, p := range m.candidates(id) {
+// unheard reports that a node has not been heard since this one started, and is not dead, or has
+// another configuration: by that one it may own whatever it is, and the kernel takes nothing before it
+// knows.
+func (m *Machine) unheard() bool {
+	for _, p := range m.others() {
 		if m.view(p).State == PeerUnknown {
 			return true
 		}
@@ -116,7 +117,7 @@ func (m *Machine) heir(id *identity) int {
 // that has the key and cannot take.
 func (m *Machine) mayTake(id *identity) bool {
 	switch {
-	case !id.has(m.cfg.Self), m.unheard(id), m.behind(id):
+	case !id.has(m.cfg.Self), m.unheard(), m.behind(id):
 		return false
 	case m.peerOwns(id):
 		return m.prepares(id) && id.addr.state == actOn
@@ -175,7 +176,7 @@ func (m *Machine) standbyWordOfMany(id *identity) Word {
 		m.promise(id, m.next(id, m.outOfReach(id)))
 	}
 	switch {
-	case m.unheard(id):
+	case m.unheard():
 		if !mayArm {
 			w &^= Ready | Staged
 		}

@@ -216,6 +216,8 @@ func (m *Machine) mayClaim(id *identity) bool {
 		return false
 	case p.Has(Owner) || p.Gen() != w.Gen():
 		return false
+	case m.key(id).Elsewhere: // somebody serves by it whom nobody here hears
+		return false
 	case p.Has(Yield) && w.Has(Ready): // the kernel does it
 		return false
 	case id.peerBooted && !m.overdue(id):

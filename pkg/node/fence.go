@@ -77,14 +77,16 @@ func (n *node) mayConfirm(s *loader.State, name string) error {
 	if n.Config.Arbiter.Fence == nil {
 		return fmt.Errorf("arbiter %s asks nobody whether a node is off", n.Config.Arbiter.Kind())
 	}
-	peer := n.Config.Nodes[n.Config.Peer()].Name
+	peer, p := n.Config.Nodes[n.Config.Peer()].Name, n.peerOf(s)
 	switch {
 	case name != peer:
 		return fmt.Errorf("the peer of %s is %s, not %s", n.self(), peer, name)
-	case n.peerOf(s).State == core.PeerUnknown:
+	case p.State == core.PeerUnknown:
 		return fmt.Errorf("%s may still be booting: wait until it counts as dead, boot_hold (%v) after this node's start", peer, n.Config.Timing.BootHold)
-	case n.peerOf(s).State != core.PeerDead:
+	case p.State != core.PeerDead:
 		return fmt.Errorf("%s is heard: it is not off", peer)
+	case p.KnockedNS > p.HeardNS && s.AtNS-p.KnockedNS < int64(n.Config.Timing.BootHold):
+		return fmt.Errorf("somebody with the secret speaks in %s's name, who does not hear this node: it is not off", peer)
 	}
 	return nil
 }

@@ -172,7 +172,7 @@ func movedAmongThree(t *testing.T, a *arbitrated) {
 func oneOfThreeIsCutOff(t *testing.T, a *arbitrated) {
 	w := a.watch(t, files, lab.Serv3)
 	for _, r := range []lab.Role{lab.Crossover, lab.LAN, lab.Spare} {
-		must(t, a.Cut(lab.Serv1, r)) // etcd it reaches still
+		must(t, a.Cut(lab.Serv1, r)) // and from etcd, which is in the clients' network
 	}
 	w.awaitAnswerBy(lab.Serv3)
 	a.awaitOwners(t, map[string]string{"files": lab.Serv3, "mail": lab.Serv2}, lab.Serv2, lab.Serv3)

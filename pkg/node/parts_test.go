@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/core"
 )
 
 func TestPartsAreComparedWhenAllOfThePeersAreHeard(t *testing.T) {
@@ -30,5 +31,25 @@ func TestPartsAreComparedWhenAllOfThePeersAreHeard(t *testing.T) {
 	}
 	if _, known := here.difference(here.of(2, 9)); known {
 		t.Error("what one peer says counts for another one")
+	}
+}
+
+// From the words of one that lives with another configuration nothing follows.
+func TestAPeerOfAnotherConfigurationCountsAsUnknown(t *testing.T) {
+	for _, tt := range []struct {
+		digest     uint32
+		state      core.PeerState
+		want       core.PeerState
+		supervisor bool
+	}{
+		{7, core.PeerUp, core.PeerUp, true},
+		{8, core.PeerUp, core.PeerUnknown, false},
+		{8, core.PeerDead, core.PeerDead, false},
+	} {
+		n, s := bare(), heard()
+		s.Peers[0].Digest, s.Peers[0].State = tt.digest, tt.state
+		if v := n.peerViews(s)[0]; v.State != tt.want || v.SupervisorOK != tt.supervisor {
+			t.Errorf("digest %d, %v: %+v", tt.digest, tt.state, v)
+		}
 	}
 }

@@ -5,6 +5,7 @@ package node
 import (
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -179,5 +180,32 @@ func TestOfManyEachIdentitysServicesAreItsOwners(t *testing.T) {
 	s.Peers, s.Words[1] = append(s.Peers, third), 0
 	if d := cmp.Diff(map[int]theirServices{0: {0, true}, 1: {2, false}}, peerServices(n.Config, s), cmp.AllowUnexported(theirServices{})); d != "" {
 		t.Error(d)
+	}
+}
+
+// A person may be wrong about a peer: what the kernel has seen of it counts for more.
+func TestAPeerThatShowsLifeIsNotConfirmedOff(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		set     func(*loader.Peer)
+		refused string
+	}{
+		{"dead", func(*loader.Peer) {}, ""},
+		{"heard", func(p *loader.Peer) { p.State = core.PeerSuspect }, "serv1 is heard"},
+		{"not known yet", func(p *loader.Peer) { p.State = core.PeerUnknown }, "may still be booting"},
+		{"it knocks", func(p *loader.Peer) { p.KnockedNS = 99e9 }, "speaks in serv1's name"},
+		{"it knocked long ago", func(p *loader.Peer) { p.KnockedNS = 89e9 }, ""},
+		{"it knocked and was heard, before it died", func(p *loader.Peer) { p.KnockedNS, p.HeardNS = 98e9, 99e9 }, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n, s := bare(), heard()
+			n.Config.Arbiter.Fence, n.Config.Timing.BootHold = &config.Fence{}, 10*time.Second
+			s.AtNS, s.Peers[0].State = 100e9, core.PeerDead
+			tt.set(&s.Peers[0])
+			err := n.mayConfirm(s, "serv1")
+			if (err == nil) != (tt.refused == "") || err != nil && !strings.Contains(err.Error(), tt.refused) {
+				t.Errorf("refused: %v, want %q", err, tt.refused)
+			}
+		})
 	}
 }

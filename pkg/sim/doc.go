@@ -1,31 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package sim runs two nodes in one thread, by virtual time: the real core of pkg/core on
-// each, over a model of the kernel's part, whose methods have the names of the C functions
-// that they stand for, and over a network, clocks, disks and power that fail as a seed has it.
+// Package sim runs two nodes, or up to five, in one thread, by virtual time: the real core of pkg/core
+// on each, over a model of the kernel's part, whose methods have the names of the C functions that they
+// stand for, and over a network, clocks, disks, power and etcd that fail as a seed has it.
 //
 // A run is a function of its seed and its options: the same faults at the same times, the
 // same transcript. At every instant a checker looks for what must not be:
 //
 //   - two gates that are open for one identity, but for the case that arbiter reach documents:
 //     both nodes reach the majority of the listed hosts, and not one frame has passed between
-//     them for dead_after; and that case ends with the first frame. With etcd there is none;
+//     them for dead_after; and that case ends with the first frame. With etcd there is no such case;
+//   - with etcd: two nodes that count on one key, something taken by its key that was not won there,
+//     or a gate that opens at a lower generation than one that was open before, see rises;
 //   - a generation that is owned two times, or one that is lower than the one before;
-//   - with etcd: two nodes that count on one key, something taken of a dead peer that was not won
-//     there, or a gate that opens at a lower generation than one that was open before;
 //   - a word that is armed without a promise on the disk, or released while services run, unless
 //     that was forced.
 //
 // When everything has been healed, within a bounded time each identity must have one owner,
-// with its addresses and services, and a peer that is armed; and with one node in standby the
-// other owns everything.
+// with its addresses and services, and peers that are armed; and with one node in standby the
+// others own everything.
 //
 // Beside the seeds, all orders of what may happen in smaller worlds are looked at, to a depth: [Races]
-// are two kernels, whose processors may be held up between two steps, and [Pairs] are two kernels with
-// their cores. Bugs that are put into the model on purpose ([Mutations]) must be found by one of them.
+// are two kernels, whose processors may be held up between two steps, [Pairs] are two kernels with
+// their cores, and [Crowds] three kernels whose user space does as it likes. Bugs that are put into the
+// model on purpose ([Mutations], [EtcdMutations], [ManyMutations]) must be found by one of them.
 //
-// Times are nanoseconds. The model leaves out authentication but for boot ids and nonces; the seeds
-// leave out the steps of two processors inside one kernel; and no world has two processors with frames
-// of one node. etcd is one store that is linearizable by itself, and its keeper a model of what
-// pkg/arbiter/etcd promises: that it keeps that is tested there.
+// Times are nanoseconds. The model leaves out authentication but for boot ids and nonces; the seeds and
+// the crowds leave out the steps of two processors inside one kernel; and no world has two processors
+// with frames of one node. etcd is a store that is linearizable by itself, and its keeper a model of
+// what pkg/arbiter/etcd promises: that it keeps that is tested there.
 package sim

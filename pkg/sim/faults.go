@@ -102,7 +102,7 @@ var etcdKinds = []kind{
 		func(w *world, f Fault) { w.etcd.cut[f.Node] = [members]bool{} }},
 	{"member of etcd unreachable", 900 * ms, func(w *world, f Fault) { w.etcd.cut[f.Node][f.Which%members] = true },
 		func(w *world, f Fault) { w.etcd.cut[f.Node][f.Which%members] = false }},
-	{"member of etcd leads no longer", 600 * ms, func(w *world, f Fault) { w.etcd.former = f.Which % members; w.etcd.elect() },
+	{"member of etcd leads no longer", 600 * ms, func(w *world, f Fault) { w.etcd.depose(f.Which % members) },
 		func(w *world, f Fault) { w.etcd.former = -1 }},
 	{"etcd elects", 0, func(w *world, f Fault) { w.etcd.elect() }, nil},
 	{"apart", 1500 * ms, apart(1), apart(-1)},
@@ -116,7 +116,7 @@ var etcdKinds = []kind{
 	{"apart, and one reaches a former leader of etcd only, after a while", 1500 * ms, func(w *world, f Fault) {
 		apart(1)(w, f)
 		w.after(f.ForNs/2, func() {
-			w.etcd.former = f.Which % members
+			w.etcd.depose(f.Which % members)
 			w.etcd.cut[f.Node] = [members]bool{true, true, true}
 			w.etcd.cut[f.Node][w.etcd.former] = false
 		})

@@ -246,7 +246,13 @@ func (k *kernel) takeAmong(i int, deaths bool, now int64) {
 		return
 	}
 	for node := range k.peers {
-		if node != k.self && k.isCandidate(i, node) && !k.consents(node, i, w.Gen(), deaths) {
+		switch {
+		case node == k.self:
+		case !k.isCandidate(i, node): // here all have one configuration, but after a boot that is not known
+			if k.peers[node].state == core.PeerUnknown {
+				return
+			}
+		case !k.consents(node, i, w.Gen(), deaths):
 			return
 		}
 	}
@@ -265,6 +271,18 @@ func (k *kernel) lapse() {
 		if w.Has(core.Owner) {
 			k.set(i, core.MakeWord(core.Yield, w.Gen()), "lapse")
 		}
+	}
+}
+
+// forsakeOne: what is not served here any more may have been served by a peer that has booted since.
+func (k *kernel) forsakeOne(i, node int, now int64) {
+	at := k.peers[node].granted
+	lasts := at != 0 && at+k.p.Serve > now && at > k.taken[i]
+	switch {
+	case !k.words[i].Has(core.Owner), k.holdsKey(i, now), k.p.mutate("what a boot has forgotten is served again"):
+	case k.many() && (!k.isCandidate(i, node) || lasts), !k.many() && k.mayServe(now):
+	default:
+		k.set(i, core.MakeWord(core.Yield, k.words[i].Gen()), "forsake")
 	}
 }
 
@@ -319,6 +337,9 @@ func (k *kernel) hbFresh(f *frame, now int64) bool {
 			return false
 		}
 		p.myNonceBefore, p.myNonce = p.myNonce, k.fresh()
+		for i := range k.words {
+			k.forsakeOne(i, f.from, now)
+		}
 		p.probeSeq = [links]uint64{}
 		if f.reply {
 			p.replySeq[l] = f.seq

@@ -368,11 +368,8 @@ func (r *pairs) encode(b []byte) []byte {
 		}
 		k := &n.k
 		e.kernel(k)
-		p := k.other()
-		for _, v := range []uint64{k.boot, p.myNonce, p.myNonceBefore, p.boot, p.nonce, p.unproven[0], k.floor[0]} {
-			e.number(v)
-		}
-		e.times(p.knocked, k.started, n.read)
+		e.boots(k)
+		e.times(n.read)
 		e.bools(n.dirty, n.ticked, n.asked, n.svc, n.write != nil)
 		e.number(uint64(len(n.swaps)))
 		for _, s := range n.swaps {

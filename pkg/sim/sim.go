@@ -50,6 +50,7 @@ var EtcdMutations = []string{
 	"the key in etcd is not needed", "a lease counts from the answer", "a renewal counts unseen",
 	"a key of an earlier boot is one's own", "a key is given up before the kernel knows", "a key counts whose removal is under way",
 	"a key is taken unseen", "a generation below the highest wins",
+	"what a boot has forgotten is served again",
 }
 
 // ManyMutations are those that concern more than two nodes.

@@ -10,14 +10,14 @@ import (
 	"github.com/xdpha/xdpha/pkg/core"
 )
 
-// What the worlds have in common of which all orders are looked at: two nodes, one link, one identity.
+// What the worlds have in common of which all orders are looked at: few nodes, one link, one identity.
 //
 // Time goes by whole quanta of four units. The timings are as small as their relations allow, and
 // both clocks go alike: what their rates and a frame's last way cost is left to the derived
 // timings, which the seeds of the larger world try.
 const (
 	quantum  = 4
-	firstGen = 2 // the first node owns it, to begin with
+	firstGen = 2 // the first node owns it, to begin with, in a pair
 	forEver  = 1 << 40
 	mostSent = 2 // frames on their way
 )
@@ -40,7 +40,7 @@ func (f flight) String() string {
 	if f.f.reply {
 		kind = "reply"
 	}
-	return fmt.Sprintf("%s %d of serv%d (%v, grants %v)", kind, f.f.seq, 2-f.to, f.f.words[0], f.f.grant != 0)
+	return fmt.Sprintf("%s %d of serv%d (%v, grants %v)", kind, f.f.seq, f.f.from+1, f.f.words[0], f.f.grant != 0)
 }
 
 type flights []flight
@@ -53,7 +53,7 @@ func (s *flights) takeOut(i uint8) frame {
 
 // witness is the checker: what was owned by whom, and the first thing that must not be.
 type witness struct {
-	owned [2]uint64 // by node, a bit for each generation
+	owned [maxNodes]uint64 // by node, a bit for each generation
 	wrong string
 }
 
@@ -114,7 +114,7 @@ func (k *kernel) apart() {
 			p.words = words[node : node+1 : node+1]
 		}
 	}
-	k.taken = slices.Clone(k.taken)
+	k.taken, k.leave, k.leaveGen = slices.Clone(k.taken), slices.Clone(k.leave), slices.Clone(k.leaveGen)
 }
 
 func copied[T any](p *T) *T {
@@ -175,17 +175,39 @@ func (e *encoder) times(list ...int64) {
 // kernel leaves out what no step of this world reads: who the peer is, and what it says to the
 // daemon only; and what is the same all the time.
 func (e *encoder) kernel(k *kernel) {
-	p := k.other()
-	e.number(uint64(p.state))
 	e.number(uint64(k.words[0]))
-	e.number(uint64(p.words[0]))
-	e.times(p.since, p.suspectAt, p.heard[0], p.heardAny, k.serveUntil, p.granted, p.sent, p.solo, p.soloSent,
-		k.reachSent, k.reachOK, k.reach[0][0], k.reach[1][0], k.majoritySince, k.isolatedSince, k.notBefore, k.leaseUntil)
+	e.times(k.serveUntil, k.reachSent, k.reachOK, k.reach[0][0], k.reach[1][0], k.majoritySince, k.isolatedSince, k.notBefore, k.leaseUntil)
 	e.times(k.ticks[:]...)
 	e.number(k.seq % ticks)
+	e.number(uint64(k.reachWait))
+	for node := range k.peers {
+		if node != k.self {
+			e.peer(k, &k.peers[node])
+		}
+	}
+}
+
+func (e *encoder) peer(k *kernel, p *peer) {
+	e.number(uint64(p.state))
+	e.number(uint64(p.words[0]))
+	e.times(p.since, p.suspectAt, p.heard[0], p.heardAny, p.granted, p.sent, p.solo, p.soloSent)
 	e.number(k.seq - p.probeSeq[0])
 	e.number(k.seq - p.replySeq[0])
-	e.number(uint64(k.reachWait))
+}
+
+// boots is what a step reads where nodes boot.
+func (e *encoder) boots(k *kernel) {
+	e.number(k.boot)
+	e.number(k.floor[0])
+	e.times(k.started)
+	for node := range k.peers {
+		if p := &k.peers[node]; node != k.self {
+			for _, v := range []uint64{p.myNonce, p.myNonceBefore, p.boot, p.nonce, p.unproven[0]} {
+				e.number(v)
+			}
+			e.times(p.knocked)
+		}
+	}
 }
 
 func (e *encoder) frame(f *frame) {
@@ -198,13 +220,15 @@ func (e *encoder) frame(f *frame) {
 }
 
 func (e *encoder) witness(w *witness) {
-	e.number(w.owned[0])
-	e.number(w.owned[1])
+	for _, owned := range w.owned {
+		e.number(owned)
+	}
 }
 
 func (e *encoder) flights(sent flights) {
 	for i := range sent {
 		e.frame(&sent[i].f)
+		e.number(uint64(sent[i].f.from))
 		e.number(uint64(sent[i].to))
 	}
 }

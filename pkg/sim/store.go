@@ -16,7 +16,8 @@ type store struct {
 
 	down      [members]bool
 	cut       [][members]bool // by node: it does not reach that member
-	former    int             // a member that is cut off from the others and believes that it leads; -1: none
+	former    int             // a member that is cut off from the others, which led them; -1: none
+	leadsTo   int64           // until when it believes that it still does
 	far       int64           // most that a request or an answer takes
 	slow      int64           // and how much more, now
 	straggles bool            // many requests are carried out after their sender gave up
@@ -77,12 +78,29 @@ func (s *store) leads(m int) bool {
 	return !s.down[m] && m != s.former && up > members/2
 }
 
-// elect has another member lead: it does not know what is left of a lease, and starts it anew.
+// electionTimeout is as long as a leader that hears no other member believes in itself after another
+// one may lead: no lease is shorter than one and a half.
+func (s *store) electionTimeout() int64 { return s.w.p.TTL / 2 }
+
+// elect has another member lead: it does not know what is left of a lease, starts it anew, and adds
+// what the former leader may still promise.
 func (s *store) elect() {
 	s.expire()
 	for _, l := range s.leases {
-		l.ends = s.clock() + l.ttl
+		l.ends = s.clock() + l.ttl + s.electionTimeout()
 	}
+}
+
+// depose cuts off the member that leads.
+func (s *store) depose(m int) {
+	s.former, s.leadsTo = m, s.clock()+s.electionTimeout()
+	s.elect()
+}
+
+// believes reports whether a member confirms a lease that it cannot renew: the former leader does so
+// for a while, and any longer for one whose end it has not heard of.
+func (s *store) believes(m int, lease int64) bool {
+	return lease != 0 && s.former == m && !s.down[m] && (s.clock() < s.leadsTo || s.leases[lease] == nil)
 }
 
 // expire removes what has ended.
@@ -192,7 +210,7 @@ func (s *store) ask(n *node, lease int64, do etcdRequest, answered func(a etcdAn
 			case s.leads(m):
 				s.expire()
 				a = do(s)
-			case s.former == m && !s.down[m] && lease != 0: // it confirms what it does not know to be gone
+			case s.believes(m, lease):
 				a = etcdAnswer{ttl: w.p.TTL}
 			default:
 				return

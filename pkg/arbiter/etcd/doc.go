@@ -33,9 +33,12 @@
 // for every packet, so a stopped process changes nothing.
 //
 // A renewal counts only when a linearizable reading, or a transaction of ours, has shown after it
-// that the key stands with this lease. A former leader, or one that has not applied a revocation
-// yet, may confirm a lease that is gone; it cannot do that and then confirm the key (members older
-// than 3.4.28 or 3.5.10 do not check their leadership when they renew: do not use them).
+// that the key stands with this lease: one that has not applied a revocation yet may confirm a lease
+// that is gone, and cannot confirm the key then. A leader that has been replaced without knowing it may
+// confirm a renewal of a lease that stands, of which the new leader does not know. What covers that
+// is etcd's own margin: a leader that hears no majority for an election timeout steps down, and a new
+// one adds an election timeout to every lease (lessor.Promote). It does not cover a leader that stood
+// still, goes on, and is cut off from the other members in that moment but not from this node.
 //
 // # Requests whose answer is lost
 //

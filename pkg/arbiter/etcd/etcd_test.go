@@ -19,7 +19,10 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/xdpha/xdpha/pkg/arbiter/etcdtest"
 )
@@ -237,6 +240,20 @@ func TestCertificatesAreAskedForOnBothSides(t *testing.T) {
 	running(t, k)
 	k.Win(0, 2)
 	await(t, "with the right ones the key is won", func() bool { return g.open("serv1") })
+}
+
+func TestAGenerationThatNoWordCanHoldIsRefused(t *testing.T) {
+	for value, damaged := range map[string]bool{"7": false, "281474976710655": false, "281474976710656": true, "-1": true, "": true} {
+		kv := &mvccpb.KeyValue{Key: []byte("/xdpha/c/files/generation"), Value: []byte(value)}
+		answers := []*etcdserverpb.ResponseOp{
+			{Response: &etcdserverpb.ResponseOp_ResponseRange{ResponseRange: &etcdserverpb.RangeResponse{}}},
+			{Response: &etcdserverpb.ResponseOp_ResponseRange{ResponseRange: &etcdserverpb.RangeResponse{Kvs: []*mvccpb.KeyValue{kv}}}},
+		}
+		v, err := viewOf(&clientv3.TxnResponse{Header: &etcdserverpb.ResponseHeader{Revision: 3}, Responses: answers}, 0)
+		if err != nil || (v.damaged != "") != damaged || damaged && !strings.Contains(v.damaged, string(kv.Key)) {
+			t.Errorf("generation %q: %q, %v", value, v.damaged, err)
+		}
+	}
 }
 
 // authority signs certificates.

@@ -65,8 +65,10 @@ type cluster struct {
 	prefix  []string // of an identity's keys
 }
 
-// largest value that is read; a longer one is not ours.
-const maxValue = 1 << 10
+const (
+	maxValue       = 1 << 10 // largest value that is read; a longer one is not ours
+	generationBits = 48      // of an ownership word: a larger one would begin at 0 again there
+)
 
 func dial(endpoints []string, security *tls.Config, prefix []string) (*cluster, error) {
 	c := &cluster{tls: security, prefix: prefix}
@@ -239,9 +241,9 @@ func viewOf(r *clientv3.TxnResponse, n int) (view, error) {
 	}
 	if kvs := r.Responses[n+1].GetResponseRange().GetKvs(); len(kvs) > 0 {
 		v.storedRev = kvs[0].ModRevision
-		g, err := strconv.ParseUint(string(kvs[0].Value), 10, 56)
+		g, err := strconv.ParseUint(string(kvs[0].Value), 10, generationBits)
 		if err != nil {
-			v.damaged = fmt.Sprintf("etcd key %s holds %.40q, which is no generation: write the highest one of `xdpha status` of both nodes there", kvs[0].Key, kvs[0].Value)
+			v.damaged = fmt.Sprintf("etcd key %s holds %.40q, which is no generation: write the highest one of `xdpha status` of all nodes there", kvs[0].Key, kvs[0].Value)
 		}
 		v.stored = g
 	}
