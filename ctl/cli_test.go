@@ -121,6 +121,18 @@ func (b *fakeBackend) Estimates(context.Context) ([]control.Estimate, error) {
 	return []control.Estimate{{Identity: "files", To: "serv1", Files: 50_000, Copied: 3, Bytes: 1_234_567, Deleted: 1, CompareS: 0.79}}, nil
 }
 
+func (b *fakeBackend) Uses() control.Uses {
+	return control.Uses{
+		Node: "serv2", Processors: 4, Memory: 8_000_000_000, Nodes: []string{"serv1", "serv2"},
+		Homes: []control.HomeOf{{Identity: "files", Home: "serv1"}, {Identity: "mail", Home: "serv1"}},
+		Services: []control.Use{
+			{Service: "dns", Concurrent: true, CPU: 0.1, CPUPeak: 0.3, Memory: 50_000_000, MeasuredS: 3600},
+			{Service: "imap", Identity: "mail", CPU: 1.4, CPUPeak: 2, Memory: 3_000_000_000, IO: 2e6, MeasuredS: 3600},
+			{Service: "samba", Identity: "files"},
+		},
+	}
+}
+
 func (b *fakeBackend) Do(_ context.Context, c control.Command) error {
 	switch {
 	case c.Verb == control.Move && c.Identity == "nothing":

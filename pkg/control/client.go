@@ -80,6 +80,12 @@ func (c *Client) Ping(ctx context.Context, d time.Duration) (Ping, error) {
 	return p, c.call(ctx, http.MethodGet, "/v1/ping?"+url.Values{"for": {d.String()}}.Encode(), nil, &p)
 }
 
+// Uses asks what the node's services used.
+func (c *Client) Uses(ctx context.Context) (Uses, error) {
+	var u Uses
+	return u, c.call(ctx, http.MethodGet, "/v1/uses", nil, &u)
+}
+
 // Estimates asks what giving back would copy of what the node owns; that takes as long as comparing.
 func (c *Client) Estimates(ctx context.Context) ([]Estimate, error) {
 	var list []Estimate

@@ -58,6 +58,8 @@ func (f *fake) Estimates(context.Context) ([]Estimate, error) {
 	return []Estimate{{Identity: "files", To: "serv1", Files: 50_000, Copied: 3, Bytes: 1 << 20, CompareS: 0.79}}, nil
 }
 
+func (f *fake) Uses() Uses { return Uses{Node: "serv1", Services: []Use{{Service: "samba", CPU: 1.5}}} }
+
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // serve runs a server in a run directory and returns a client of it, and what
@@ -212,6 +214,13 @@ func TestPingReturnsHistograms(t *testing.T) {
 	}
 	if _, err := c.Ping(t.Context(), time.Hour); !errors.Is(err, ErrInvalid) {
 		t.Errorf("an hour: %v", err)
+	}
+}
+
+func TestUsesAreTheBackends(t *testing.T) {
+	c, _ := serve(t, &fake{})
+	if u, err := c.Uses(t.Context()); err != nil || u.Node != "serv1" || len(u.Services) != 1 || u.Services[0].CPU != 1.5 || u.Homes == nil {
+		t.Errorf("%+v, %v", u, err)
 	}
 }
 

@@ -30,6 +30,7 @@ type Backend interface {
 	Do(ctx context.Context, c Command) error
 	// Ping gathers the round trips of the given time.
 	Ping(ctx context.Context, d time.Duration) (Ping, error)
+	Uses() Uses
 	// Estimates tells what giving back would copy.
 	Estimates(ctx context.Context) ([]Estimate, error)
 }
@@ -76,6 +77,7 @@ func NewServer(b Backend, log *slog.Logger) *Server {
 		"/v1/status":      {http.MethodGet, s.status},
 		"/v1/history":     {http.MethodGet, s.history},
 		"/v1/events":      {http.MethodGet, s.events},
+		"/v1/uses":        {http.MethodGet, s.uses},
 		"/v1/estimates":   {http.MethodGet, s.estimates},
 		"/v1/ping":        {http.MethodGet, s.ping},
 		"/v1/move":        {http.MethodPost, s.move},
@@ -162,6 +164,15 @@ func (s *Server) history(w http.ResponseWriter, r *http.Request) error {
 	h := s.backend.History()
 	h.Minutes = nonNil(h.Minutes)
 	return reply(w, h)
+}
+
+func (s *Server) uses(w http.ResponseWriter, r *http.Request) error {
+	if err := query(r); err != nil {
+		return err
+	}
+	u := s.backend.Uses()
+	u.Services, u.Homes, u.Nodes = nonNil(u.Services), nonNil(u.Homes), nonNil(u.Nodes)
+	return reply(w, u)
 }
 
 func (s *Server) estimates(w http.ResponseWriter, r *http.Request) error {

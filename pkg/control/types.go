@@ -362,6 +362,36 @@ type Command struct {
 	Node     string // ConfirmOff
 }
 
+// Uses is what a node measured of its services, and what it has.
+type Uses struct {
+	Node       string   `json:"node"`
+	Processors int      `json:"processors"`
+	Memory     uint64   `json:"memory"` // bytes; 0: not known
+	Nodes      []string `json:"nodes"`
+	Homes      []HomeOf `json:"homes"`
+	Services   []Use    `json:"services"`
+}
+
+// HomeOf is an identity's home.
+type HomeOf struct {
+	Identity string `json:"identity"`
+	Home     string `json:"home"`
+}
+
+// Use is what a service used while it ran and was watched: means, and peaks over some seconds.
+type Use struct {
+	Service    string  `json:"service"`
+	Identity   string  `json:"identity,omitempty"`
+	Concurrent bool    `json:"concurrent,omitempty"`
+	CPU        float64 `json:"cpu"` // processors
+	CPUPeak    float64 `json:"cpu_peak"`
+	Memory     uint64  `json:"memory"` // the most, bytes
+	IO         float64 `json:"io"`     // bytes read and written in a second
+	IOPeak     float64 `json:"io_peak"`
+	MeasuredS  float64 `json:"measured_s"` // 0: not measured here
+	Given      bool    `json:"given,omitempty"`
+}
+
 // Estimate is what giving an identity back to its home would copy.
 type Estimate struct {
 	Identity string  `json:"identity"`

@@ -77,7 +77,8 @@ type node struct {
 	ended   <-chan struct{} // nobody reads the inbox any more
 	working context.Context // while the daemon runs
 	clean   bool            // close takes everything away: nothing is owned here
-	goes    atomic.Bool     // the daemon leaves: warm services are stopped, too
+	uses    uses
+	goes    atomic.Bool // the daemon leaves: warm services are stopped, too
 	effects effects
 	loop    loopState
 
@@ -310,6 +311,7 @@ func (n *node) serve(ctx context.Context) error {
 	part("host", n.watchHost)
 	part("guard", n.guard)
 	part("hooks", n.hooks.run)
+	part("use", n.watchUse)
 	if n.keeper != nil {
 		part("etcd", func(ctx context.Context) error { n.keeper.Run(ctx); return nil })
 	}

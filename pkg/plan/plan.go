@@ -15,7 +15,8 @@ type Use struct {
 	IO     float64 `json:"io"`     // bytes read and written in a second
 }
 
-func (u Use) plus(v Use) Use { return Use{u.CPU + v.CPU, u.Memory + v.Memory, u.IO + v.IO} }
+// Plus is the sum of both.
+func (u Use) Plus(v Use) Use { return Use{u.CPU + v.CPU, u.Memory + v.Memory, u.IO + v.IO} }
 
 // share is the largest part of any resource of has that u takes. What a node has none of
 // given is not counted.
@@ -76,7 +77,7 @@ func Make(nodes []Node, identities []Identity, common Use) Plan {
 	all := common
 	for i, id := range identities {
 		homes[i] = id.Home
-		all = all.plus(id.Use)
+		all = all.Plus(id.Use)
 	}
 	s := search{nodes: nodes, identities: identities, common: common, left: tries}
 	p := Plan{Now: s.split(homes)}
@@ -106,7 +107,7 @@ func (s *search) split(homes []int) Split {
 		out.Uses[n] = s.common
 	}
 	for i, home := range homes {
-		out.Uses[home] = out.Uses[home].plus(s.identities[i].Use)
+		out.Uses[home] = out.Uses[home].Plus(s.identities[i].Use)
 	}
 	for n, node := range s.nodes {
 		out.Loads[n] = out.Uses[n].share(node.Has)
@@ -120,7 +121,7 @@ func (s *search) best(now Split) Split {
 	s.found = now
 	whole := Use{}
 	for _, n := range s.nodes {
-		whole = whole.plus(n.Has)
+		whole = whole.Plus(n.Has)
 	}
 	for i := range s.identities {
 		s.order = append(s.order, i)
@@ -159,7 +160,7 @@ func (s *search) place(k int, homes []int, uses []Use, moves int) {
 		choices[n] = n
 	}
 	slices.SortStableFunc(choices, func(a, b int) int {
-		return cmp.Compare(uses[a].plus(id.Use).share(s.nodes[a].Has), uses[b].plus(id.Use).share(s.nodes[b].Has))
+		return cmp.Compare(uses[a].Plus(id.Use).share(s.nodes[a].Has), uses[b].Plus(id.Use).share(s.nodes[b].Has))
 	})
 	for _, n := range choices {
 		before := uses[n]
@@ -167,7 +168,7 @@ func (s *search) place(k int, homes []int, uses []Use, moves int) {
 		if n != id.Home {
 			moved = 1
 		}
-		homes[i], uses[n] = n, before.plus(id.Use)
+		homes[i], uses[n] = n, before.Plus(id.Use)
 		s.place(k+1, homes, uses, moves+moved)
 		uses[n] = before
 	}
