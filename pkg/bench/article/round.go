@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package article
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/xdpha/xdpha/pkg/bench/pair"
+	"github.com/xdpha/xdpha/pkg/lab"
+)
+
+// Report is what was seen of all faults.
+type Report struct {
+	Rounds []Round
+}
+
+// Good reports whether everything was as it should be.
+func (r Report) Good() bool {
+	for _, v := range r.Rounds {
+		if len(v.Wrong) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// Round is one fault at one node.
+type Round struct {
+	Fault lab.Fault
+	Node  string
+	Rows  []Row
+	Notes []string
+	Wrong []string
+}
+
+// Row is what one client saw of it.
+type Row struct {
+	Service, Address string
+	OutageNs, RestNs int64 // the longest time between two right answers: from the fault on, and before it
+	Failed           int   // requests, meanwhile
+	ServedBy         string
+	Data             string // what was there before it and is there after it; empty: it has none of its own
+}
+
+// round breaks a node, looks until everything is served by the other one, mends it and gives back.
+func (s *scene) round(ctx context.Context, kind lab.Fault, id lab.Identity) (r Round, err error) {
+	r = Round{Fault: kind, Node: id.Home}
+	s.tell("%s at %s", kind, id.Home)
+	began := lab.NowNs()
+	if err := pair.Pause(ctx, rest); err != nil {
+		return r, err
+	}
+	if err := s.awaitServed(ctx, began); err != nil {
+		return r, err
+	}
+	if err := s.synchronise(ctx, id.Home); err != nil {
+		return r, err
+	}
+	t0, err := s.Inject(ctx, kind, id)
+	if err != nil {
+		return r, err
+	}
+	if err := s.awaitTaken(ctx, id); err != nil {
+		return r, s.told(t0, err)
+	}
+	taken := lab.NowNs()
+	if err := s.awaitServed(ctx, taken); err != nil {
+		return r, s.told(t0, err)
+	}
+	s.rows(&r, began, t0)
+	if err := s.checkData(ctx, &r, id, taken); err != nil {
+		return r, err
+	}
+	if err := s.Heal(ctx, kind, id); err != nil {
+		return r, err
+	}
+	return r, s.bringBack(ctx, id)
+}
+
+// awaitTaken returns when the node that is left serves everything.
+func (s *scene) awaitTaken(ctx context.Context, id lab.Identity) error {
+	left := s.Peer(id.Home)
+	return s.await(ctx, left.Name+" serves everything", func() string {
+		return s.missing(ctx, left, func(lab.Identity) string { return left.Name }, false)
+	})
+}
+
+// bringBack gives an identity back as soon as its home is fit.
+func (s *scene) bringBack(ctx context.Context, id lab.Identity) error {
+	home, left := s.Node(id.Home), s.Peer(id.Home)
+	err := s.await(ctx, home.Name+" is back and at rest", func() string {
+		for _, n := range s.Nodes {
+			if missing := s.missing(ctx, n, func(lab.Identity) string { return left.Name }, true); missing != "" {
+				return missing
+			}
+		}
+		return ""
+	})
+	if err != nil {
+		return err
+	}
+	if err := s.synchroniseBack(ctx, id); err != nil {
+		return err
+	}
+	err = s.await(ctx, id.Name+" is given back", func() string {
+		if err := pair.Giveback(ctx, home, id.Name); err != nil {
+			return err.Error()
+		}
+		return ""
+	})
+	return errors.Join(err, s.awaitHome(ctx))
+}
+
+// rows are what the clients saw from a fault until now.
+func (s *scene) rows(r *Round, began, t0 int64) {
+	now := lab.NowNs()
+	for _, c := range s.clients {
+		before, after := c.look(began, t0), c.look(t0, now)
+		by, err := s.servedBy(c.at)
+		if err != nil {
+			r.Wrong = append(r.Wrong, err.Error())
+		}
+		r.Rows = append(r.Rows, Row{Service: c.service, Address: c.addr(), OutageNs: after.gapNs, RestNs: before.gapNs, Failed: after.failed, ServedBy: by})
+		if want := s.Peer(r.Node).Name; by != want {
+			r.Wrong = append(r.Wrong, fmt.Sprintf("%s is served by %q, not by %s", c, by, want))
+		}
+	}
+}
+
+// servedBy is the node from which the switches saw the identity's MAC last.
+func (s *scene) servedBy(id lab.Identity) (node string, err error) {
+	for i, v := range lab.Identities {
+		if v.Name != id.Name {
+			continue
+		}
+		all, err := s.Sightings(i)
+		if err != nil {
+			return "", err
+		}
+		last := int64(0)
+		for _, at := range all {
+			if at.LastNs > last {
+				last, node = at.LastNs, at.Port.Node
+			}
+		}
+	}
+	return node, nil
+}
+
+// told adds to an error what the daemons told since a fault.
+func (s *scene) told(t0 int64, err error) error {
+	text := ""
+	for _, e := range s.events.From(t0) {
+		text += fmt.Sprintf("\n%+11.3f ms  %s  %s %s: %s", float64(e.TimeNS-t0)/1e6, e.Node, e.Kind, e.Identity, e.Text)
+	}
+	return fmt.Errorf("%w\nwhat the daemons told since the fault:%s", err, text)
+}
