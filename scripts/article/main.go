@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/xdpha/xdpha/pkg/bench/article"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
@@ -22,7 +24,7 @@ import (
 var errBad = errors.New("not as it should be: see what is WRONG above")
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	err := run(ctx)
 	stop()
 	if err != nil {

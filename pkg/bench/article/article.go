@@ -12,7 +12,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -41,8 +40,8 @@ type scene struct {
 	secret    []byte
 	exclusive []string // services that must run once
 	page      string   // what the web site's first page holds
+	readme    string   // and the one file to download
 	clients   []*client
-	data      []*ledger
 	events    *pair.Events
 }
 
@@ -85,11 +84,13 @@ func (s *scene) prepare() error {
 			s.exclusive = append(s.exclusive, v.Name)
 		}
 	}
-	page, err := os.ReadFile(filepath.Join(s.opt.Example, "srv/www/index.html"))
-	if err != nil {
-		return err
+	for path, content := range map[string]*string{"srv/www/index.html": &s.page, "srv/ftp/README": &s.readme} {
+		b, err := os.ReadFile(filepath.Join(s.opt.Example, path))
+		if err != nil {
+			return err
+		}
+		*content = string(b)
 	}
-	s.page = string(page)
 	if err := os.MkdirAll(s.clientDir(), 0o700); err != nil {
 		return err
 	}
@@ -98,6 +99,9 @@ func (s *scene) prepare() error {
 	}
 	return s.install()
 }
+
+// locks is the directory with a lock of each service that must run once.
+func (s *scene) locks() string { return filepath.Join(s.Dir, "locks") }
 
 // clientDir is where clients keep their files.
 func (s *scene) clientDir() string { return filepath.Join(s.Dir, "client") }
@@ -230,5 +234,3 @@ func (s *scene) awaitServed(ctx context.Context, sinceNs int64) error {
 		return ""
 	})
 }
-
-func contains(list []string, v string) bool { return slices.Contains(list, v) }

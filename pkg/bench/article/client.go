@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,8 +32,10 @@ type client struct {
 	service string
 	at      lab.Identity
 	ask     request
+	book    *ledger // of what it writes
 	s       *scene
 
+	turn sync.Mutex // held while it asks
 	mu   sync.Mutex
 	past []sample
 }
@@ -52,7 +55,9 @@ func (c *client) run(ctx context.Context) {
 	tick := time.NewTicker(requestEvery)
 	defer tick.Stop()
 	for i := 0; pair.Pause(ctx, 0) == nil; i++ {
+		c.turn.Lock()
 		c.once(ctx, i)
+		c.turn.Unlock()
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -71,6 +76,22 @@ func (c *client) once(ctx context.Context, number int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.past = append(c.past, sample{from, lab.NowNs(), err})
+}
+
+// holdWriters keeps the clients that write from it until the function that it returns is called.
+func (s *scene) holdWriters() (release func()) {
+	var held []*client
+	for _, c := range s.clients {
+		if slices.ContainsFunc(keeps, func(k kept) bool { return slices.Contains(k.services, c.service) }) {
+			c.turn.Lock()
+			held = append(held, c)
+		}
+	}
+	return func() {
+		for _, c := range held {
+			c.turn.Unlock()
+		}
+	}
 }
 
 // seen is what a client saw in a time.
@@ -122,13 +143,18 @@ func (c *client) servedSince(ns int64) (n int, why error) {
 
 // program runs a client's program in the lab's client namespace and returns what it printed.
 func (s *scene) program(ctx context.Context, stdin, name string, args ...string) (string, error) {
+	return s.programOn(ctx, lab.Client, stdin, name, args...)
+}
+
+// programOn runs a program in any namespace of the lab.
+func (s *scene) programOn(ctx context.Context, namespace, stdin, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &errs
 	cmd.Dir, cmd.Env = s.clientDir(), append(os.Environ(), "HOME="+s.clientDir(), "LC_ALL=C")
 	cmd.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	cmd.WaitDelay = time.Second
-	err := s.Do(lab.Client, cmd.Start)
+	err := s.Do(namespace, cmd.Start)
 	if err == nil {
 		err = cmd.Wait()
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/xdpha/xdpha/pkg/bench/pair"
 	"github.com/xdpha/xdpha/pkg/lab"
@@ -44,39 +45,57 @@ type Row struct {
 	Data             string // what was there before it and is there after it; empty: it has none of its own
 }
 
+func (r *Round) wrong(format string, args ...any) {
+	r.Wrong = append(r.Wrong, fmt.Sprintf(format, args...))
+}
+
+func (r *Round) note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+}
+
 // round breaks a node, looks until everything is served by the other one, mends it and gives back.
 func (s *scene) round(ctx context.Context, kind lab.Fault, id lab.Identity) (r Round, err error) {
 	r = Round{Fault: kind, Node: id.Home}
 	s.tell("%s at %s", kind, id.Home)
 	began := lab.NowNs()
-	if err := pair.Pause(ctx, rest); err != nil {
-		return r, err
-	}
 	if err := s.awaitServed(ctx, began); err != nil {
 		return r, err
 	}
-	if err := s.synchronise(ctx, id.Home); err != nil {
+	calm := lab.NowNs()
+	if err := errors.Join(pair.Pause(ctx, rest), s.promise(ctx, &r, id, s.Node(id.Home))); err != nil {
 		return r, err
 	}
-	t0, err := s.Inject(ctx, kind, id)
+	t0, err := s.breakIt(ctx, &r, kind, id, calm)
 	if err != nil {
-		return r, err
-	}
-	if err := s.awaitTaken(ctx, id); err != nil {
 		return r, s.told(t0, err)
 	}
-	taken := lab.NowNs()
-	if err := s.awaitServed(ctx, taken); err != nil {
-		return r, s.told(t0, err)
-	}
-	s.rows(&r, began, t0)
-	if err := s.checkData(ctx, &r, id, taken); err != nil {
-		return r, err
-	}
+	s.tell("%s at %s: all is served by %s; mending it", kind, id.Home, s.Peer(id.Home).Name)
 	if err := s.Heal(ctx, kind, id); err != nil {
 		return r, err
 	}
-	return r, s.bringBack(ctx, id)
+	return r, s.bringBack(ctx, &r, id)
+}
+
+// breakIt injects a fault, and looks at what is then.
+func (s *scene) breakIt(ctx context.Context, r *Round, kind lab.Fault, id lab.Identity, calm int64) (t0 int64, err error) {
+	judge, err := s.judge(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, judge.end(r)) }()
+	if t0, err = s.Inject(ctx, kind, id); err != nil {
+		return t0, err
+	}
+	if err := s.awaitTaken(ctx, id); err != nil {
+		return t0, err
+	}
+	taken := lab.NowNs()
+	if err := s.awaitServed(ctx, taken); err != nil {
+		return t0, err
+	}
+	s.rows(r, calm, t0)
+	s.checkOnce(r)
+	return t0, errors.Join(s.checkNames(ctx, r), s.checkData(ctx, r, id, taken))
 }
 
 // awaitTaken returns when the node that is left serves everything.
@@ -87,8 +106,8 @@ func (s *scene) awaitTaken(ctx context.Context, id lab.Identity) error {
 	})
 }
 
-// bringBack gives an identity back as soon as its home is fit.
-func (s *scene) bringBack(ctx context.Context, id lab.Identity) error {
+// bringBack gives an identity back as soon as its home is fit and has its data; nobody writes meanwhile.
+func (s *scene) bringBack(ctx context.Context, r *Round, id lab.Identity) error {
 	home, left := s.Node(id.Home), s.Peer(id.Home)
 	err := s.await(ctx, home.Name+" is back and at rest", func() string {
 		for _, n := range s.Nodes {
@@ -101,7 +120,8 @@ func (s *scene) bringBack(ctx context.Context, id lab.Identity) error {
 	if err != nil {
 		return err
 	}
-	if err := s.synchroniseBack(ctx, id); err != nil {
+	defer s.holdWriters()()
+	if err := s.promise(ctx, r, id, left); err != nil {
 		return err
 	}
 	err = s.await(ctx, id.Name+" is given back", func() string {
@@ -110,21 +130,47 @@ func (s *scene) bringBack(ctx context.Context, id lab.Identity) error {
 		}
 		return ""
 	})
-	return errors.Join(err, s.awaitHome(ctx))
+	if err := errors.Join(err, s.awaitHome(ctx)); err != nil {
+		return err
+	}
+	s.checkOnce(r)
+	return s.eachBook(ctx, id, func(b *ledger, got map[string]string, readNs int64) {
+		if _, total, lost := b.check(got, readNs, false, false); len(lost) > 0 {
+			r.wrong("%s: %d of %d lost by the give-back: %s", b.service, len(lost), total, some(lost))
+		}
+	})
+}
+
+// checkNames looks at the name of what runs on both nodes: each name server knows both addresses, and
+// both addresses answer, with one node dead too.
+func (s *scene) checkNames(ctx context.Context, r *Round) error {
+	for _, id := range lab.Identities {
+		addresses, err := s.resolve(ctx, id.Addr.String(), roundRobin)
+		if err != nil || strings.Join(addresses, " ") != bothAddresses() {
+			r.wrong("%s has the addresses %v at %s (%v)", roundRobin, addresses, id.Addr, err)
+		}
+		for _, a := range addresses {
+			if got, err := s.curl(ctx, "-m", "2", "-H", "Host: "+roundRobin, "http://"+a+"/"); err != nil || got != s.page {
+				r.wrong("%s does not answer at %s: %v", roundRobin, a, err)
+			}
+		}
+	}
+	r.note("%s has the addresses %s at both name servers; each answers", roundRobin, bothAddresses())
+	return ctx.Err()
 }
 
 // rows are what the clients saw from a fault until now.
-func (s *scene) rows(r *Round, began, t0 int64) {
+func (s *scene) rows(r *Round, calm, t0 int64) {
 	now := lab.NowNs()
 	for _, c := range s.clients {
-		before, after := c.look(began, t0), c.look(t0, now)
+		before, after := c.look(calm, t0), c.look(t0, now)
 		by, err := s.servedBy(c.at)
 		if err != nil {
-			r.Wrong = append(r.Wrong, err.Error())
+			r.wrong("%v", err)
 		}
 		r.Rows = append(r.Rows, Row{Service: c.service, Address: c.addr(), OutageNs: after.gapNs, RestNs: before.gapNs, Failed: after.failed, ServedBy: by})
 		if want := s.Peer(r.Node).Name; by != want {
-			r.Wrong = append(r.Wrong, fmt.Sprintf("%s is served by %q, not by %s", c, by, want))
+			r.wrong("%s is served by %q, not by %s", c, by, want)
 		}
 	}
 }
