@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -34,7 +35,8 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	o := article.Options{Faults: article.Faults, Progress: func(s string) { fmt.Fprintln(os.Stderr, s) }}
+	began := time.Now()
+	o := article.Options{Faults: article.Faults, Progress: func(s string) { fmt.Fprintf(os.Stderr, "%4.0f s  %s\n", time.Since(began).Seconds(), s) }}
 	flag.StringVar(&o.Executable, "xdpha", "bin/xdpha", "the xdpha `program`")
 	flag.StringVar(&o.Example, "example", "testdata/examples/article", "the `folder` with etc/ and srv/ of both nodes")
 	only := flag.String("faults", "", fmt.Sprintf("some of the `faults` %v, as power,lan", article.Faults))

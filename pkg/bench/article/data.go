@@ -91,9 +91,10 @@ var keeps = []kept{
 
 const fetchLimit = 30 * time.Second
 
+// books are the ledgers of some services; nil: of all.
 func (s *scene) books(services []string) (out []*ledger) {
 	for _, c := range s.clients {
-		if slices.Contains(services, c.service) && !slices.Contains(out, c.book) {
+		if (services == nil || slices.Contains(services, c.service)) && !slices.Contains(out, c.book) {
 			out = append(out, c.book)
 		}
 	}

@@ -14,6 +14,9 @@ func (r Round) print(w io.Writer) error {
 	for _, v := range r.Rows {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", v.Service, v.Address, seconds(v.OutageNs), seconds(v.RestNs), v.Failed, v.ServedBy, v.Data)
 	}
+	if r.Void {
+		fmt.Fprintln(t, "VOID: an identity moved that nothing was done to: the machine stood still for too long")
+	}
 	for _, n := range r.Notes {
 		fmt.Fprintln(t, n)
 	}
