@@ -71,6 +71,17 @@ func Run(ctx context.Context, w io.Writer, o Options) (r Report, err error) {
 }
 
 func (s *scene) prepare() error {
+	if err := s.readExample(); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.clientDir(), 0o700); err != nil {
+		return err
+	}
+	return s.install()
+}
+
+// readExample makes of the example what is known of it here: its services and their clients.
+func (s *scene) readExample() error {
 	key := make([]byte, 32)
 	rand.Read(key)
 	s.secret = []byte(hex.EncodeToString(key) + "\n")
@@ -91,13 +102,7 @@ func (s *scene) prepare() error {
 		}
 		*content = string(b)
 	}
-	if err := os.MkdirAll(s.clientDir(), 0o700); err != nil {
-		return err
-	}
-	if err := s.newClients(); err != nil {
-		return err
-	}
-	return s.install()
+	return s.newClients()
 }
 
 // locks is the directory with a lock of each service that must run once.

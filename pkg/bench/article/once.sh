@@ -12,7 +12,12 @@ holder() { cat "$pidfile" 2>/dev/null || echo none; }
 take() {
 	pgrep -r D,R,S,T -s "$(holder)" >/dev/null 2>&1 && return
 	exec 9>>"$lock"
-	flock -n 9 || echo "$service $XDPHA_NODE $(cat "$lock.by")" >>"$ARTICLE_LOCKS/violations"
+	if flock -n 9; then
+		echo "$XDPHA_NODE" >"$lock.by"
+	else
+		echo "$service $XDPHA_NODE $(cat "$lock.by")" >>"$ARTICLE_LOCKS/violations"
+	fi
+	# It has the lock already, or waits until the other node lets go of it.
 	setsid bash -c 'flock 9 && echo "$XDPHA_NODE" >"$0.by" && exec sleep infinity' "$lock" </dev/null >/dev/null 2>&1 &
 	echo $! >"$pidfile"
 	exec 9>&-
