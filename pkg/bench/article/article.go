@@ -155,7 +155,7 @@ func (s *scene) soundRound(ctx context.Context, w io.Writer, r *Report, kind lab
 }
 
 const (
-	patience  = 60 * time.Second // for the pair to be whole, every service up and every client served
+	patience  = 90 * time.Second // for the pair to be whole, every service up and every client served
 	pollEvery = 50 * time.Millisecond
 	inARow    = 3               // right answers after which a client is served
 	rest      = 2 * time.Second // of the clients, before a fault

@@ -199,9 +199,9 @@ func awaitHolder(t *testing.T, path, node string) {
 
 func TestALedgerKnowsWhatIsLost(t *testing.T) {
 	l := newLedger("samba")
-	l.add("a", "1", 10)
-	l.add("b", "2", 20)
-	l.add("c", "3", 30)
+	l.add("a", "1", 10, 15)
+	l.add("b", "2", 20, 22)
+	l.add("c", "3", 20, 30) // under way while it is looked
 	if good, total, lost := l.check(map[string]string{"a": "1", "b": "x"}, 25, true, true); good != 1 || total != 2 || !slices.Equal(lost, []string{"b"}) {
 		t.Errorf("%d of %d, lost %v", good, total, lost)
 	}

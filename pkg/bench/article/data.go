@@ -26,6 +26,7 @@ type ledger struct {
 type item struct {
 	sum      string
 	beganNs  int64 // when the client began to write it
+	doneNs   int64 // when the service had accepted it
 	promised bool  // it is on both nodes: no fault may lose it
 }
 
@@ -34,10 +35,10 @@ func newLedger(service string) *ledger {
 }
 
 // add is for what the service has accepted.
-func (l *ledger) add(name, sum string, beganNs int64) {
+func (l *ledger) add(name, sum string, beganNs, doneNs int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.items[name] = &item{sum: sum, beganNs: beganNs}
+	l.items[name] = &item{sum: sum, beganNs: beganNs, doneNs: doneNs}
 }
 
 // check compares what is to be there with what is; with all, everything that was accepted before a time
@@ -46,7 +47,7 @@ func (l *ledger) check(got map[string]string, beforeNs int64, all, promise bool)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, i := range l.items {
-		if i.beganNs >= beforeNs {
+		if i.doneNs >= beforeNs {
 			continue
 		}
 		here := got[name] == i.sum
@@ -89,7 +90,7 @@ var keeps = []kept{
 	{"mail", []string{"/srv/upload/"}, []string{"ftp-upload"}, (*scene).fetchUploads},
 }
 
-const fetchLimit = 30 * time.Second
+const fetchLimit = 60 * time.Second
 
 // books are the ledgers of some services; nil: of all.
 func (s *scene) books(services []string) (out []*ledger) {

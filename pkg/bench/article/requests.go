@@ -132,7 +132,7 @@ func putAndGet(ctx context.Context, c *client, number int) error {
 	if err := expect(err, sum(string(got)), sum(content)); err != nil {
 		return err
 	}
-	c.book.add(name, sum(content), began)
+	c.book.add(name, sum(content), began, lab.NowNs())
 	return nil
 }
 
@@ -146,7 +146,7 @@ func upload(ctx context.Context, c *client, number int) error {
 	if _, err := c.s.curl(ctx, "-T", file, uploadURL(c.addr())+name); err != nil {
 		return err
 	}
-	c.book.add(name, sum(content), began)
+	c.book.add(name, sum(content), began, lab.NowNs())
 	return nil
 }
 
@@ -207,6 +207,6 @@ func (c *client) mail(number int, send func(file, name string) error) error {
 	if err := send(file, name); err != nil {
 		return err
 	}
-	c.book.add(name, sum(strings.TrimSpace(content)), began)
+	c.book.add(name, sum(strings.TrimSpace(content)), began, lab.NowNs())
 	return nil
 }

@@ -84,10 +84,11 @@ func (s *scene) round(ctx context.Context, kind lab.Fault, id lab.Identity) (r R
 }
 
 // movedUnasked reports whether an identity moved that nothing was done to: if the machine stands still
-// for longer than dead_after, a node cannot tell that from the other one's death. Such a round says nothing.
+// for longer than dead_after, or a daemon does not come to run, a node cannot tell that from a fault. Such a round says nothing.
 func (s *scene) movedUnasked(id lab.Identity, began, t0 int64) bool {
 	for _, e := range s.events.From(began) {
-		if e.Kind == "takeover" && (e.TimeNS < t0 || e.Node == id.Home) {
+		unplanned := e.Kind == "takeover" || e.Kind == "stand-down"
+		if unplanned && (e.TimeNS < t0 || e.Node == id.Home) {
 			return true
 		}
 	}
