@@ -64,8 +64,10 @@ func Run(ctx context.Context, w io.Writer, o Options) (r Report, err error) {
 	}
 	s.events = pair.Follow(ctx, l)
 	defer s.events.Stop()
-	if err := s.awaitHome(ctx); err != nil {
-		return r, err
+	for _, id := range lab.Identities { // the first daemon to run may have taken all
+		if err := s.orderHome(ctx, id); err != nil {
+			return r, err
+		}
 	}
 	return s.play(ctx, w)
 }

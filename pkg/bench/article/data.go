@@ -194,7 +194,7 @@ func (s *scene) fetchUploads(ctx context.Context, addr string) (map[string]strin
 	if len(names) == 0 {
 		return nil, nil
 	}
-	if _, err := s.curl(ctx, "--output-dir", dir, "-o", "#1", uploadURL(addr)+"{"+strings.Join(names, ",")+"}"); err != nil {
+	if _, err := s.curl(ctx, "--parallel", "--parallel-max", "8", "--output-dir", dir, "-o", "#1", uploadURL(addr)+"{"+strings.Join(names, ",")+"}"); err != nil {
 		return nil, err
 	}
 	return sums(dir)

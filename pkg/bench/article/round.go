@@ -150,7 +150,6 @@ func (s *scene) bringHome(ctx context.Context, r *Round) error {
 
 // giveBack brings an identity home, and then looks whether all its data came with it.
 func (s *scene) giveBack(ctx context.Context, r *Round, id lab.Identity) error {
-	home := s.Node(id.Home)
 	if r.Void {
 		for _, b := range s.books(nil) {
 			b.forget(lab.NowNs())
@@ -159,20 +158,24 @@ func (s *scene) giveBack(ctx context.Context, r *Round, id lab.Identity) error {
 	if err := s.promise(ctx, r, id, s.Peer(id.Home)); err != nil {
 		return err
 	}
-	err := s.await(ctx, id.Name+" is given back", func() string {
-		owners, missing := s.atRest(ctx)
-		if missing == "" && owners[id.Name] != home.Name {
-			missing = fmt.Sprintf("%s owns it; the order: %v", owners[id.Name], pair.Giveback(ctx, home, id.Name))
-		}
-		return missing
-	})
-	if err != nil {
+	if err := s.orderHome(ctx, id); err != nil {
 		return err
 	}
 	return s.eachBook(ctx, id, func(b *ledger, got map[string]string, readNs int64) {
 		if _, total, lost := b.check(got, readNs, false, false); len(lost) > 0 {
 			r.wrong("%s: %d of %d lost by the give-back: %s", b.service, len(lost), total, some(lost))
 		}
+	})
+}
+
+// orderHome orders an identity home, if it is not there, until it is.
+func (s *scene) orderHome(ctx context.Context, id lab.Identity) error {
+	return s.await(ctx, id.Name+" is at home", func() string {
+		owners, missing := s.atRest(ctx)
+		if missing == "" && owners[id.Name] != id.Home {
+			missing = fmt.Sprintf("%s owns it; the order: %v", owners[id.Name], pair.Giveback(ctx, s.Node(id.Home), id.Name))
+		}
+		return missing
 	})
 }
 
