@@ -217,21 +217,30 @@ func sums(dir string) (map[string]string, error) {
 	return all, nil
 }
 
-// fetchMails reads the whole mailbox: subjects and the checksums of what is below.
-func (s *scene) fetchMails(ctx context.Context, addr string) (map[string]string, error) {
+// mailboxSize is how many mails there are.
+func (s *scene) mailboxSize(ctx context.Context, addr string) (int, error) {
 	out, err := s.curl(ctx, "-u", mailUser, "-X", "STATUS INBOX (MESSAGES)", "imap://"+addr+"/")
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
 	_, after, _ := strings.Cut(out, "MESSAGES ")
 	count, err := strconv.Atoi(strings.TrimRight(after, ")\r\n"))
 	if err != nil {
-		return nil, fmt.Errorf("read the mailbox's size: it says %q", out)
+		return 0, fmt.Errorf("read the mailbox's size: it says %q", out)
+	}
+	return count, nil
+}
+
+// fetchMails reads the whole mailbox: subjects and the checksums of what is below.
+func (s *scene) fetchMails(ctx context.Context, addr string) (map[string]string, error) {
+	count, err := s.mailboxSize(ctx, addr)
+	if err != nil {
+		return nil, err
 	}
 	if count == 0 {
 		return nil, nil
 	}
-	out, err = s.curl(ctx, "-u", mailUser, inbox(addr)+fmt.Sprintf(";MAILINDEX=[1-%d]", count))
+	out, err := s.curl(ctx, "-u", mailUser, inbox(addr)+fmt.Sprintf(";MAILINDEX=[1-%d]", count))
 	if err != nil {
 		return nil, err
 	}

@@ -19,14 +19,26 @@ import (
 // uses are the requests of each service of the example: those that run once are used at their
 // identity's address, the others at both.
 var uses = map[string]request{
-	"samba":        putAndGet,
-	"imap":         appendMail,
-	"ftp-upload":   upload,
+	"samba":        nowAndThen(putAndGet, listFiles),
+	"imap":         nowAndThen(appendMail, countMails),
+	"ftp-upload":   nowAndThen(upload, listUploads),
 	"ftp-download": download,
 	"http":         getPage,
 	"dns":          lookUp,
-	"smtp":         sendMail,
+	"smtp":         nowAndThen(sendMail, verifyUser),
 	"radius":       authenticate,
+}
+
+// writeEvery makes one of so many requests write: all that was written is read several times.
+const writeEvery = 3
+
+func nowAndThen(write, read request) request {
+	return func(ctx context.Context, c *client, number int) error {
+		if number%writeEvery == 0 {
+			return write(ctx, c, number)
+		}
+		return read(ctx, c, number)
+	}
 }
 
 // newClients makes clients for all services of the configuration, and ledgers for what they write.
@@ -136,6 +148,28 @@ func putAndGet(ctx context.Context, c *client, number int) error {
 	return nil
 }
 
+func listFiles(ctx context.Context, c *client, _ int) error {
+	return c.s.smb(ctx, c.addr(), "ls")
+}
+
+func listUploads(ctx context.Context, c *client, _ int) error {
+	_, err := c.s.curl(ctx, "--list-only", uploadURL(c.addr()))
+	return err
+}
+
+func countMails(ctx context.Context, c *client, _ int) error {
+	_, err := c.s.mailboxSize(ctx, c.addr())
+	return err
+}
+
+func verifyUser(ctx context.Context, c *client, _ int) error {
+	got, err := c.s.curl(ctx, "--mail-rcpt", mailTo, "smtp://"+c.addr()+"/client")
+	if err == nil && !strings.Contains(got, mailTo) {
+		err = fmt.Errorf("answered %q", got)
+	}
+	return err
+}
+
 func upload(ctx context.Context, c *client, number int) error {
 	name, content, file, err := c.payload(number)
 	if err != nil {
@@ -168,7 +202,10 @@ func wrap(content string) string {
 	return b.String()
 }
 
-const mailUser = "alice:wonderland"
+const (
+	mailTo   = "alice@example.test"
+	mailUser = "alice:wonderland"
+)
 
 func inbox(addr string) string { return "imap://" + addr + "/INBOX" }
 
@@ -188,7 +225,7 @@ func appendMail(ctx context.Context, c *client, number int) error {
 
 func sendMail(ctx context.Context, c *client, number int) error {
 	return c.mail(number, func(file, _ string) error {
-		_, err := c.s.curl(ctx, "--mail-from", "bob@example.org", "--mail-rcpt", "alice@example.test", "-T", file, "smtp://"+c.addr()+"/client")
+		_, err := c.s.curl(ctx, "--mail-from", "bob@example.org", "--mail-rcpt", mailTo, "-T", file, "smtp://"+c.addr()+"/client")
 		return err
 	})
 }
