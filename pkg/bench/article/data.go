@@ -136,10 +136,11 @@ func (s *scene) promise(ctx context.Context, r *Round, id lab.Identity, from *la
 		return err
 	}
 	for _, k := range keeps {
-		if k.identity == id.Name {
-			if err := s.synchronise(ctx, from, k.paths); err != nil {
-				return err
-			}
+		if k.identity != id.Name {
+			continue
+		}
+		if err := s.bring(ctx, id, from, k.paths); err != nil {
+			return err
 		}
 	}
 	return nil
