@@ -66,6 +66,9 @@ func (s *scene) installNode(n *lab.Node) error {
 			return err
 		}
 	}
+	if err := command(filepath.Join(s.opt.Example, "prepare"), root(n)); err != nil {
+		return err
+	}
 	if err := os.WriteFile(onDisk(n, secretPath), s.secret, 0o600); err != nil {
 		return err
 	}
