@@ -145,7 +145,10 @@ const maxVoid = 3
 func (s *scene) soundRound(ctx context.Context, w io.Writer, r *Report, kind lab.Fault, id lab.Identity) error {
 	for range maxVoid {
 		round, err := s.round(ctx, kind, id)
-		if err := errors.Join(err, round.print(w)); err != nil {
+		if err != nil {
+			return err
+		}
+		if err := round.print(w); err != nil {
 			return err
 		}
 		r.Rounds = append(r.Rounds, round)
@@ -192,19 +195,6 @@ func (s *scene) logs() string {
 		}
 	}
 	return text
-}
-
-// awaitHome returns when both nodes are up, everything is at home, and every service runs where it should.
-func (s *scene) awaitHome(ctx context.Context) error {
-	return s.await(ctx, "both nodes at home with all services", func() string {
-		owners, missing := s.atRest(ctx)
-		for _, id := range lab.Identities {
-			if missing == "" && owners[id.Name] != id.Home {
-				missing = fmt.Sprintf("%s is owned by %s", id.Name, owners[id.Name])
-			}
-		}
-		return missing
-	})
 }
 
 // atRest says who owns what, or what is missing until both nodes agree on that, all services run where

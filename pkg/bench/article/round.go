@@ -71,24 +71,27 @@ func (s *scene) round(ctx context.Context, kind lab.Fault, id lab.Identity) (r R
 	if err != nil {
 		return r, s.told(began, err)
 	}
-	r.Void = s.movedUnasked(id, began, t0)
 	s.tell("%s at %s: all is served by %s; mending it", kind, id.Home, s.Peer(id.Home).Name)
+	healing := lab.NowNs()
 	if err := s.Heal(ctx, kind, id); err != nil {
 		return r, err
 	}
-	if err := s.bringHome(ctx, &r); err != nil {
+	unasked := func() bool { return s.movedUnasked(id, began, t0, healing) }
+	if err := s.bringHome(ctx, &r, unasked); err != nil {
 		return r, s.told(began, err)
 	}
 	s.checkOnce(&r)
+	r.Void = r.Void || unasked()
 	return r, nil
 }
 
 // movedUnasked reports whether an identity moved that nothing was done to: if the machine stands still
-// for longer than dead_after, or a daemon does not come to run, a node cannot tell that from a fault. Such a round says nothing.
-func (s *scene) movedUnasked(id lab.Identity, began, t0 int64) bool {
+// for longer than dead_after, or a daemon does not come to run, a node cannot tell that from a fault.
+// Such a round says nothing.
+func (s *scene) movedUnasked(id lab.Identity, began, t0, healing int64) bool {
 	for _, e := range s.events.From(began) {
 		unplanned := e.Kind == "takeover" || e.Kind == "stand-down"
-		if unplanned && (e.TimeNS < t0 || e.Node == id.Home) {
+		if unplanned && (e.TimeNS < t0 || e.TimeNS >= healing || e.Node == id.Home) {
 			return true
 		}
 	}
@@ -126,35 +129,42 @@ func (s *scene) awaitTaken(ctx context.Context, id lab.Identity) error {
 }
 
 // bringHome gives back what is away as soon as its home is fit and has its data; nobody writes meanwhile.
-func (s *scene) bringHome(ctx context.Context, r *Round) error {
-	var owners map[string]string
-	err := s.await(ctx, "both nodes are up and at rest", func() (missing string) {
-		owners, missing = s.atRest(ctx)
-		return missing
-	})
-	if err != nil {
-		return err
-	}
-	defer s.holdWriters()()
-	for _, id := range lab.Identities {
-		if owners[id.Name] == id.Home {
-			continue
+func (s *scene) bringHome(ctx context.Context, r *Round, unasked func() bool) error {
+	for {
+		away, err := s.away(ctx)
+		if err != nil || len(away) == 0 {
+			return err
 		}
-		s.tell("%s: its data is brought to %s, and its services", id.Name, id.Home)
-		if err := s.giveBack(ctx, r, id); err != nil {
+		if r.Void = r.Void || unasked(); r.Void {
+			for _, b := range s.books(nil) {
+				b.forget(lab.NowNs())
+			}
+		}
+		if err := s.giveBack(ctx, r, away[0]); err != nil {
 			return err
 		}
 	}
-	return s.awaitHome(ctx)
+}
+
+// away returns which identities are not at home, once both nodes are at rest.
+func (s *scene) away(ctx context.Context) (away []lab.Identity, err error) {
+	err = s.await(ctx, "both nodes are up and at rest", func() string {
+		owners, missing := s.atRest(ctx)
+		away = nil
+		for _, id := range lab.Identities {
+			if owners[id.Name] != id.Home {
+				away = append(away, id)
+			}
+		}
+		return missing
+	})
+	return away, err
 }
 
 // giveBack brings an identity home, and then looks whether all its data came with it.
 func (s *scene) giveBack(ctx context.Context, r *Round, id lab.Identity) error {
-	if r.Void {
-		for _, b := range s.books(nil) {
-			b.forget(lab.NowNs())
-		}
-	}
+	s.tell("%s: its data is brought to %s, and its services", id.Name, id.Home)
+	defer s.holdWriters()()
 	if err := s.promise(ctx, r, id, s.Peer(id.Home)); err != nil {
 		return err
 	}
