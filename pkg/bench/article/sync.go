@@ -11,11 +11,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"time"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/xdpha/xdpha/pkg/bench/pair"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
@@ -24,59 +23,55 @@ import (
 // configuration's mirrors are for; without them it is done here.
 func (s *scene) bring(ctx context.Context, id lab.Identity, from *lab.Node, paths []string) error {
 	i := slices.IndexFunc(s.cfg.Identities, func(v config.Identity) bool { return v.Name == id.Name })
-	if sets := s.cfg.Identities[i].Mirror; len(sets) > 0 {
-		return s.awaitMirrored(ctx, from, sets, paths)
+	if len(s.cfg.Identities[i].Mirror) > 0 {
+		return s.awaitMirrored(ctx, from, paths)
 	}
 	return s.synchronise(ctx, from, paths)
 }
 
-// awaitMirrored returns when every set has been copied by a run that began after the last change.
-func (s *scene) awaitMirrored(ctx context.Context, from *lab.Node, sets, paths []string) error {
-	var newest time.Time
+// awaitMirrored returns when the other node's disk holds whatever this one's holds now. It does not go by
+// what the daemons say of it.
+func (s *scene) awaitMirrored(ctx context.Context, from *lab.Node, paths []string) error {
+	to := s.Peer(from.Name)
 	for _, path := range paths {
-		changed, err := lastChange(onDisk(from, path))
+		wanted, err := contents(onDisk(from, path))
 		if err != nil {
 			return err
 		}
-		if changed.After(newest) {
-			newest = changed
+		err = s.await(ctx, fmt.Sprintf("mirror of %s from %s", path, from.Name), func() string {
+			there, err := contents(onDisk(to, path))
+			if err != nil {
+				return err.Error()
+			}
+			for content, name := range wanted {
+				if there[content] == "" {
+					return name + " is not there"
+				}
+			}
+			return ""
+		})
+		if err != nil {
+			return err
 		}
 	}
-	return s.await(ctx, fmt.Sprintf("mirrors %v of %s", sets, from.Name), func() string {
-		st, err := pair.Status(ctx, from)
-		if err != nil {
-			return err.Error()
-		}
-		copied := 0
-		for _, m := range st.Mirrors {
-			if !slices.Contains(sets, m.Name) {
-				continue
-			}
-			if began := time.Now().Add(-time.Duration(m.LagS * 1e9)); m.LagS < 0 || !began.After(newest) {
-				return fmt.Sprintf("%s is %s, %.1f s old", m.Name, m.Direction, m.LagS)
-			}
-			copied++
-		}
-		if copied < len(sets) {
-			return fmt.Sprintf("the status knows %d of them", copied)
-		}
-		return ""
-	})
+	return nil
 }
 
-// lastChange is when anything below a path was changed last.
-func lastChange(path string) (last time.Time, err error) {
-	err = filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil {
+// contents are the names of all files by their checksums: Dovecot renames a mail that was seen. What it keeps
+// beside them changes without an end, and can be made anew.
+func contents(path string) (map[string]string, error) {
+	all := map[string]string{}
+	err := filepath.WalkDir(path, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() || strings.HasPrefix(d.Name(), "dovecot") {
 			return ignoreMissing(err) // it was renamed since
 		}
-		info, err := d.Info()
-		if err == nil && info.ModTime().After(last) {
-			last = info.ModTime()
+		b, err := os.ReadFile(name)
+		if err == nil {
+			all[sum(string(b))] = name
 		}
 		return ignoreMissing(err)
 	})
-	return last, err
+	return all, err
 }
 
 func ignoreMissing(err error) error {
