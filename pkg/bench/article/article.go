@@ -163,7 +163,7 @@ const (
 	patience  = 90 * time.Second // for the pair to be whole, every service up and every client served
 	pollEvery = 50 * time.Millisecond
 	inARow    = 3               // right answers after which a client is served
-	rest      = 2 * time.Second // of the clients, before a fault
+	rest      = 4 * time.Second // of the clients, before a fault
 )
 
 // await returns when f has nothing to say any more.
