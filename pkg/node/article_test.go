@@ -14,10 +14,14 @@ import (
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
+// patientLease is for tests in which no daemon is stopped: one that does not come to run, on a machine
+// that compiles beside it, is none that is lost.
+const patientLease = "10s"
+
 // TestTheArticle shows what the system of 1999 did, by the numbers of ctl/article_test.go, which
 // says where the others are shown.
 func TestTheArticle(t *testing.T) {
-	c := running(t, lab.Scene{})
+	c := running(t, lab.Scene{SupervisorLease: patientLease})
 	for _, s := range []struct {
 		name string
 		test func(*testing.T, *cluster)
@@ -122,7 +126,7 @@ func whoReachesFewerStops(t *testing.T, c *cluster) {
 // configured is a cluster at home in a configuration of which something is replaced.
 func configured(t *testing.T, home map[string]string, s lab.Scene, replace ...string) *cluster {
 	t.Helper()
-	s.Profile = "cautious"
+	s.Profile, s.SupervisorLease = "cautious", patientLease
 	c := newCluster(t, s)
 	b, err := os.ReadFile(c.edited(t, replace...))
 	must(t, err)
