@@ -13,6 +13,8 @@ BENCH_PEERS ?=
 BENCH_OUTAGE ?=
 # For example: make faults FAULTS='-rounds 1000 -seed 1 -json faults.json'
 FAULTS ?=
+# For example: make article ARTICLE='-faults hang,lan'; ARTICLE=-short breaks each node once.
+ARTICLE ?=
 # For example: make fuzz FUZZ='-for 10m -frames 100000000 -seed 7'
 FUZZ   ?=
 # How long a busy machine is looked at.
@@ -21,7 +23,7 @@ SOAK   ?= -for 30m
 # Tests and benchmarks measure milliseconds: packages run one after the other.
 TEST   ?= ./...
 
-.PHONY: build demo test unit race generate bench bench-peers bench-outage bench-mirror faults soak sim orders fuzz lint clean
+.PHONY: build demo test unit race generate bench bench-peers bench-outage bench-mirror faults article soak sim orders fuzz lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./ctl/xdpha
@@ -63,6 +65,11 @@ faults: build
 # Mirrors: how long 50,000 unchanged files of 6 GB take to compare, and a change to be on the other node.
 bench-mirror:
 	$(GO) test $(if $(SUDO),-exec $(SUDO)) -run '^$$' -bench . -benchtime 25x ./pkg/mirror
+
+# The article's cluster with today's programs and their clients: scripts/setup --article. Exit status 1
+# if a client was not served again, if data was lost, or if what must run once ran twice.
+article: build
+	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/article $(ARTICLE)
 
 # Nothing breaks, the machine is only busy: nobody may move.
 soak: build
