@@ -2,7 +2,10 @@
 
 package core
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // key is what is known of an identity's key in etcd.
 func (m *Machine) key(id *identity) Key {
@@ -20,6 +23,8 @@ func (m *Machine) wantKey(id *identity) uint64 {
 	switch {
 	case !m.cfg.Etcd || !id.known:
 		return 0
+	case m.useless(id):
+		return 0
 	case m.cfg.many():
 		return m.wantKeyOfMany(id)
 	case w.Has(Owner) && (!m.up(id) && m.view(id.peer).State != PeerUnknown || m.key(id).Held != 0 && !m.granted(id)):
@@ -28,6 +33,15 @@ func (m *Machine) wantKey(id *identity) uint64 {
 		return m.next(id, w.Gen())
 	}
 	return 0
+}
+
+// useless: an owner whose NIC has lost the clients and who hears nobody that could take it over serves
+// nobody by its key, and keeps others from it.
+func (m *Machine) useless(id *identity) bool {
+	if !id.word.Has(Owner) || !m.carrierWatch(id).bad {
+		return false
+	}
+	return !slices.ContainsFunc(m.candidates(id), func(p int) bool { return m.view(p).State == PeerUp })
 }
 
 func (m *Machine) driveKey(id *identity) {
