@@ -463,10 +463,3 @@ func (d decoder) texts(key string, out *list, example string) field {
 func (d decoder) inside(key string, fields ...field) field {
 	return field{key, func(kv *ast.MappingValueNode) { d.object(kv.Value, key, fields...) }}
 }
-
-// later refuses a key of the contract that this version does not do.
-func (d decoder) later(key, remedy string) field {
-	return field{key, func(kv *ast.MappingValueNode) {
-		d.add(at(kv), "%s is not supported by this version; %s", key, remedy)
-	}}
-}
