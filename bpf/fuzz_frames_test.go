@@ -71,7 +71,7 @@ func (g *gun) scene(r *rand.Rand) *truth {
 func (g *gun) sceneConfig(r *rand.Rand, c *bpf.XdphaXdConfig) {
 	c.Self = uint8(r.IntN(2))
 	c.N_reach = oneOf[uint8](r, 0, 3)
-	c.SoloKeep = uint8(r.IntN(2))
+	c.SoloKeep, c.WithPorts = uint8(r.IntN(2)), uint16(r.IntN(4)) // behind their port 445 nobody is ever ready
 	c.ServeNs = oneOf(r, 0, hour)
 	c.ProbeNs, c.SuspectNs, c.HoldNs = hour, 2*hour, 4*hour
 	c.Identities[0].Carrier = uint32(g.nic[0][oneOf(r, lan, spare)])
@@ -293,6 +293,7 @@ func (m *maker) nd() []byte {
 func (m *maker) packet() []byte {
 	b := oneOf(m.Rand, ping(m.mac(), m.mac(), m.ip4(), m.ip4()), ping(m.mac(), m.mac(), m.ip6(), m.ip6()),
 		ping(filesMAC, client, clientIP, filesIP), ping(filesMAC, client, client6, filesIP6), ping(mailMAC, client, clientIP, mailIP),
+		segment(filesMAC, clientIP, filesIP, 445, 0x02, 0), segment(mailMAC, client6, filesIP6, 445, 0x02, 0),
 		ping(client, filesMAC, filesIP, clientIP), ping(client, filesMAC, filesIP6, client6), ping(client, mailMAC, mailIP, clientIP))
 	switch m.IntN(8) {
 	case 0:

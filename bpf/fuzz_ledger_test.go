@@ -220,7 +220,7 @@ func (l *ledger) peerWrote(f wire.Frame) error {
 	if err := l.granted(f, booted); err != nil {
 		return err
 	}
-	if err := l.owned(f); err != nil {
+	if err := l.owned(f, booted); err != nil {
 		return err
 	}
 	return l.settle("a fresh frame of the peer")
@@ -248,7 +248,7 @@ func (l *ledger) granted(f wire.Frame, booted bool) error {
 
 // owned: a frame gives what its sender has released to who waits for it, and closes what is older
 // or what the other node may demand. It does nothing else to ownership.
-func (l *ledger) owned(f wire.Frame) error {
+func (l *ledger) owned(f wire.Frame, booted bool) error {
 	heeded := f.Digest == l.cfg.Digest && len(f.Words) == identities
 	for i := range identities {
 		was, got := l.before.words[i], l.now.words[i]
@@ -262,6 +262,10 @@ func (l *ledger) owned(f wire.Frame) error {
 		theirs := uint64(0)
 		if heeded {
 			theirs = f.Words[i]
+		}
+		if let, ok := l.forsaken(i, was); booted && ok && (got == let || heeded && l.mayBecome(i, let, got, theirs)) {
+			l.want.words[i] = got
+			continue
 		}
 		if !heeded || !l.mayBecome(i, was, got, theirs) {
 			return fmt.Errorf("a frame that says %x made the word %x of %x", f.Words, got, was)
@@ -280,6 +284,14 @@ func (l *ledger) owned(f wire.Frame) error {
 		}
 	}
 	return nil
+}
+
+// forsaken is what becomes of a word when a peer is proven that has booted: what was owned here and not
+// served any more may have been served there, before it forgot.
+func (l *ledger) forsaken(i int, was uint64) (let uint64, ok bool) {
+	const gen = 1<<48 - 1
+	served := l.cfg.ServeNs == 0 || int64(l.before.state.ServeUntilNs-l.ended) > 0
+	return yield | was&gen, was&owner != 0 && !served
 }
 
 // mayBecome tells whether a word of identity i may become another one when the peer says theirs.

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"flag"
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -107,6 +108,9 @@ func newGun(t *testing.T) *gun {
 	g.timelines = mapped[[16]bpf.XdphaXdTimeline](t, m.Timelines)
 	g.counters = mapped[[4 * bpf.XdphaXdReasonREASON_COUNT]uint64](t, m.Counters)[:]
 	g.counted = slices.Clone(g.counters)
+	for id := range uint32(identities) {
+		g.must(m.Ports.Put(bpf.XdphaXdPort{Identity: id, PortBe: bits.ReverseBytes16(445)}, uint64(1<<48))) // of no word
+	}
 	return g
 }
 

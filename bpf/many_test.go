@@ -233,6 +233,9 @@ func TestGenerationsAreOwnedByOneNodeOnly(t *testing.T) {
 		v.peer.Words[0] = owner | c.gen
 		v.words[0], v.control.Floor[0], v.control.LeaveGen[0] = ready|c.gen, c.floor, c.want
 		n.put(v)
+		for node := 3; node < c.nodes; node++ { // the others have been dead for long
+			n.must(n.objs.Peers.Put(uint32(node), &bpf.XdphaXdPeer{State: dead}))
+		}
 		n.receive(lan, signed(t, with(peerSays(lan, yield|c.gen, 0), func(f *wire.Frame) { f.Sender = uint8(peer) }), signing))
 		if got := n.words()[0]; got != owner|c.want {
 			t.Errorf("%+v: the word is %x", c, got)

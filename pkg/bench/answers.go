@@ -80,6 +80,9 @@ func answers(ctx context.Context, s size, res *Result) error {
 // byTurns asks all in small batches, so that noise hits all alike.
 func byTurns(ctx context.Context, s size, all []*contender) error {
 	for _, c := range all {
+		if c.batch(1); c.lost > 0 {
+			return fmt.Errorf("measure %s: no answer within %v", c.name, patience)
+		}
 		c.batch(s.warm)
 		c.samples, c.lost = c.samples[:0], 0
 	}

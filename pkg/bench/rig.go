@@ -332,6 +332,18 @@ func (r *rig) greet(ctx context.Context) error {
 			return fmt.Errorf("greet the node (heard its probe: %v, answers: %d): %w", heard, proven, context.Cause(ctx))
 		}
 	}
+	return r.own()
+}
+
+// own gives the node its words again: what it owns and was not granted yet it has let go when it heard a
+// peer that has booted.
+func (r *rig) own() error {
+	mine, _ := r.setup.words()
+	for i, w := range mine {
+		if now, ok := r.dp.Swap(i, r.dp.Word(i), core.Word(w)); !ok {
+			return fmt.Errorf("give the node its word of identity %d: it has become %v meanwhile", i, now)
+		}
+	}
 	return nil
 }
 
