@@ -64,6 +64,10 @@ func (d decoder) document(src []byte) ast.Node {
 			d.add(pos{i + 1, 1}, "the line is not UTF-8; save the file as UTF-8")
 			return nil
 		}
+		if strings.Contains(strings.TrimSuffix(line, "\r"), "\r") { // to the parser each is the end of a line
+			d.add(pos{i + 1, 1}, "the line has carriage returns within it; save the file with the ends of lines of Unix")
+			return nil
+		}
 	}
 	tokens := lexer.Tokenize(string(src))
 	if at, deep := tooDeep(tokens); deep {
