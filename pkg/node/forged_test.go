@@ -5,10 +5,12 @@ package node_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
@@ -40,7 +42,12 @@ func (c *cluster) onWire(nic, namespace string, f func(send func(frame []byte) e
 func (c *cluster) inject(nic, namespace string, all ...[]byte) error {
 	return c.onWire(nic, namespace, func(send func([]byte) error) error {
 		for _, f := range all {
-			if err := send(f); err != nil {
+			err := send(f)
+			for end := time.Now().Add(patience); errors.Is(err, unix.ENOBUFS) && time.Now().Before(end); { // a queue is full
+				runtime.Gosched()
+				err = send(f)
+			}
+			if err != nil {
 				return fmt.Errorf("send %d bytes: %w", len(f), err)
 			}
 		}
