@@ -87,7 +87,7 @@ func onceOrTwice(t *testing.T, c *cluster) {
 	}
 	both := []string{lab.Serv1, lab.Serv2}
 	for _, owner := range []string{lab.Serv1, lab.Serv2, lab.Serv1} {
-		within(t, func(ctx context.Context) error { return c.api[lab.Serv1].Move(ctx, "files", owner, false) })
+		c.handOver(t, lab.Serv1, "files", owner)
 		c.awaitSettled(t, map[string]string{"files": owner, "mail": lab.Serv2})
 		for service, want := range map[string][]string{"filesd": {owner}, "maild": {lab.Serv2}, "dns": both} {
 			if on := runs(service); !slices.Equal(on, want) {

@@ -4,7 +4,6 @@ package node_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -156,7 +155,7 @@ func TestAForeignClaimOfAnAddressIsRepairedAtOnce(t *testing.T) {
 	offender := c.mac(t, lab.Hosts1, "eth0")
 	for owner, carrier := range map[string]string{lab.Serv1: "lan", lab.Serv2: "spare"} {
 		t.Run("carried by the "+carrier+" NIC", func(t *testing.T) {
-			within(t, func(ctx context.Context) error { return c.api[lab.Serv1].Move(ctx, "files", owner, false) })
+			c.handOver(t, lab.Serv1, "files", owner)
 			await(t, owner+" owns it", func() error {
 				id, err := identity(c.mustStatus(t, owner), "files")
 				if err == nil && id.Owner != owner {

@@ -163,7 +163,7 @@ func (c *cluster) awaitUnarmed(t *testing.T) {
 	t.Helper()
 	move := func(to string) {
 		t.Helper()
-		within(t, func(ctx context.Context) error { return c.api[lab.Serv1].Move(ctx, "files", to, false) })
+		c.handOver(t, lab.Serv1, "files", to)
 	}
 	for range 3 { // one promise is kept ahead
 		move(lab.Serv2)
@@ -270,7 +270,7 @@ func noDescriptors(t *testing.T, c *cluster) {
 			t.Errorf("service %s is %s after %d restarts: that its check could not be run was taken for its failure", s.Name, s.State, s.Restarts)
 		}
 	}
-	within(t, func(ctx context.Context) error { return c.api[lab.Serv1].Move(ctx, "files", lab.Serv2, false) })
+	c.handOver(t, lab.Serv1, "files", lab.Serv2)
 	c.awaitSettled(t, everythingOn(lab.Serv2))
 }
 

@@ -283,6 +283,17 @@ func (c *cluster) bringHome(t *testing.T) {
 	})
 }
 
+// handOver has a node hand an identity over. It is asked until it agrees: it refuses as long as the target has
+// not said that it is prepared, which may be later than the target's own status says so.
+func (c *cluster) handOver(t *testing.T, at, name, to string) {
+	t.Helper()
+	await(t, fmt.Sprintf("%s hands %s over", at, name), func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		return c.api[at].Move(ctx, name, to, false)
+	})
+}
+
 // within runs f with a time limit.
 func within(t *testing.T, f func(ctx context.Context) error) {
 	t.Helper()

@@ -3,7 +3,6 @@
 package node_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -157,7 +156,7 @@ func movedAmongThree(t *testing.T, a *arbitrated) {
 		{lab.Serv3, lab.Serv1},
 	} {
 		w := a.watch(t, files)
-		within(t, func(ctx context.Context) error { return a.api[m.at].Move(ctx, "files", m.to, false) })
+		a.handOver(t, m.at, "files", m.to)
 		a.awaitSettled(t, map[string]string{"files": m.to, "mail": lab.Serv2})
 		if sum := w.end(); sum.After != m.to {
 			t.Errorf("moved to %s, %s answers", m.to, sum.After)

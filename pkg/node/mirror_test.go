@@ -95,10 +95,7 @@ func TestTheOwnersDataIsOnTheOtherNode(t *testing.T) {
 		t.Error("the old owner's last words are still there")
 	}
 
-	within(t, func(ctx context.Context) error {
-		return c.api[lab.Serv2].Move(ctx, "files", lab.Serv1, false)
-	})
-	c.awaitSettled(t, atHome)
+	c.bringHome(t)
 	c.mirrored(t, lab.Serv1, control.MirrorOut)
 	c.mirrored(t, lab.Serv2, control.MirrorIn)
 	must(t, os.WriteFile(data(one, "mail"), []byte("at home again"), 0o600))

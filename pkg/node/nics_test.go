@@ -124,7 +124,7 @@ func renamed(t *testing.T, c *cluster) {
 	c.awaitSettled(t, atHome)
 	w.endLossless()
 	w = c.watch(t, mail, lab.Serv1, lab.Serv2)
-	within(t, func(ctx context.Context) error { return c.api[lab.Serv1].Move(ctx, "mail", lab.Serv1, false) })
+	c.handOver(t, lab.Serv1, "mail", lab.Serv1)
 	c.awaitSettled(t, everythingOn(lab.Serv1))
 	w.awaitAnswerBy(lab.Serv1)
 	w.end()

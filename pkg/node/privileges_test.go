@@ -103,7 +103,7 @@ func TestThePairRunsAsAUserWithTheListedCapabilitiesAlone(t *testing.T) {
 		}
 	}
 	w := c.watch(t, files, lab.Serv1, lab.Serv2)
-	within(t, func(ctx context.Context) error { return c.api[lab.Serv1].Move(ctx, "files", "", false) })
+	c.handOver(t, lab.Serv1, "files", "")
 	c.awaitSettled(t, everythingOn(lab.Serv2))
 	w.awaitAnswerBy(lab.Serv2)
 	w.end()

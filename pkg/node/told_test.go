@@ -85,8 +85,30 @@ func (c *cluster) command(t *testing.T, node string, args ...string) string {
 	return b.String()
 }
 
+// toldThatAllIsUp waits until serv2 has told of its peer's services last that they are up. It tells of
+// what its loop sees, which may be later than what its status shows. The result is its last event.
+func (c *cluster) toldThatAllIsUp(t *testing.T) (seq uint64) {
+	t.Helper()
+	await(t, "serv2 has told that its peer's services are up", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		defer cancel()
+		told := ""
+		err := c.api[lab.Serv2].Events(ctx, 0, false, func(e control.Event) error {
+			if seq = e.Seq; strings.HasPrefix(e.Kind, "peer-services-") && e.Identity == "files" {
+				told = e.Kind
+			}
+			return nil
+		})
+		if err == nil && told != "peer-services-up" {
+			err = fmt.Errorf("it has told %q", told)
+		}
+		return err
+	})
+	return seq
+}
+
 func tellsOfThePeersServices(t *testing.T, c *cluster) {
-	since := c.lastEvent(t, lab.Serv2)
+	since := c.toldThatAllIsUp(t)
 	// The file is the service: without it the check is bad, until the service is restarted.
 	must(t, os.Remove(filepath.Join(c.Dir, "services", "filesd@"+fmt.Sprint(lab.TTLServ1))))
 	await(t, "serv2 is told that the service is down", func() error { return c.hasEvent(lab.Serv2, since, "peer-services-down", "files") })
@@ -114,7 +136,7 @@ func (c *cluster) countEvents(t *testing.T, node string, since uint64, kind stri
 }
 
 func newDaemonIsNoNewsOfServices(t *testing.T, c *cluster) {
-	since := c.lastEvent(t, lab.Serv2)
+	since := c.toldThatAllIsUp(t)
 	done, down := make(chan struct{}), make(chan int)
 	go func() { // serv2's status reads what the last frame said; its loop would not see a short word
 		n := 0
@@ -160,7 +182,7 @@ func (c *cluster) newOwner(t *testing.T, f func(*control.Takeover) error) contro
 
 func tellsOfAHandOver(t *testing.T, c *cluster) {
 	w := c.watch(t, files, lab.Serv1, lab.Serv2)
-	within(t, func(ctx context.Context) error { return c.api[lab.Serv1].Move(ctx, "files", "", false) })
+	c.handOver(t, lab.Serv1, "files", "")
 	w.awaitAnswerBy(lab.Serv2)
 	c.newOwner(t, func(o *control.Takeover) error {
 		l := o.Timeline
