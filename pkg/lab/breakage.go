@@ -173,6 +173,15 @@ func (l *Lab) cut(ports []Port) {
 	}
 }
 
+// cutAll cuts all cables of a node in one store, until cut is asked for them.
+func (l *Lab) cutAll(node string) {
+	var mask uint64
+	for _, p := range portsOf(l.ports, node) {
+		mask |= 1 << p.Role
+	}
+	setBits(l.cables.CutWord(cutIndex[node]), mask, mask)
+}
+
 // carry gives cables a carrier or takes it, as the faults that last want it. It returns when
 // the ports forward again, after then, if there is one, was called for them.
 func (l *Lab) carry(ports []Port, then func([]Port)) error {

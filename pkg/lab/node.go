@@ -216,13 +216,15 @@ func (n *Node) killDaemon() {
 
 // reboot gives the node a new namespace, empty pins and run directory; its
 // state directory, being its disk, stays. Its cables come up as faults that last want them.
+// The old kernel's programs go last: on live cables its addresses would be answered for with no gate.
 func (n *Node) reboot() error {
 	l := n.lab
+	l.cutAll(n.Name)
 	if err := errors.Join(n.powerOff(), n.thaw()); err != nil {
 		return err
 	}
 	n.reap()
-	if err := errors.Join(os.RemoveAll(n.PinDir), emptyDir(n.RunDir)); err != nil {
+	if err := emptyDir(n.RunDir); err != nil {
 		return fmt.Errorf("reboot %s: %w", n.Name, err)
 	}
 	files, err := filepath.Glob(n.serviceFile("*"))
@@ -234,7 +236,13 @@ func (n *Node) reboot() error {
 			return fmt.Errorf("reboot %s: %w", n.Name, err)
 		}
 	}
-	return l.replaceSpace(n.Name)
+	if err := l.replaceSpace(n.Name); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(n.PinDir); err != nil {
+		return fmt.Errorf("reboot %s: %w", n.Name, err)
+	}
+	return nil
 }
 
 func emptyDir(dir string) error {

@@ -10,6 +10,7 @@ import (
 func TestPairs(t *testing.T) {
 	for _, kind := range PairKinds {
 		t.Run(kind.Name, func(t *testing.T) {
+			t.Parallel()
 			f := Pairs(kind, "", Limits{Depth: 14, States: 30_000})
 			t.Logf("%d states, to a depth of %d", f.States, f.Depth)
 			if f.Wrong != "" {

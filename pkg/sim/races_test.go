@@ -13,6 +13,7 @@ import (
 func TestRaces(t *testing.T) {
 	for _, kind := range RaceKinds {
 		t.Run(kind.Name, func(t *testing.T) {
+			t.Parallel()
 			f := Races(kind, 1, "", Limits{Depth: 7, States: 200_000})
 			t.Logf("%d states, to a depth of %d", f.States, f.Depth)
 			if f.Wrong != "" {

@@ -26,6 +26,7 @@ func TestSeeds(t *testing.T) {
 		"etcd": EtcdTimings(ms, 5*ms), "three": many(3), "five": many(5),
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			var total Stats
 			seeds := seeds / uint64((p.Nodes-1)*p.Nodes/2) // a run is so much longer
 			for seed := range seeds {
@@ -67,13 +68,17 @@ func explain(t *testing.T, o Options, r Result) {
 func TestMutationsAreFound(t *testing.T) {
 	for _, m := range Mutations {
 		t.Run(m, func(t *testing.T) {
+			t.Parallel()
 			if !inRacesOrPairs(t, m) {
 				inSeeds(t, balanced(true), m, nil)
 			}
 		})
 	}
 	for _, m := range FenceMutations {
-		t.Run(m, func(t *testing.T) { inSeeds(t, balanced(false).WithFence(), m, nil) })
+		t.Run(m, func(t *testing.T) {
+			t.Parallel()
+			inSeeds(t, balanced(false).WithFence(), m, nil)
+		})
 	}
 	for _, m := range EtcdMutations {
 		t.Run(m, func(t *testing.T) {
@@ -83,6 +88,7 @@ func TestMutationsAreFound(t *testing.T) {
 	}
 	for _, m := range ManyMutations {
 		t.Run("many: "+m, func(t *testing.T) {
+			t.Parallel()
 			if !inCrowds(t, m) {
 				inSeeds(t, many(3), m, nil)
 			}
