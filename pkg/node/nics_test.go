@@ -10,11 +10,13 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/pkg/lab"
 )
@@ -40,6 +42,53 @@ func TestABadDayOfTheNICs(t *testing.T) {
 			s.test(t, c)
 		}) {
 			c.logs(t)
+		}
+	}
+}
+
+// What is kept ahead is answered for as soon as its device is there, so the gate has to be there before: when a
+// node boots, and when a daemon finds what one has left whose programs are gone.
+func TestNothingOfAnIdentityIsThereBeforeItsGate(t *testing.T) {
+	c := newCluster(t, lab.Scene{Profile: "cautious", Staging: "ahead"})
+	n := c.Node(lab.Serv1)
+	gatesComeFirst(t, c, n)
+	must(t, n.Kill())
+	must(t, os.RemoveAll(n.PinDir))
+	gatesComeFirst(t, c, n)
+}
+
+// gatesComeFirst watches a node while its daemon starts.
+func gatesComeFirst(t *testing.T, c *cluster, n *lab.Node) {
+	t.Helper()
+	updates, done := make(chan netlink.LinkUpdate, 1024), make(chan struct{})
+	defer close(done)
+	must(t, c.Do(n.Name, func() error { return netlink.LinkSubscribe(updates, done) }))
+	carriers, old := map[string]string{"xd-files": "eth0", "xd-mail": "eth2"}, map[int]bool{}
+	must(t, c.Do(n.Name, func() error {
+		links, err := netlink.LinkList()
+		for _, l := range links {
+			old[l.Attrs().Index] = true
+		}
+		return err
+	}))
+	must(t, n.Start())
+	for limit := time.After(patience); len(carriers) > 0; {
+		select {
+		case u := <-updates:
+			carrier, wanted := carriers[u.Attrs().Name]
+			if !wanted || u.Header.Type != unix.RTM_NEWLINK || old[u.Attrs().Index] {
+				continue
+			}
+			delete(carriers, u.Attrs().Name)
+			must(t, c.Do(n.Name, func() error {
+				nic, err := netlink.LinkByName(carrier)
+				if err == nil && (nic.Attrs().Xdp == nil || !nic.Attrs().Xdp.Attached) {
+					err = fmt.Errorf("%s is there and %s has no gate", u.Attrs().Name, carrier)
+				}
+				return err
+			}))
+		case <-limit:
+			t.Fatalf("no device of %v", carriers)
 		}
 	}
 }

@@ -99,7 +99,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer unlock()
-	unlockHost, err := lockHost(host.Mark(o.Config.Cluster, o.Config.Nodes[o.Config.Self].Name))
+	unlockHost, err := lockHost(mark(o.Config))
 	if err != nil {
 		return err
 	}
@@ -197,18 +197,18 @@ func (n *node) prepare() (err error) {
 	if n.journal, err = journal.Open(filepath.Join(n.StateDir, journal.Name)); err != nil {
 		return err
 	}
-	if n.host, err = host.New(n.Log, host.Mark(cfg.Cluster, cfg.Nodes[cfg.Self].Name)); err != nil {
+	if n.host, err = host.New(n.Log, mark(cfg)); err != nil {
 		return err
 	}
 	n.hooks = newHooks(cfg.Hooks.Events, n.Log)
 	if err := n.findNICs(); err != nil {
 		return err
 	}
-	tick, err := n.prepareHost()
+	tick, err := n.prepareDatapath()
 	if err != nil {
 		return err
 	}
-	if err := n.prepareDatapath(tick.end); err != nil {
+	if err := n.prepareIdentities(); err != nil {
 		return err
 	}
 	n.announce = announce.New(n.Log)
@@ -376,7 +376,7 @@ func (n *node) close() error {
 	// Addresses go before the gate does: behind an absent gate they would answer beside the peer.
 	if n.host != nil {
 		if n.clean {
-			errs = append(errs, n.host.RemoveAll(host.Mark(n.Config.Cluster, n.Config.Nodes[n.Config.Self].Name)))
+			errs = append(errs, n.removeDevices())
 		}
 		errs = append(errs, n.host.Close())
 	}

@@ -59,24 +59,15 @@ func hostIdentities(cfg *config.Config) (list []host.Identity) {
 	return list
 }
 
-func (n *node) prepareHost() (t tickEnds, err error) {
-	for i := range n.Config.Identities {
-		if err := n.prepareIdentity(i); err != nil && !errors.Is(err, errNoNIC) {
-			return t, err
-		}
-	}
-	t.start, t.end, err = n.host.EnsureTickPair(tickPair)
-	return t, err
-}
-
-func (n *node) prepareDatapath(tick int) error {
+// prepareDatapath puts the programs on every NIC.
+func (n *node) prepareDatapath() (t tickEnds, err error) {
 	lc, err := n.datapathConfig()
 	if err != nil {
-		return err
+		return t, err
 	}
-	n.dp, err = loader.Open(lc, loader.Options{PinDir: n.PinDir, Lease: n.Config.Timing.SupervisorLease, Log: n.Log, Anew: n.dropAddresses})
+	n.dp, err = loader.Open(lc, loader.Options{PinDir: n.PinDir, Lease: n.Config.Timing.SupervisorLease, Log: n.Log, Anew: n.removeDevices})
 	if err != nil {
-		return err
+		return t, err
 	}
 	// Fresh words stay 0: with the promised generations in them the first frame would
 	// close a peer that owns. The core raises them when it knows that nobody does.
@@ -85,26 +76,33 @@ func (n *node) prepareDatapath(tick int) error {
 			continue
 		}
 		if err := n.dp.AttachNIC(role, l.Index); err != nil {
+			return t, err
+		}
+	}
+	if t.start, t.end, err = n.host.EnsureTickPair(tickPair); err != nil {
+		return t, err
+	}
+	if err := n.dp.AttachTick(t.end); err != nil {
+		return t, err
+	}
+	n.dp.Renew(loader.Now(), n.Config.Timing.SupervisorLease)
+	return t, n.dp.Start()
+}
+
+// mark is what all devices of a node bear.
+func mark(cfg *config.Config) string { return host.Mark(cfg.Cluster, cfg.Nodes[cfg.Self].Name) }
+
+// removeDevices takes off what this run or an earlier one left: without its gate nothing may answer.
+func (n *node) removeDevices() error { return n.host.RemoveAll(mark(n.Config)) }
+
+// prepareIdentities comes after the gates: what is kept ahead is answered for as soon as a device is there.
+func (n *node) prepareIdentities() error {
+	for i := range n.Config.Identities {
+		if err := n.prepareIdentity(i); err != nil && !errors.Is(err, errNoNIC) {
 			return err
 		}
 	}
-	if err := n.dp.AttachTick(tick); err != nil {
-		return err
-	}
-	n.dp.Renew(loader.Now(), n.Config.Timing.SupervisorLease)
-	return n.dp.Start()
-}
-
-// dropAddresses takes off what an earlier run left: without its gate nothing may answer.
-func (n *node) dropAddresses() error {
-	var errs []error
-	for i, id := range n.Config.Identities {
-		errs = append(errs, n.host.RemoveAddresses(id.Name))
-		if err := n.prepareIdentity(i); !errors.Is(err, errNoNIC) { // routes go with the last address
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
+	return nil
 }
 
 func (n *node) datapathConfig() (loader.Config, error) {
