@@ -53,16 +53,30 @@ static __always_inline __u32 hb_count(struct hb_head *h)
 	return *(volatile __u8 *)&h->n_identities;
 }
 
-// The tag over head and words, where they stand; not 0: they end outside the packet. To check a
-// frame and to sign its answer is the same code, and short: it is not in the processor's cache
-// when a frame comes, and to fetch it costs more than to run it.
-static __noinline int hb_tag(const struct xd_key *key, struct hb_head *h, void *end, __u64 *tag)
+// What walks over a frame's words is global and finds the frame by itself: the verifier proves it
+// once, and not once for each number of words with all that follows.
+static __always_inline struct hb_head *hb_of(struct xdp_md *ctx, void **end)
 {
-	struct sip s = sip_start(key);
-	__u64 *w = (void *)h;
+	struct hb_head *h = (void *)(long)ctx->data + sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(struct udphdr);
 
-	if ((void *)(h + 1) > end)
+	*end = (void *)(long)ctx->data_end;
+	return (void *)(h + 1) > *end ? 0 : h;
+}
+
+// The tag over head and words: written where it stands, or compared with what stands there. 0: done, or
+// the same. To check a frame and to sign its answer is the same code, and short: it is not in the
+// processor's cache when a frame comes, and to fetch it costs more than to run it.
+__noinline int hb_tag(struct xdp_md *ctx, __u32 key_id, int sign)
+{
+	void *end;
+	struct hb_head *h = hb_of(ctx, &end);
+	const struct xd_key *key = the_key(key_id);
+	__u64 *w = (void *)h, *carried;
+	struct sip s;
+
+	if (!h || !key)
 		return -1;
+	s = sip_start(key);
 	for (__u32 i = 0; i < HB_WORDS(MAX_IDENTITIES); i++, w++) {
 		if (i >= HB_WORDS(hb_count(h)))
 			break;
@@ -70,27 +84,23 @@ static __noinline int hb_tag(const struct xd_key *key, struct hb_head *h, void *
 			return -1;
 		SIP_ABSORB(s, *w);
 	}
-	*tag = sip_finish(s, 8 * HB_WORDS(hb_count(h)));
+	carried = (__u64 *)h + HB_WORDS(hb_count(h) & 31);
+	if ((void *)(carried + 1) > end)
+		return -1;
+	if (!sign)
+		return *carried != sip_finish(s, 8 * HB_WORDS(hb_count(h)));
+	*carried = sip_finish(s, 8 * HB_WORDS(hb_count(h)));
 	return 0;
-}
-
-// Where the tag stands; NULL: outside the packet.
-static __always_inline __u64 *hb_tag_at(struct hb_head *h, void *end)
-{
-	__u64 *at = (__u64 *)h + HB_WORDS(hb_count(h) & 31);
-
-	return (void *)(at + 1) > end ? 0 : at;
 }
 
 // hb_check tells what is wrong with a frame before anything of it is believed.
 // 0: authentic. The frame's length is exact.
-static __always_inline enum xd_reason hb_check(const struct xd_config *cfg, __u32 link, struct iphdr *ip,
-					       struct udphdr *udp, void *payload, void *end)
+static __always_inline enum xd_reason hb_check(struct xdp_md *ctx, const struct xd_config *cfg, __u32 link,
+					       struct iphdr *ip, struct udphdr *udp, void *payload, void *end)
 {
 	struct hb_head *h = payload;
 	struct xd_control *ctl = the_control();
-	const struct xd_key *key = 0;
-	__u64 tag, *carried, keys;
+	__u64 keys;
 	__u32 n;
 
 	if ((void *)(h + 1) > end)
@@ -117,14 +127,9 @@ static __always_inline enum xd_reason hb_check(const struct xd_config *cfg, __u3
 	if (h->sender >= cfg->n_nodes || h->sender == cfg->self)
 		return REASON_HB_BAD_SENDER;
 	keys = ctl ? keys_in_force(ctl) : 0;
-	if (keys & KEYS_SET && (h->key_id == KEYS_SIGNING(keys) || h->key_id == KEYS_OTHER(keys)))
-		key = the_key(h->key_id);
-	if (!key)
+	if (!(keys & KEYS_SET) || (h->key_id != KEYS_SIGNING(keys) && h->key_id != KEYS_OTHER(keys)))
 		return REASON_HB_UNKNOWN_KEY;
-	carried = hb_tag_at(h, end);
-	if (!carried || hb_tag(key, h, end, &tag))
-		return REASON_HB_TRUNCATED;
-	return *carried == tag ? 0 : REASON_HB_BAD_TAG;
+	return hb_tag(ctx, h->key_id, 0) ? REASON_HB_BAD_TAG : 0;
 }
 
 static __always_inline int rise(__u64 *highest, __u64 seq)
@@ -200,17 +205,45 @@ static __always_inline enum xd_reason hb_fresh(const struct xd_config *cfg, cons
 }
 
 // A peer of another configuration is alive, but its words speak of other identities.
-static __always_inline void hb_words(const struct xd_config *cfg, struct hb_head *h, void *end, __u64 now)
+__noinline int hb_words(struct xdp_md *ctx, __u64 now)
 {
-	__u64 *word = (__u64 *)(h + 1);
+	struct xd_config *cfg = the_config();
+	void *end;
+	struct hb_head *h = hb_of(ctx, &end);
+	__u64 *word;
 
-	if (h->digest != cfg->digest || h->n_identities != cfg->n_identities)
-		return;
+	if (!cfg || !h || h->digest != cfg->digest || h->n_identities != cfg->n_identities)
+		return 0;
+	word = (__u64 *)(h + 1);
 	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
 		if (i >= hb_count(h) || (void *)(word + i + 1) > end)
-			return;
+			break;
 		peer_word(h->sender, i, word[i], now);
 	}
+	return 0;
+}
+
+// hb_own_words puts this node's words into an answer. What the peer does not know the same of is 0.
+__noinline int hb_own_words(struct xdp_md *ctx)
+{
+	struct xd_config *cfg = the_config();
+	void *end;
+	struct hb_head *h = hb_of(ctx, &end);
+	__u64 *word;
+
+	if (!cfg || !h)
+		return -1;
+	word = (__u64 *)(h + 1);
+	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
+		__u64 *mine = the_word(i);
+
+		if (i >= hb_count(h) || !mine)
+			break;
+		if ((void *)(word + i + 1) > end)
+			return -1;
+		word[i] = i < cfg->n_identities ? *(volatile __u64 *)mine : 0;
+	}
+	return 0;
 }
 
 static __always_inline struct xd_minute *the_minute(struct xd_state *st, __u64 now)
@@ -292,9 +325,9 @@ static __always_inline void hb_granted(const struct xd_config *cfg, struct xd_st
 // alive sees what it owns, and nobody serves by its grant what its words have closed. The
 // arbiter's leave, which was for a peer that is not heard, ends with it.
 // It returns whether the peer may count on it.
-static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_state *st, struct xd_peer *p,
-				      struct xd_path_state *path, struct ethhdr *eth, struct hb_head *h, void *end,
-				      __u64 now)
+static __always_inline int hb_believe(struct xdp_md *ctx, const struct xd_config *cfg, struct xd_state *st,
+				      struct xd_peer *p, struct xd_path_state *path, struct ethhdr *eth,
+				      struct hb_head *h, __u64 now)
 {
 	int promised;
 
@@ -315,7 +348,7 @@ static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_sta
 	p->digest = h->digest;
 	p->key = h->key_id;
 	hb_solo(p, h, now);
-	hb_words(cfg, h, end, now);
+	hb_words(ctx, now);
 	hb_granted(cfg, st, p, h->grant_ns, now);
 	if (p->state == PEER_UP || p->state == PEER_SUSPECT)
 		hb_gap(st, p, path, h->link, now);
@@ -325,20 +358,18 @@ static __always_inline int hb_believe(const struct xd_config *cfg, struct xd_sta
 }
 
 // hb_answer turns the probe that came in by a link's NIC into its reply, in place. Only what was promised is granted.
-static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_state *st, const struct xd_peer *p,
-				     __u32 link, struct ethhdr *eth, struct iphdr *ip, struct hb_head *h, void *end,
-				     int promised, __u64 now)
+static __always_inline int hb_answer(struct xdp_md *ctx, const struct xd_config *cfg, struct xd_state *st,
+				     const struct xd_peer *p, __u32 link, struct ethhdr *eth, struct iphdr *ip,
+				     struct hb_head *h, int promised, __u64 now)
 {
 	struct xd_control *ctl = the_control();
-	__u64 *word = (__u64 *)(h + 1), *carried, tag, keys;
-	const struct xd_key *key;
 	__u32 address;
+	__u64 keys;
 	__u8 mac[6];
 
 	if (!ctl)
 		return -1;
 	keys = keys_in_force(ctl);
-	key = the_key(KEYS_SIGNING(keys));
 	__builtin_memcpy(mac, eth->h_dest, 6);
 	if (mac[0] & 1) // it did not know my MAC yet
 		__builtin_memcpy(mac, cfg->links[link < MAX_LINKS ? link : 0].mac, 6);
@@ -351,20 +382,7 @@ static __always_inline int hb_answer(const struct xd_config *cfg, struct xd_stat
 	h->echo = h->nonce;
 	h->grant_ns = promised ? h->sent_ns : 0;
 	hb_say(h, cfg, st, p, ctl, keys, now);
-	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
-		__u64 *mine = the_word(i);
-
-		if (i >= hb_count(h) || !mine)
-			break;
-		if ((void *)(word + i + 1) > end)
-			return -1;
-		word[i] = i < cfg->n_identities ? *(volatile __u64 *)mine : 0;
-	}
-	carried = hb_tag_at(h, end);
-	if (!key || !carried || hb_tag(key, h, end, &tag))
-		return -1;
-	*carried = tag;
-	return 0;
+	return hb_own_words(ctx) || hb_tag(ctx, KEYS_SIGNING(keys), 1);
 }
 
 // hb_fetch reads one word of each page that an authentic probe will need, and forgets it: the
@@ -446,7 +464,7 @@ static __always_inline enum xd_reason handle_heartbeat(struct xdp_md *ctx, const
 	if (!st || ip->frag_off & bpf_htons(0x3fff))
 		return REASON_HB_BAD_SHAPE;
 	hb_fetch(st, h, c.end, link);
-	reason = hb_check(cfg, link, ip, udp, c.at, c.end);
+	reason = hb_check(ctx, cfg, link, ip, udp, c.at, c.end);
 	if (link == LINK_CROSSOVER &&
 	    (reason == REASON_HB_BAD_VERSION || reason == REASON_HB_UNKNOWN_KEY || reason == REASON_HB_BAD_TAG) &&
 	    (void *)(h + 1) <= c.end) {
@@ -465,13 +483,13 @@ static __always_inline enum xd_reason handle_heartbeat(struct xdp_md *ctx, const
 	reason = hb_fresh(cfg, st, p, path, h, now);
 	if (reason)
 		return reason;
-	promised = hb_believe(cfg, st, p, path, eth, h, c.end, now);
+	promised = hb_believe(ctx, cfg, st, p, path, eth, h, now);
 	brought = st->to_announce ? hb_brought(ctx->ingress_ifindex) : 0;
 	if (brought > 0)
 		return hb_announce(ctx, cfg, st, brought - 1);
 	if (h->direction == HB_REPLY)
 		return REASON_HB_REPLY_ACCEPTED;
-	if (hb_answer(cfg, st, p, link, eth, ip, h, c.end, promised, now))
+	if (hb_answer(ctx, cfg, st, p, link, eth, ip, h, promised, now))
 		return REASON_INTERNAL;
 	return REASON_HB_PROBE_ANSWERED;
 }
