@@ -67,15 +67,16 @@ func (e *Exchange) Run(ctx context.Context) {
 	for i := range known {
 		known[i] = make([]told, len(e.Config.Identities))
 	}
-	for {
+	for failing := false; ; {
 		begin := time.Now()
 		now, err := e.look()
 		took := time.Since(begin)
-		if err != nil {
-			e.Log.Warn("clients' connections are not known", "err", err)
-		} else {
+		if err == nil {
 			e.tellAll(ctx, now, known)
+		} else if !failing {
+			e.Log.Warn("clients' connections are not known", "err", err)
 		}
+		failing = err != nil
 		e.forget()
 		select {
 		case <-ctx.Done():
