@@ -109,6 +109,9 @@ func TestAnIdleClientConnectsAgainAfterATakeover(t *testing.T) {
 			within(t, func(ctx context.Context) error { _, err := c.Inject(ctx, lab.FaultPower, files); return err })
 			c.noticed(t, lab.Serv2, clients)
 			c.toldOfClients(t, lab.Serv2, since, len(clients))
+			if early := frames(c.mustMetrics(t, lab.Serv2), `reason="not_ready"`); early != 0 {
+				t.Errorf("clients were told before the service was ready: %v attempts to connect were dropped", early)
+			}
 			c.knowClients(t, len(clients), lab.Serv2) // its own, by now
 		})
 	}
