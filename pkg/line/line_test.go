@@ -86,6 +86,42 @@ func TestAKeyIsANodesAndAClusters(t *testing.T) {
 	}
 }
 
+func TestARefusalSaysWhatToDo(t *testing.T) {
+	of := func(self int, n byte) *credentials {
+		c, err := newCredentials(&config.Config{Keys: []config.Key{key(n)}, Self: self, Nodes: []config.Node{{Name: "serv1"}, {Name: "serv2"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	for _, s := range []struct {
+		name   string
+		server *tls.Config
+		want   string
+	}{
+		{"an older version", of(1, 1).tls(0, "xdpha-other/1"), "serv2 knows nothing of this"},
+		{"another secret", of(1, 2).tls(0, protocol), "copy the secret file"},
+	} {
+		a, b := net.Pipe()
+		there := make(chan struct{})
+		go func() {
+			defer close(there)
+			_ = tls.Server(b, s.server).Handshake() // its error is what it alerts of
+			b.Close()
+		}()
+		conn := &Conn{Conn: tls.Client(a, of(0, 1).tls(1, protocol)), name: "serv2", Link: Crossover}
+		err := conn.Handshake()
+		if err == nil {
+			_, err = conn.Read(make([]byte, 1))
+		}
+		if got := conn.Explain(err).Error(); !strings.Contains(got, s.want) {
+			t.Errorf("%s: %s", s.name, got)
+		}
+		a.Close()
+		<-there
+	}
+}
+
 // word is a message of a protocol's own.
 type word struct {
 	Set        string `json:"set"`
