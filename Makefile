@@ -11,6 +11,8 @@ BENCH  ?=
 BENCH_PEERS ?=
 # For example: make bench-outage BENCH_OUTAGE='-only kinds -rounds 20 -json outage.json'
 BENCH_OUTAGE ?=
+# For example: make bench-tickle BENCH_TICKLE='-rounds 100'
+BENCH_TICKLE ?= -rounds 20
 # For example: make faults FAULTS='-rounds 1000 -seed 1 -json faults.json'
 FAULTS ?=
 # For example: make article ARTICLE='-faults hang,lan'; ARTICLE=-short breaks each node once.
@@ -23,7 +25,7 @@ SOAK   ?= -for 30m
 # Tests and benchmarks measure milliseconds: packages run one after the other.
 TEST   ?= ./...
 
-.PHONY: build demo test unit race generate bench bench-peers bench-outage bench-mirror faults article soak sim orders fuzz lint clean
+.PHONY: build demo test unit race generate bench bench-peers bench-outage bench-tickle bench-mirror faults article soak sim orders fuzz lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./ctl/xdpha
@@ -56,6 +58,10 @@ bench-peers: build
 # What a client sees when something breaks; exit status 1 if two nodes served at once, or none.
 bench-outage: build
 	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/bench-outage $(BENCH_OUTAGE)
+
+# When an idle client is connected again after a takeover: with a tickle, and without.
+bench-tickle: build
+	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/bench-outage -only tickle -profile balanced $(BENCH_TICKLE)
 
 # Faults of all kinds, drawn at random and two at a time; exit status 1 if two nodes served at once
 # where it is not documented, or the pair did not come to rest.

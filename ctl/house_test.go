@@ -20,6 +20,7 @@ const module = "github.com/xdpha/xdpha/"
 // an earlier layer, never its own or a later one.
 var layers = [][]string{
 	{"bpf", "pkg/core", "pkg/wire", "pkg/config", "pkg/privilege", "pkg/plan", "pkg/bench/stats"},
+	{"pkg/line"},
 	{"loader", "pkg/host", "pkg/announce", "pkg/arbiter", "pkg/arbiter/etcd", "pkg/arbiter/etcdtest", "pkg/service", "pkg/mirror", "pkg/tickle", "pkg/control", "pkg/journal"},
 	{"pkg/metrics", "pkg/lab", "pkg/sim", "pkg/bench"},
 	{"pkg/node", "pkg/bench/pair", "pkg/bench/cost"},

@@ -10,6 +10,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -250,15 +251,23 @@ func statusIdentities(b *strings.Builder, s control.Status) {
 	b.WriteString("\n")
 	table(b, func(w io.Writer) {
 		many := len(everyPeer(s)) > 1
-		fmt.Fprintf(w, "identity\thome%s\towner\tgeneration\tgate here\tready to take\tMAC\taddresses\n", map[bool]string{true: ", then"}[many])
+		fmt.Fprintf(w, "identity\thome%s\towner\tgeneration\tgate here\tready to take\tconnections\tMAC\taddresses\n", map[bool]string{true: ", then"}[many])
 		for _, id := range s.Identities {
 			home := id.Home
 			if many {
 				home = strings.Join(append([]string{home}, id.Prefer...), ", ")
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", id.Name, home, orNobody(id.Owner), id.Generation, gateWord(id), readyWord(s, id), id.MAC, shortList(id.Addresses, 3))
+			fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t%s\n", id.Name, home, orNobody(id.Owner), id.Generation, gateWord(id), readyWord(s, id), connections(id), id.MAC, shortList(id.Addresses, 3))
 		}
 	})
+}
+
+// connections are the TCP connections whose clients are told of a takeover.
+func connections(id control.Identity) string {
+	if id.Tickle == nil {
+		return "-"
+	}
+	return strconv.Itoa(id.Tickle.Known)
 }
 
 func gateWord(id control.Identity) string {

@@ -288,7 +288,7 @@ func TestTheDigestCoversWhatBothNodesMustAgreeOn(t *testing.T) {
 		return c.Digest
 	}
 	base := parse(src, "serv1")
-	for _, same := range [][2]string{{"lj64 ", "lj64  "}, {"on-event", "other"}, {":9640", ":9641"}, {"1s", "1000ms"}} {
+	for _, same := range [][2]string{{"lj64 ", "lj64  "}, {"on-event", "other"}, {":9640", ":9641"}, {"1s", "1000ms"}, {"failback: manual", "failback: manual\n    tickle: true"}} {
 		if parse(strings.Replace(src, same[0], same[1], 1), "serv2") != base {
 			t.Errorf("%q → %q changed the digest", same[0], same[1])
 		}
@@ -297,7 +297,7 @@ func TestTheDigestCoversWhatBothNodesMustAgreeOn(t *testing.T) {
 	if parse(strings.Replace(many, "[serv4, serv2]", "[serv2, serv4]", 1), "serv1") == parse(many, "serv1") {
 		t.Error("another order of who takes an identity kept the digest")
 	}
-	for _, other := range [][2]string{{"lj64", "lj65"}, {".22/24", ".23/24"}, {"supervisor_lease: 1s", "supervisor_lease: 2s"}, {"eth2", "eth3"}, {"rise: 2", "rise: 1"}} {
+	for _, other := range [][2]string{{"lj64", "lj65"}, {".22/24", ".23/24"}, {"supervisor_lease: 1s", "supervisor_lease: 2s"}, {"eth2", "eth3"}, {"rise: 2", "rise: 1"}, {"failback: manual", "failback: manual\n    tickle: false"}} {
 		if parse(strings.Replace(src, other[0], other[1], 1), "serv1") == base {
 			t.Errorf("%q → %q kept the digest", other[0], other[1])
 		}

@@ -45,6 +45,7 @@ func (c *checker) identity(r *rawIdentity) Identity {
 		Name:          r.name.v,
 		MAC:           c.mac(r),
 		StagingAhead:  r.staging.v == "ahead",
+		NoTickle:      !or(r.tickle, true),
 		Failback:      or(r.failback, "manual"),
 		FailbackAfter: or(r.failbackAfter, time.Duration(0)),
 	}

@@ -51,6 +51,7 @@ type rawIdentity struct {
 	failbackAfter                value[time.Duration]
 	addresses, services, prefer  list
 	mirror                       list
+	tickle                       value[bool]
 }
 
 // file reads the whole document: the shape of the contract, key by key.
@@ -140,6 +141,7 @@ func (d decoder) identity(name value[string], n ast.Node) rawIdentity {
 		d.choice("staging", &r.staging, "on-takeover", "ahead"),
 		d.texts("services", &r.services, "samba"),
 		d.texts("mirror", &r.mirror, "samba-data"),
+		d.boolean("tickle", &r.tickle),
 		d.choice("failback", &r.failback, "manual", "never", "auto"),
 		d.duration("failback_after", &r.failbackAfter, 0, 24*time.Hour, "1m"),
 	)

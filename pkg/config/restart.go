@@ -50,6 +50,7 @@ var identitySettings = []setting[Identity]{
 	{"staging", func(_ *Config, i *Identity) any { return i.StagingAhead }},
 	{"services", func(_ *Config, i *Identity) any { return i.Services }},
 	{"mirror", func(_ *Config, i *Identity) any { return i.Mirror }},
+	{"tickle", func(_ *Config, i *Identity) any { return i.NoTickle }},
 	{"failback", func(_ *Config, i *Identity) any { return i.Failback }},
 	{"failback_after", func(_ *Config, i *Identity) any { return i.FailbackAfter }},
 }

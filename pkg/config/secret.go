@@ -196,15 +196,15 @@ func deriveKey(secret []byte, cluster string) Key {
 	mac := hmac.New(sha256.New, secret)
 	mac.Write([]byte("xdpha heartbeat key 1\x00" + cluster))
 	sum := mac.Sum(nil)
-	mirror, err := hkdf.Key(sha256.New, secret, []byte(cluster), "xdpha mirror key 1", 32)
+	line, err := hkdf.Key(sha256.New, secret, []byte(cluster), "xdpha mirror key 1", 32)
 	if err != nil {
 		panic(err) // of a length that no hash can give
 	}
 	return Key{
-		K0:     binary.LittleEndian.Uint64(sum[0:8]),
-		K1:     binary.LittleEndian.Uint64(sum[8:16]),
-		ID:     sum[16],
-		Mirror: [32]byte(mirror),
+		K0:   binary.LittleEndian.Uint64(sum[0:8]),
+		K1:   binary.LittleEndian.Uint64(sum[8:16]),
+		ID:   sum[16],
+		Line: [32]byte(line),
 	}
 }
 

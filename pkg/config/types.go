@@ -36,11 +36,11 @@ type Config struct {
 }
 
 // Key is what is derived from one line of the secret file: a SipHash-2-4 key for the heartbeats, and
-// the key that those of the mirrors' connections are derived from.
+// the key that those of the connections between the daemons are derived from.
 type Key struct {
 	K0, K1 uint64
 	ID     uint8 // tells the receiver which key signed
-	Mirror [32]byte
+	Line   [32]byte
 }
 
 // Many reports a cluster of more than two nodes. A pair needs no etcd, and has rules of its own.
@@ -139,8 +139,14 @@ type Identity struct {
 	StagingAhead  bool
 	Services      []string
 	Mirror        []string
+	NoTickle      bool   `json:",omitempty"` // clients are not told that their connections are gone
 	Failback      string // never | manual | auto
 	FailbackAfter time.Duration
+}
+
+// Has reports whether an address is the identity's.
+func (i Identity) Has(a netip.Addr) bool {
+	return slices.ContainsFunc(i.Addresses, func(r AddressRange) bool { return r.Contains(a) })
 }
 
 // Candidate reports whether a node may ever own the identity.

@@ -154,6 +154,15 @@ type Identity struct {
 	MAC        string   `json:"mac"`
 	// Takeover is its last change of owner to this node; nil if there was none.
 	Takeover *Takeover `json:"takeover,omitempty"`
+	// Tickle is of the clients that a new owner tells of a takeover; nil if it tells none.
+	Tickle *Tickle `json:"tickle,omitempty"`
+}
+
+// Tickle is how many established TCP connections of an identity are known, this node's own or as its owner
+// says, and how many clients this node has told that theirs is gone.
+type Tickle struct {
+	Known int    `json:"known"`
+	Sent  uint64 `json:"sent"`
 }
 
 // Service is a service on this node.

@@ -29,6 +29,7 @@ type Scene struct {
 	Failback           string // of both identities; empty leaves the default
 	Staging            string // of both identities; empty leaves the default
 	Service            string // further settings of both identities' services, as in the configuration: "restart: {times: 9}", one a line
+	NoTickle           bool   // of both identities: clients are not told of a takeover
 	SpareLess          bool   // nodes without spare NICs
 	Mirror             string // of the first identity, as a mirror set is written in one line: "{paths: [/srv]}"
 	Addresses          int    // how many addresses the first identity has beside the usual ones: RangeAddr(1) to RangeAddr(Addresses)
@@ -145,6 +146,9 @@ identities:
     services: [{{.Name}}d]
 {{- if and $.Mirror (not $i)}}
     mirror: [{{.Name}}]
+{{- end}}
+{{- if $.NoTickle}}
+    tickle: false
 {{- end}}
 {{- with $.Failback}}
     failback: {{.}}

@@ -52,7 +52,7 @@ func (c *Collector) ObserveStage(stage string, d time.Duration) {
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		nodeState, nodeSuspects, nodeSilence, nodeLinkUp, nodeRTT, nodeGap, owner, generation, gateOpen, conflicts, repairs, trouble, leaseMin, rtt, rttMax, gap, gapMax, linkUp, suspects, refuted, selfStalls, pacerGapMax,
-		reverted, silence, silenceMax, rightToServe, peerServices, etcdReached, etcdKeyHeld, frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, mirrorRuns, mirrorSent, buildInfo,
+		reverted, silence, silenceMax, rightToServe, peerServices, etcdReached, etcdKeyHeld, frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, mirrorRuns, mirrorSent, tickleKnown, tickleSent, buildInfo,
 	} {
 		ch <- d
 	}
@@ -77,6 +77,10 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		e.counter(conflicts, i.Conflicts, i.Name)
 		for what, n := range i.Repairs {
 			e.counter(repairs, n, i.Name, what)
+		}
+		if t := i.Tickle; t != nil {
+			e.gauge(tickleKnown, float64(t.Known), i.Name)
+			e.counter(tickleSent, t.Sent, i.Name)
 		}
 	}
 	for _, v := range s.Services {

@@ -49,6 +49,8 @@ var (
 	mirrorLag      = desc("mirror_lag_seconds", "Age of the mirror set's copy; infinite if there is none since the daemon's start.", "set")
 	mirrorRuns     = desc("mirror_runs_total", "Runs of the mirror set, sent or received, by how they ended.", "set", "result")
 	mirrorSent     = desc("mirror_sent_bytes_total", "Bytes that the mirror set's runs sent.", "set")
+	tickleKnown    = desc("tickle_connections", "Established TCP connections of the identity that this node knows: its own, if it is the owner, else those that the owner has told of.", "identity")
+	tickleSent     = desc("tickles_sent_total", "Clients that were sent a segment after a change of owner, for them to notice that their connection is gone.", "identity")
 	etcdReached    = desc("etcd_reached", "1 if etcd answers.")
 	etcdKeyHeld    = desc("etcd_key_held", "1 if this node holds the identity's key in etcd.", "identity")
 	fences         = desc("fence_total", "Runs of the fence agent that switches the peer off, by how they ended.", "result")

@@ -64,6 +64,13 @@ type Identity struct {
 	Generation uint64
 	Conflicts  uint64
 	Repairs    map[string]uint64 // by what was put back
+	Tickle     *Tickle           // nil: clients are not told of a takeover
+}
+
+// Tickle is how many connections are known whose clients a new owner tells of a takeover, and how many it has told.
+type Tickle struct {
+	Known int
+	Sent  uint64
 }
 
 // Service is one service on this node.

@@ -3,9 +3,8 @@
 // Package mirror keeps sets of directories on both nodes: from the owner of the identity that a set
 // belongs to, to the other node, by the distribution's rsync.
 //
-// It owns the connection between the two daemons (TLS 1.3 on the crossover's addresses, else on the
-// lan's; both sides prove that they hold the cluster's secret), when a set is copied, what must be
-// true of a directory before anything is deleted for its sake, and which generation may write.
+// It owns when a set is copied, what must be true of a directory before anything is deleted for its
+// sake, and which generation may write. What is sent goes by the line between the daemons (package line).
 //
 // It must not know how an owner is chosen: [Manager.Follow] tells it. Nor does it know how files are
 // compared and copied, which is rsync's work.
@@ -20,8 +19,7 @@
 // # What is trusted of the peer
 //
 // Nothing that is not compared with the own configuration: the peer names a set and a path, and the
-// receiving side builds rsync's arguments from its own file. What comes before the peer has proved
-// itself is bounded in size, time and number.
+// receiving side builds rsync's arguments from its own file.
 //
 // # What a run sees
 //

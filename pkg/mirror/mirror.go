@@ -12,11 +12,13 @@ import (
 	"sync/atomic"
 
 	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/line"
 )
 
 // Options are what New needs.
 type Options struct {
 	Config   *config.Config
+	Line     *line.Line
 	StateDir string
 	RunDir   string
 	Program  string // this program: rsync calls it with PipeCommand
@@ -32,12 +34,11 @@ type Manager struct {
 	shell  string
 	memory *memory
 	sets   map[string]*set
-	names  []string // of the sets, in configuration order
-	keys   atomic.Pointer[credentials]
+	names  []string    // of the sets, in configuration order
 	ended  atomic.Bool // nothing is begun any more
 }
 
-// New returns a manager whose sets rest until Follow tells whose they are.
+// New returns a manager whose sets rest until Follow tells whose they are. What the peer sends comes by the line.
 func New(o Options) (*Manager, error) {
 	m := &Manager{Options: o, sets: map[string]*set{}}
 	var err error
@@ -45,9 +46,6 @@ func New(o Options) (*Manager, error) {
 		return nil, err
 	}
 	if m.memory, err = openMemory(o.StateDir); err != nil {
-		return nil, err
-	}
-	if err := m.UseKeys(o.Config); err != nil {
 		return nil, err
 	}
 	for i := range o.Config.Mirrors {
@@ -62,6 +60,7 @@ func New(o Options) (*Manager, error) {
 		m.sets[cfg.Name] = newSet(m, cfg)
 		m.names = append(m.names, cfg.Name)
 	}
+	o.Line.Handle(protocol, m.hear)
 	return m, nil
 }
 
@@ -69,20 +68,10 @@ func meets(a, b string) bool {
 	return a == b || strings.HasPrefix(a, b+"/") || strings.HasPrefix(b, a+"/")
 }
 
-// UseKeys takes the secrets of a configuration that differs in nothing else. Runs that are under way go on.
-func (m *Manager) UseKeys(cfg *config.Config) error {
-	c, err := newCredentials(cfg)
-	if err != nil {
-		return err
-	}
-	m.keys.Store(c)
-	return nil
-}
-
-// Run receives until ctx ends; then every run has ended, here and there.
+// Run ends every run when ctx ends, here and there.
 func (m *Manager) Run(ctx context.Context) {
-	defer m.rest()
-	m.listen(ctx)
+	<-ctx.Done()
+	m.rest()
 }
 
 // rest ends all runs.

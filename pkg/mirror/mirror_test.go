@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/line"
 )
 
 // Generations are even while serv1 owns, odd while serv2 does.
@@ -94,7 +95,7 @@ func TestWhatTheOwnerHasTheOtherNodeHasAndNothingElse(t *testing.T) {
 		t.Errorf("compared %+v, want two directories and a file of 7 bytes", s)
 	}
 	for _, n := range []*node{r.a, r.b} {
-		if v := n.view(); !v.Known || v.Error != "" || v.Link != linkCrossover || v.Runs == 0 || v.Failures != 0 {
+		if v := n.view(); !v.Known || v.Error != "" || v.Link != line.Crossover || v.Runs == 0 || v.Failures != 0 {
 			t.Errorf("%s: %+v", n.cfg.Nodes[n.cfg.Self].Name, v)
 		}
 	}

@@ -4,117 +4,27 @@ package mirror
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/xdpha/xdpha/pkg/line"
 )
 
-const (
-	mostGreeting = 16 // connections of a link that have not said their first word
-	listenAgain  = time.Second
-	acceptAgain  = 100 * time.Millisecond // after an error, which may last
-)
-
-// listen takes connections from the peer on each link until ctx ends.
-func (m *Manager) listen(ctx context.Context) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var serving sync.WaitGroup
-	for _, r := range m.routes() {
-		serving.Go(func() {
-			l := m.listener(ctx, r)
-			if l == nil {
-				return
-			}
-			stop := context.AfterFunc(ctx, func() { l.Close() })
-			defer stop()
-			m.accept(ctx, l, r, &serving)
-		})
-	}
-	serving.Wait()
-}
-
-// listener listens on a link, as soon as it can: that another program has the port must not keep a
-// node from serving. It is nil when ctx ends first.
-func (m *Manager) listener(ctx context.Context, r route) net.Listener {
-	lc := net.ListenConfig{Control: onSocket, KeepAliveConfig: keepAlive}
-	lc.SetMultipathTCP(false)
-	for told := false; ; told = true {
-		l, err := lc.Listen(ctx, "tcp4", netip.AddrPortFrom(r.own, Port).String())
-		if err == nil {
-			return l
-		}
-		if !told {
-			m.Log.Error("cannot receive mirrors yet", "link", r.name, "err", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(listenAgain):
-		}
-	}
-}
-
-func (m *Manager) accept(ctx context.Context, l net.Listener, r route, serving *sync.WaitGroup) {
-	greeting := make(chan struct{}, mostGreeting) // a link's own: a flood on the lan leaves the crossover alone
-	for ctx.Err() == nil {
-		c, err := l.Accept()
-		if err != nil {
-			select {
-			case <-ctx.Done():
-			case <-time.After(acceptAgain):
-			}
-			continue
-		}
-		from, err := netip.ParseAddrPort(c.RemoteAddr().String())
-		if err != nil || from.Addr().Unmap() != r.its {
-			c.Close() // not the peer, whoever it is
-			continue
-		}
-		select {
-		case greeting <- struct{}{}:
-		default:
-			c.Close() // more than one peer has use for
-			continue
-		}
-		serving.Go(func() {
-			defer c.Close()
-			stop := context.AfterFunc(ctx, func() { c.Close() })
-			defer stop()
-			conn, h, err := m.hear(c)
-			<-greeting
-			if err == nil {
-				err = m.serve(ctx, conn, h, r.name)
-			}
-			if err != nil && ctx.Err() == nil {
-				m.Log.Warn("mirror connection", "from", from, "err", err)
-			}
-		})
-	}
-}
-
-// hear takes the peer's proof and its first word.
-func (m *Manager) hear(c net.Conn) (*tls.Conn, hello, error) {
+// hear takes the peer's first word.
+func (m *Manager) hear(ctx context.Context, conn *line.Conn) error {
 	var h hello
-	conn := tls.Server(c, m.keys.Load().tls())
-	if err := conn.SetDeadline(time.Now().Add(greetTime)); err != nil {
-		return nil, h, err
+	if err := line.Read(conn, &h); err != nil {
+		return err
 	}
-	if err := conn.Handshake(); err != nil {
-		return nil, h, err
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return err
 	}
-	if err := readMessage(conn, &h); err != nil {
-		return nil, h, err
-	}
-	return conn, h, conn.SetDeadline(time.Time{})
+	return m.serve(ctx, conn, h)
 }
 
 // session is a run that the peer sends.
@@ -137,7 +47,7 @@ func (in *session) end(why error) error {
 }
 
 // serve answers the first word and, if it may, runs the receiving rsync.
-func (m *Manager) serve(ctx context.Context, conn *tls.Conn, h hello, link string) error {
+func (m *Manager) serve(ctx context.Context, conn *line.Conn, h hello) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if h.Kind == kindComplete {
@@ -150,12 +60,12 @@ func (m *Manager) serve(ctx context.Context, conn *tls.Conn, h hello, link strin
 	}
 	defer s.left(in)
 	defer r.Close()
-	s.change(func(v *State) { v.Running, v.Link, v.Since = true, link, time.Now() })
+	s.change(func(v *State) { v.Running, v.Link, v.Since = true, conn.Link, time.Now() })
 	return s.receive(ctx, conn, h, r)
 }
 
 // refuse tells the sender why; nil is no refusal.
-func refuse(conn *tls.Conn, why error) error {
+func refuse(conn *line.Conn, why error) error {
 	if why == nil {
 		return nil
 	}
@@ -163,10 +73,10 @@ func refuse(conn *tls.Conn, why error) error {
 	if !errors.As(why, &no) {
 		no = refused("%v", why)
 	}
-	if err := conn.SetDeadline(time.Now().Add(greetTime)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(line.GreetTime)); err != nil {
 		return errors.Join(why, err)
 	}
-	return errors.Join(why, writeMessage(conn, no.answer))
+	return errors.Join(why, line.Write(conn, no.answer))
 }
 
 // admit decides whether a run may write, and makes it the set's only one. What it knows of the sender
@@ -258,7 +168,7 @@ func (s *set) left(in *session) {
 }
 
 // receive runs the receiving rsync.
-func (s *set) receive(ctx context.Context, conn *tls.Conn, h hello, r *root) error {
+func (s *set) receive(ctx context.Context, conn *line.Conn, h hello, r *root) error {
 	cmd, err := newProcess(r.at(), serverArgs(h.Kind))
 	if err != nil {
 		return refuse(conn, err)
@@ -267,7 +177,7 @@ func (s *set) receive(ctx context.Context, conn *tls.Conn, h hello, r *root) err
 	if err != nil {
 		return fmt.Errorf("run rsync: %w", err)
 	}
-	if err := writeMessage(conn, answer{OK: true, Generation: h.Generation}); err != nil {
+	if err := line.Write(conn, answer{OK: true, Generation: h.Generation}); err != nil {
 		return err
 	}
 	said := &tail{}
@@ -279,7 +189,7 @@ func (s *set) receive(ctx context.Context, conn *tls.Conn, h hello, r *root) err
 		_, _ = io.Copy(stdin, conn) // its end, or its silence, is rsync's business
 		stdin.Close()
 	}()
-	defer watchLine(conn)()
+	defer conn.Watch()()
 	stop := context.AfterFunc(ctx, func() { conn.NetConn().Close() }) // what is on the way is not written any more
 	defer stop()
 	if err = explain(cmd.wait(ctx), said); err == nil && h.Kind == kindFull {
@@ -300,7 +210,7 @@ func (s *set) received(h hello, r *root) {
 }
 
 // complete is after a run of all paths: it is answered when the copy is on disk.
-func (m *Manager) complete(conn *tls.Conn, h hello) error {
+func (m *Manager) complete(conn *line.Conn, h hello) error {
 	s, ok := m.sets[h.Set]
 	if !ok {
 		return refused("mirror set %q is not in %s's configuration: copy the configuration", h.Set, m.self())
@@ -333,7 +243,7 @@ func (m *Manager) complete(conn *tls.Conn, h hello) error {
 	s.complete = time.Now().Add(-time.Duration(max(0, h.AgeNS)))
 	s.state.Runs++
 	s.mu.Unlock()
-	return writeMessage(conn, answer{OK: true, Generation: h.Generation})
+	return line.Write(conn, answer{OK: true, Generation: h.Generation})
 }
 
 // syncDisk writes what a path's file system has in memory.

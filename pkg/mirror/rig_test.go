@@ -25,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/pkg/config"
+	"github.com/xdpha/xdpha/pkg/line"
 	"github.com/xdpha/xdpha/pkg/privilege"
 )
 
@@ -59,6 +60,7 @@ func needRoot(t testing.TB) {
 // Node is what the test asks of a node: a process in a network and a mount namespace of its own.
 type Node struct {
 	m    *Manager
+	line *line.Line
 	stop func()
 	open []net.Conn
 }
@@ -165,9 +167,13 @@ type Start struct {
 }
 
 func (n *Node) Start(s Start, _ *Nothing) (err error) {
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", s.Config.Nodes[s.Config.Self].Name)
+	if n.line, err = line.New(&s.Config, log); err != nil {
+		return err
+	}
 	n.m, err = New(Options{
-		Config: &s.Config, StateDir: s.StateDir, RunDir: s.StateDir, Program: os.Args[0],
-		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)).With("node", s.Config.Nodes[s.Config.Self].Name),
+		Config: &s.Config, Line: n.line, StateDir: s.StateDir, RunDir: s.StateDir, Program: os.Args[0],
+		Log: log,
 	})
 	if err != nil {
 		return err
@@ -176,6 +182,7 @@ func (n *Node) Start(s Start, _ *Nothing) (err error) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
+		n.line.Run(ctx)
 		n.m.Run(ctx)
 	}()
 	n.stop = func() {
@@ -193,7 +200,7 @@ func (n *Node) Stop(Nothing, *Nothing) error {
 func (n *Node) Keys(keys []config.Key, _ *Nothing) error {
 	cfg := *n.m.Config
 	cfg.Keys = keys
-	return n.m.UseKeys(&cfg)
+	return n.line.UseKeys(&cfg)
 }
 
 // Told is what Follow is told.
@@ -273,7 +280,7 @@ type rig struct {
 
 // tests' secrets.
 func key(n byte) config.Key {
-	return config.Key{K0: uint64(n), K1: uint64(n), ID: n, Mirror: sha256.Sum256([]byte{n})}
+	return config.Key{K0: uint64(n), K1: uint64(n), ID: n, Line: sha256.Sum256([]byte{n})}
 }
 
 func newRig(t testing.TB, set config.Mirror) *rig {
@@ -444,7 +451,7 @@ func (n *Node) Talk(t Talk, heard *[]byte) error {
 		_, _ = c.Write(t.Says) // the other end may have heard enough
 	}
 	last := n.open[len(n.open)-1]
-	if err := last.SetReadDeadline(time.Now().Add(4 * greetTime)); err != nil {
+	if err := last.SetReadDeadline(time.Now().Add(4 * line.GreetTime)); err != nil {
 		return err
 	}
 	b, err := io.ReadAll(last)

@@ -5,7 +5,6 @@ package mirror
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -13,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/xdpha/xdpha/pkg/line"
 )
 
 // once is one run: each path, then, if all was compared, the word that the copy is complete.
@@ -83,18 +84,18 @@ func (s *sender) path(ctx context.Context, k kind, path string, dirs map[string]
 		}
 	}
 	_, base := s.m.memory.lineage(s.cfg.Name)
-	conn, link, err := s.m.call(ctx, hello{Kind: k, Set: s.cfg.Name, Path: path, Generation: s.generation, Base: base, Empty: r.empty, Accepted: accepted})
+	conn, err := s.m.call(ctx, hello{Kind: k, Set: s.cfg.Name, Path: path, Generation: s.generation, Base: base, Empty: r.empty, Accepted: accepted})
 	if err != nil {
 		return stats, d, err
 	}
-	s.change(func(v *State) { v.Link = link })
+	s.change(func(v *State) { v.Link = conn.Link })
 	stats, err = s.rsync(ctx, conn, r.at(), k, list)
 	return stats, d, err
 }
 
 // tellComplete says that all was compared, and waits until it is on the other node's disk.
 func (s *sender) tellComplete(ctx context.Context, begin time.Time) error {
-	conn, _, err := s.m.call(ctx, hello{Kind: kindComplete, Set: s.cfg.Name, Generation: s.generation, AgeNS: int64(time.Since(begin))})
+	conn, err := s.m.call(ctx, hello{Kind: kindComplete, Set: s.cfg.Name, Generation: s.generation, AgeNS: int64(time.Since(begin))})
 	if err != nil {
 		return err
 	}
@@ -102,7 +103,7 @@ func (s *sender) tellComplete(ctx context.Context, begin time.Time) error {
 }
 
 // rsync runs the sending rsync in dir, over conn.
-func (s *sender) rsync(ctx context.Context, conn *tls.Conn, dir string, k kind, list []byte) (Stats, error) {
+func (s *sender) rsync(ctx context.Context, conn *line.Conn, dir string, k kind, list []byte) (Stats, error) {
 	defer conn.Close()
 	mine, its, err := socketPair()
 	if err != nil {
@@ -122,7 +123,7 @@ func (s *sender) rsync(ctx context.Context, conn *tls.Conn, dir string, k kind, 
 	if err != nil {
 		return Stats{}, err
 	}
-	defer watchLine(conn)()
+	defer conn.Watch()()
 	there, back := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(there)

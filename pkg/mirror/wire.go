@@ -3,12 +3,12 @@
 package mirror
 
 import (
-	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 )
+
+// protocol is what both ends of a connection speak (package line); another version has another name.
+const protocol = "xdpha-mirror/1"
 
 // kind is what a connection is for.
 type kind string
@@ -63,41 +63,4 @@ func refused(format string, args ...any) refusal {
 func isRefused(err error, code string) bool {
 	var r refusal
 	return errors.As(err, &r) && r.Code == code
-}
-
-// maxMessage is more than the longest path and text need.
-const maxMessage = 16 << 10
-
-func writeMessage(w io.Writer, v any) error {
-	body, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("write message: %w", err)
-	}
-	if len(body) > maxMessage {
-		return fmt.Errorf("write message: %d bytes, the limit is %d", len(body), maxMessage)
-	}
-	if _, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(body))), body...)); err != nil {
-		return fmt.Errorf("write message: %w", err)
-	}
-	return nil
-}
-
-// readMessage reads not one byte more than the message has: what follows is rsync's.
-func readMessage(r io.Reader, v any) error {
-	var head [2]byte
-	if _, err := io.ReadFull(r, head[:]); err != nil {
-		return fmt.Errorf("read message: %w", err)
-	}
-	size := binary.BigEndian.Uint16(head[:])
-	if size > maxMessage {
-		return fmt.Errorf("read message: %d bytes, the limit is %d", size, maxMessage)
-	}
-	body := make([]byte, size)
-	if _, err := io.ReadFull(r, body); err != nil {
-		return fmt.Errorf("read message: %w", err)
-	}
-	if err := json.Unmarshal(body, v); err != nil {
-		return fmt.Errorf("read message: %w", err)
-	}
-	return nil
 }

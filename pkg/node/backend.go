@@ -145,7 +145,7 @@ func (b backend) Status() control.Status {
 	st.Peer = control.Worst(st.Peers)
 	for i, id := range v.snapshot.Identities {
 		is := n.identityStatus(i, id, &s)
-		is.Takeover = n.takeover(v.changes[i])
+		is.Takeover, is.Tickle = n.takeover(v.changes[i]), n.tickleStatus(i)
 		st.Identities = append(st.Identities, is)
 	}
 	for _, svc := range n.services.States() {
@@ -313,6 +313,7 @@ func (src source) Snapshot() metrics.Snapshot {
 		open, _ := s.GateOpen(i)
 		m.Identities = append(m.Identities, metrics.Identity{
 			Name: id.Name, Owner: s.Words[i].Has(core.Owner), GateOpen: open, Generation: s.Words[i].Gen(), Conflicts: s.Conflicts[i], Repairs: v.repairs[i],
+			Tickle: n.tickleMetrics(i),
 		})
 	}
 	for _, svc := range n.services.States() {

@@ -132,6 +132,7 @@ func (n *node) act(a core.Action) {
 		n.keeper.GiveUp(a.Identity)
 	case core.Announce:
 		n.announceIdentity(a)
+		n.tickleAtOnce(a.Identity)
 	case core.Pulse:
 		n.pacer.pulse()
 	case core.SetFlags:
@@ -225,6 +226,7 @@ func (n *node) startServices(a core.StartServices) {
 			n.mark(a.Identity, servicesStarted, err)
 		}
 		n.report(a.Op, err)
+		n.tickle(a.Identity, anyPort)
 	})
 }
 

@@ -24,6 +24,7 @@ func TestThreeNodesStandInForEachOther(t *testing.T) {
 		{"the next in order takes over, and the next one after it", nodesDieInTurn},
 		{"two that do not hear each other, with a third that hears both, change nothing", twoOfThreeArePartedFromEachOther},
 		{"without their crossovers and the trunk all hear each other across, and nothing changes", threeHearEachOtherAcross},
+		{"an idle client notices its server's death, whoever takes over", idleClientOfThree},
 		{"an identity goes where it is told to go", movedAmongThree},
 		{"one that is cut off from all keeps nothing, and takes nothing", oneOfThreeIsCutOff},
 	} {
@@ -82,6 +83,18 @@ func nodesDieInTurn(t *testing.T, a *arbitrated) {
 	a.heal(t, lab.FaultPower, third)
 	a.heal(t, lab.FaultPower, files)
 	a.awaitSettled(t, everythingOn(lab.Serv2))
+}
+
+// All candidates know of the connections, and a node that has taken over tells the others of its own.
+func idleClientOfThree(t *testing.T, a *arbitrated) {
+	a.greets(t, lab.Serv1, lab.Serv2, lab.Serv3)
+	clients := a.idleAtHome(t)
+	a.knowClients(t, len(clients), lab.Serv1, lab.Serv2, lab.Serv3)
+	a.inject(t, lab.FaultPower, files)
+	a.noticed(t, lab.Serv3, clients)
+	clients = append(clients, a.idle(t, files.Addr))
+	a.knowClients(t, len(clients), lab.Serv2, lab.Serv3)
+	a.heal(t, lab.FaultPower, files)
 }
 
 func twoOfThreeArePartedFromEachOther(t *testing.T, a *arbitrated) {

@@ -33,7 +33,7 @@ func (n *node) prepareMirrors() error {
 		return fmt.Errorf("prepare mirrors: %w", err)
 	}
 	n.mirrors, err = mirror.New(mirror.Options{
-		Config: n.Config, StateDir: n.StateDir, RunDir: n.RunDir, Program: program, Log: n.Log, Changed: n.mirrorChanged,
+		Config: n.Config, Line: n.line, StateDir: n.StateDir, RunDir: n.RunDir, Program: program, Log: n.Log, Changed: n.mirrorChanged,
 	})
 	return err
 }
@@ -155,14 +155,6 @@ func (n *node) mirrorChanged(s mirror.State) {
 		kind, text = "mirror-back", "mirror set "+s.Set+" is copied again"
 	}
 	n.tell(loader.Now(), kind, identity, text, nil)
-}
-
-// useMirrorKeys follows the secrets of a configuration that was read again.
-func (n *node) useMirrorKeys() error {
-	if n.mirrors == nil {
-		return nil
-	}
-	return n.mirrors.UseKeys(n.loop.config)
 }
 
 var directions = map[mirror.Role]string{mirror.None: control.MirrorStopped, mirror.Owner: control.MirrorOut, mirror.Standby: control.MirrorIn}

@@ -30,9 +30,11 @@ import (
 	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
 	"github.com/xdpha/xdpha/pkg/journal"
+	"github.com/xdpha/xdpha/pkg/line"
 	"github.com/xdpha/xdpha/pkg/metrics"
 	"github.com/xdpha/xdpha/pkg/mirror"
 	"github.com/xdpha/xdpha/pkg/service"
+	"github.com/xdpha/xdpha/pkg/tickle"
 )
 
 // Options are what Run needs.
@@ -63,9 +65,11 @@ type node struct {
 	dp       *loader.Datapath
 	announce *announce.Announcer
 	services *service.Manager
-	mirrors  *mirror.Manager // nil: there are no sets
-	fence    *arbiter.Agent  // nil: the arbiter is another one
-	keeper   *etcd.Keeper    // nil: the arbiter is another one
+	line     *line.Line       // nil: nothing is said to other daemons
+	mirrors  *mirror.Manager  // nil: there are no sets
+	tickles  *tickle.Exchange // nil: no identity has any
+	fence    *arbiter.Agent   // nil: the arbiter is another one
+	keeper   *etcd.Keeper     // nil: the arbiter is another one
 	metrics  *metrics.Collector
 	store    *store
 	journal  *journal.Writer
@@ -226,7 +230,7 @@ func (n *node) prepare() (err error) {
 	if err := n.prepareEtcd(); err != nil {
 		return err
 	}
-	if err := n.prepareMirrors(); err != nil {
+	if err := n.prepareLine(); err != nil {
 		return err
 	}
 	n.services = service.New(cfg.Services, n.StateDir, n.Log, n.serviceChanged)
@@ -314,6 +318,12 @@ func (n *node) serve(ctx context.Context) error {
 	part("use", n.watchUse)
 	if n.keeper != nil {
 		part("etcd", func(ctx context.Context) error { n.keeper.Run(ctx); return nil })
+	}
+	if n.line != nil {
+		part("line", func(ctx context.Context) error { n.line.Run(ctx); return nil })
+	}
+	if n.tickles != nil {
+		part("tickles", func(ctx context.Context) error { n.tickles.Run(ctx); return nil })
 	}
 	if n.mirrors != nil {
 		part("mirrors", func(ctx context.Context) error { n.mirrors.Run(ctx); return nil })

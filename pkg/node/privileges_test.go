@@ -102,8 +102,12 @@ func TestThePairRunsAsAUserWithTheListedCapabilitiesAlone(t *testing.T) {
 			}
 		}
 	}
+	c.greets(t, lab.Serv1, lab.Serv2)
+	clients := c.idleAtHome(t)
+	c.knowClients(t, len(clients), lab.Serv1, lab.Serv2)
 	w := c.watch(t, files, lab.Serv1, lab.Serv2)
 	c.handOver(t, lab.Serv1, "files", "")
+	c.noticed(t, lab.Serv2, clients)
 	c.awaitSettled(t, everythingOn(lab.Serv2))
 	w.awaitAnswerBy(lab.Serv2)
 	w.end()

@@ -61,8 +61,8 @@ func (n *node) follow(file *config.Config) error {
 	}
 	n.hooks.use(file.Hooks.Events)
 	n.loop.config = file
-	if err := n.useMirrorKeys(); err != nil {
-		n.tell(loader.Now(), "mirror-failed", -1, err.Error(), nil)
+	if err := n.useLineKeys(); err != nil {
+		n.tell(loader.Now(), "secret-failed", -1, err.Error(), nil)
 	}
 	n.tell(loader.Now(), "reloaded", -1, whatChanged(running, file), nil)
 	return nil

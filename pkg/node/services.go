@@ -61,4 +61,7 @@ func (n *node) letIn(identity int, s service.State) {
 			n.tell(loader.Now(), "port-failed", identity, err.Error(), nil)
 		}
 	}
+	if now, owned := n.ownedAt(identity); owned && generation == now {
+		go n.tickle(identity, func(port uint16) bool { return slices.Contains(s.Ports, port) })
+	}
 }

@@ -22,7 +22,7 @@ var Needed = []Capability{
 	{"CAP_BPF", unix.CAP_BPF, "to load the kernel's programs and make their maps"},
 	{"CAP_PERFMON", unix.CAP_PERFMON, "for the verifier to accept programs that compute with pointers into packets"},
 	{"CAP_NET_ADMIN", unix.CAP_NET_ADMIN, "to attach the programs to NICs, and for the identities' devices, addresses, rules and per-device sysctls"},
-	{"CAP_NET_RAW", unix.CAP_NET_RAW, "to send announcements (gratuitous ARP, unsolicited NA) from the virtual MAC"},
+	{"CAP_NET_RAW", unix.CAP_NET_RAW, "to send announcements (gratuitous ARP, unsolicited NA) from the virtual MAC, and what makes clients notice a takeover"},
 }
 
 // Mirror are those that rsync needs, and gets, to keep files of other users as they are. The daemon

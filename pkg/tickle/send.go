@@ -3,40 +3,23 @@
 package tickle
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// again is when a segment is repeated, for it or what it caused may be lost. A client answers
-// the first of any half second only (tcp_invalid_ratelimit).
-const again = 700 * time.Millisecond
-
-// Send tickles the clients of connections whose local addresses are this node's now, twice. It
-// returns how many segments left at first, and what went wrong with any others.
-func Send(ctx context.Context, list []Connection) (sent int, err error) {
+// Send sends the clients of connections whose local addresses are this node's now a segment each. It
+// returns how many left, and what went wrong with the first of the others.
+func Send(list []Connection) (sent int, err error) {
 	s, err := open()
 	if err != nil {
 		return 0, err
 	}
 	defer s.close()
-	sent, err = s.all(list)
-	if sent == 0 {
-		return 0, err
-	}
-	timer := time.NewTimer(again)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-	case <-timer.C:
-		_, _ = s.all(list) // what failed has been told
-	}
-	return sent, err
+	return s.all(list)
 }
 
 // sockets4and6 take segments with their IP headers (raw(7), ipv6(7): IPPROTO_RAW).
@@ -63,16 +46,9 @@ func (s sockets4and6) close() {
 	}
 }
 
-// all sends one segment for each connection. Of errors it keeps the first.
 func (s sockets4and6) all(list []Connection) (sent int, first error) {
 	for _, c := range list {
-		var err error
-		if c.Remote.Addr().Is4() {
-			err = unix.Sendto(s.v4, segment(c), 0, &unix.SockaddrInet4{Addr: c.Remote.Addr().As4()})
-		} else {
-			err = unix.Sendto(s.v6, segment(c), 0, &unix.SockaddrInet6{Addr: c.Remote.Addr().As16()})
-		}
-		switch {
+		switch err := s.one(c); {
 		case err == nil:
 			sent++
 		case first == nil:
@@ -80,6 +56,20 @@ func (s sockets4and6) all(list []Connection) (sent int, first error) {
 		}
 	}
 	return sent, first
+}
+
+// one sends a connection's segment. The kernel looks for a route by the source address of the message, not
+// by that of the header: an identity's segments leave by its own NIC.
+func (s sockets4and6) one(c Connection) error {
+	local, remote := c.Local.Addr(), c.Remote.Addr()
+	if local.Is4() {
+		from := unix.PktInfo4(&unix.Inet4Pktinfo{Spec_dst: local.As4()})
+		_, err := unix.SendmsgN(s.v4, segment(c), from, &unix.SockaddrInet4{Addr: remote.As4()}, 0)
+		return err
+	}
+	from := unix.PktInfo6(&unix.Inet6Pktinfo{Addr: local.As16()})
+	_, err := unix.SendmsgN(s.v6, segment(c), from, &unix.SockaddrInet6{Addr: remote.As16()}, 0)
+	return err
 }
 
 const (

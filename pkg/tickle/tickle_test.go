@@ -4,7 +4,6 @@ package tickle_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -128,11 +127,9 @@ func tickled(t *testing.T, l *lab.Lab, a address) {
 		t.Fatalf("the client has learned of it without a tickle: %v", err)
 	case <-time.After(300 * time.Millisecond): // the counterpart: nothing happens by itself
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel() // once is enough
 	start := time.Now()
 	in(t, l, lab.Serv2, func() error {
-		sent, err := tickle.Send(ctx, list)
+		sent, err := tickle.Send(list)
 		if sent != 1 {
 			t.Errorf("%d sent", sent)
 		}

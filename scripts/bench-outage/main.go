@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command bench-outage measures what a client sees when something breaks, or when the machine
-// is only busy: `make bench-outage`, `make faults`, `make soak`. Exit status 1: two nodes served at once,
+// is only busy: `make bench-outage`, `make bench-tickle`, `make faults`, `make soak`. Exit status 1: two nodes served at once,
 // somebody was not served who should have been, or moved for nothing.
 package main
 
@@ -57,7 +57,7 @@ func run(ctx context.Context) error {
 
 func parse() (o outage.Options, file string, err error) {
 	o.Progress = func(s string) { fmt.Fprintln(os.Stderr, s) }
-	flag.IntVar(&o.Rounds, "rounds", 100, "how many `faults` of each kind, pacer and number of addresses; and pairs of faults")
+	flag.IntVar(&o.Rounds, "rounds", 100, "how many `faults` of each kind, pacer and number of addresses, with a tickle and without; and pairs of faults")
 	flag.IntVar(&o.From, "from", 0, "the first of the pairs of faults that follow from the seed: `number`")
 	flag.StringVar(&o.Keep, "keep", "", "write the story of each pair of faults that went wrong into this `directory` too")
 	flag.DurationVar(&o.For, "for", 3*time.Minute, "how long the ladder takes: `time`")

@@ -11,6 +11,7 @@
 //   - starved: the survivor's daemon is stopped and every CPU full of real-time programs
 //     while the owner dies; with the pacer in the kernel, and in a thread.
 //   - addresses: whether an outage grows with the number of addresses.
+//   - tickle: when an idle client is connected again after a takeover, with a tickle and without.
 //   - ladder: nothing breaks, the machine is only busy, rung by rung: nobody may move.
 //
 // The client is a thread above everything else on the machine, and its own stalls are

@@ -24,11 +24,12 @@ const (
 	Pairs     Section = "pairs"
 	Starved   Section = "starved"
 	Addresses Section = "addresses"
+	Tickle    Section = "tickle"
 	Ladder    Section = "ladder"
 )
 
 // Sections lists them.
-var Sections = []Section{Kinds, Pairs, Starved, Addresses, Ladder}
+var Sections = []Section{Kinds, Pairs, Starved, Addresses, Tickle, Ladder}
 
 // Faults are the kinds of the section of that name, if nothing else is said. A partition is
 // not among them: in it both nodes reach the listed hosts, and two owners are what the
@@ -41,7 +42,7 @@ var Faults = []lab.Fault{
 // Options of a measurement.
 type Options struct {
 	Sections   []Section
-	Rounds     int           // of each kind of fault, pacer and number of addresses; of pairs: in all
+	Rounds     int           // of each kind of fault, pacer and number of addresses, with a tickle and without; of pairs: in all
 	From       int           // the first round of pairs
 	Faults     []lab.Fault   // of kinds
 	PairFaults []lab.Fault   // of pairs
@@ -49,7 +50,7 @@ type Options struct {
 	Counts     []int         // of addresses
 	For        time.Duration // how long the ladder takes
 	Period     time.Duration // of the client in kinds and addresses; 0: the lab's
-	Profile    string        // timing of kinds, starved and addresses; the ladder's is balanced
+	Profile    string        // timing of kinds, starved, addresses and tickle; the ladder's is balanced
 	Seed       uint64        // of the order of faults
 	Executable string        // xdpha, as an absolute path
 	Log        *slog.Logger  // of the labs; nil is silent
@@ -66,6 +67,7 @@ type Report struct {
 	Pairs     *PairsReport     `json:"pairs,omitempty"`
 	Starved   *StarvedReport   `json:"starved,omitempty"`
 	Addresses *AddressesReport `json:"addresses,omitempty"`
+	Tickle    *TickleReport    `json:"tickle,omitempty"`
 	Ladder    *LadderReport    `json:"ladder,omitempty"`
 	Notes     []Note           `json:"notes,omitempty"`
 }
@@ -74,7 +76,7 @@ type Report struct {
 // served whenever somebody could serve, and nobody moved for being busy.
 func (r Report) Good() bool {
 	return (r.Kinds == nil || r.Kinds.Total.good()) && (r.Pairs == nil || r.Pairs.good()) && (r.Starved == nil || r.Starved.good()) &&
-		(r.Addresses == nil || r.Addresses.good()) && (r.Ladder == nil || r.Ladder.good())
+		(r.Addresses == nil || r.Addresses.good()) && (r.Tickle == nil || r.Tickle.good()) && (r.Ladder == nil || r.Ladder.good())
 }
 
 // Run measures, and prints every section to w as it ends. It needs root.
@@ -98,6 +100,8 @@ func Run(ctx context.Context, w io.Writer, o Options) (Report, error) {
 			r.Starved, err = o.starved(ctx, &r.Notes)
 		case Addresses:
 			r.Addresses, err = o.addresses(ctx, &r.Notes)
+		case Tickle:
+			r.Tickle, err = o.tickle(ctx, &r.Notes)
 		case Ladder:
 			r.Ladder, err = o.ladder(ctx, &r.Notes)
 		}

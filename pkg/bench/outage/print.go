@@ -28,6 +28,8 @@ func (r Report) print(w io.Writer, s Section, notes []Note) error {
 		r.Starved.print(t)
 	case s == Addresses && r.Addresses != nil:
 		r.Addresses.print(t)
+	case s == Tickle && r.Tickle != nil:
+		r.Tickle.print(t)
 	case s == Ladder && r.Ladder != nil:
 		r.Ladder.print(t)
 	}
@@ -100,6 +102,21 @@ func (a AddressesReport) print(w io.Writer) {
 		fmt.Fprintf(w, "%d\t%.2f\t%s\t%v\n", c.Addresses, c.Ratio, c.cells(), start)
 	}
 	fmt.Fprintf(w, "\n%s", times)
+}
+
+func (r TickleReport) print(w io.Writer) {
+	fmt.Fprintf(w, "\nAn idle client of an owner whose power is cut: when it is connected again. Times count from the takeover.\n"+
+		"tickle\ttakeovers\tnoticed, median\tmax\tconnected again, median\tp90\tmax\tnoticed nothing for %s\n", idleWait)
+	for _, v := range r.Variants {
+		cell := func(ns int64) string {
+			if v.Unnoticed == len(v.Rounds) {
+				return "-"
+			}
+			return stats.MS(ns)
+		}
+		fmt.Fprintf(w, "%v\t%d\t%s\t%s\t%s\t%s\t%s\t%d\n", v.Tickle, len(v.Rounds), cell(v.Noticed.MedianNS), cell(v.Noticed.MaxNS),
+			cell(v.Reconnected.MedianNS), cell(v.Reconnected.P90NS), cell(v.Reconnected.MaxNS), v.Unnoticed)
+	}
 }
 
 func (l LadderReport) print(w io.Writer) {

@@ -68,6 +68,12 @@ func wantAll(t *testing.T, s Section, r Report) {
 				t.Errorf("%d addresses: %d faults, want 2", c.Addresses, c.Faults)
 			}
 		}
+	case Tickle:
+		for _, v := range r.Tickle.Variants {
+			if len(v.Rounds) != 2 || v.Tickle != (v.Unnoticed == 0) {
+				t.Errorf("%+v", v)
+			}
+		}
 	case Ladder:
 		for _, rung := range r.Ladder.Rungs {
 			if rung.Turns != 1 || rung.Sent == 0 {
