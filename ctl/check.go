@@ -19,6 +19,7 @@ import (
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/control"
+	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
 	"github.com/xdpha/xdpha/pkg/privilege"
 )
@@ -370,7 +371,7 @@ func failures(cfg *config.Config) []failure {
 		})
 		out = append(out, failure{
 			fmt.Sprintf("the lan NIC %s of %s, its cable or its switch", n.Lan, n.Name),
-			fmt.Sprintf("%s hands %s over to %s (%s), as planned, over a link that is left", n.Name, strings.Join(moved, ", "), o.Name, carrierOf(o)),
+			lanLost(n, strings.Join(moved, ", "), fmt.Sprintf("%s hands %s over to %s (%s), as planned, over a link that is left", n.Name, strings.Join(moved, ", "), o.Name, carrierOf(o))),
 		})
 	}
 	alone := "the gates stay open, because nobody else could serve"
@@ -381,7 +382,7 @@ func failures(cfg *config.Config) []failure {
 		failure{"the daemon of one node is killed, stopped or hangs", lostWords(t) + ". If the other node is dead: " + alone},
 		failure{"the crossover cable", "nothing moves; an event and a metric tell of it"})
 	if cfg.Nodes[0].Spare != "" && cfg.Nodes[1].Spare != "" {
-		out = append(out, failure{acrossFailure, acrossWords + "; the trunk: nothing moves; a switch: who has lost the lan NIC hands over, as planned"})
+		out = append(out, failure{acrossFailure, acrossWords + "; the trunk: nothing moves; a switch: each node's NIC on the other one carries what it owns"})
 	}
 	out = append(out,
 		failure{"all paths between the nodes, both nodes alive", partitionWords(cfg)},
@@ -395,6 +396,16 @@ const (
 	acrossFailure = "the crossover cable, and the trunk between the switches or one of these"
 	acrossWords   = "the nodes hear each other across, from lan NIC to spare NIC, on the switch that is left: neither is called dead"
 )
+
+// lanLost says what becomes of what a node serves when it loses its lan NIC, and how it is handed over when
+// it has no other.
+func lanLost(n config.Node, moved, handedOver string) string {
+	if n.Spare == "" {
+		return handedOver
+	}
+	return fmt.Sprintf("its spare NIC (%s) carries %s until the lan NIC has been well for %s; services and connections go on; with both NICs lost, %s",
+		n.Spare, moved, time.Duration(core.LanBack), handedOver)
+}
 
 // lostWords says what becomes of a node whose kernel is left without its daemon.
 func lostWords(t config.Timing) string {

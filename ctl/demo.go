@@ -65,7 +65,7 @@ var faultTexts = map[lab.Fault]string{
 	lab.FaultDaemonKill: "SIGKILL to xdpha run on the node; its kernel goes on",
 	lab.FaultDaemonStop: "SIGSTOP to xdpha run on the node; its kernel goes on",
 	lab.FaultCrossover:  "the cable between the nodes is pulled: nobody moves",
-	lab.FaultLAN:        "the node's LAN cable is pulled: it hands over",
+	lab.FaultLAN:        "the node's LAN cable is pulled: its spare NIC carries the identity",
 	lab.FaultService:    "the check of the identity's service fails: it is restarted in place",
 	lab.FaultPartition:  "no frame passes between the nodes, all others hear both: what reach cannot tell from death",
 	lab.FaultPause:      "a virtual machine is stopped; with --restart-after it goes on as if nothing had been",

@@ -56,8 +56,8 @@ func sampleStatus() control.Status {
 		Pacer: control.Pacer{Mode: "kernel (fq)", Wanted: "auto", LastTickUS: 310, GapMaxUS: 1260, TokensSent: 1}, RightToServeUS: new(int64(3900)),
 		Links: []control.Link{link("crossover", "eth1", 11.2), link("lan", "eth0", 14.5), link("spare", "eth2", 14.9)},
 		Identities: []control.Identity{
-			{Name: "files", Home: "serv1", Owner: "serv1", Generation: 3, Gate: "closed", Armed: true, Addresses: []string{"192.0.2.21/24", "2001:db8::21/64"}, MAC: "02:4c:4a:00:00:21", Tickle: &control.Tickle{Known: 7}},
-			{Name: "mail", Home: "serv2", Owner: "serv2", Generation: 1, Gate: "open", Addresses: []string{"192.0.2.22/24"}, MAC: "02:4c:4a:00:00:22"},
+			{Name: "files", Home: "serv1", Owner: "serv1", Generation: 3, Gate: "closed", Carrier: "lan", Armed: true, Addresses: []string{"192.0.2.21/24", "2001:db8::21/64"}, MAC: "02:4c:4a:00:00:21", Tickle: &control.Tickle{Known: 7}},
+			{Name: "mail", Home: "serv2", Owner: "serv2", Generation: 1, Gate: "open", Carrier: "spare", Addresses: []string{"192.0.2.22/24"}, MAC: "02:4c:4a:00:00:22"},
 		},
 		Services: []control.Service{{Name: "dns", State: "up"}, {Name: "imap", State: "up", Restarts: 1}, {Name: "samba", State: "stopped"}},
 		Mirrors:  []control.Mirror{{Name: "mails", Direction: control.MirrorOut, LagS: 12.3}, {Name: "samba-data", Direction: control.MirrorIn, LagS: 2}},

@@ -271,10 +271,14 @@ func connections(id control.Identity) string {
 }
 
 func gateWord(id control.Identity) string {
-	if id.Reason == "" {
-		return id.Gate
+	gate := id.Gate
+	if id.Carrier != "" {
+		gate += " on " + id.Carrier
 	}
-	return id.Gate + ": " + id.Reason
+	if id.Reason == "" {
+		return gate
+	}
+	return gate + ": " + id.Reason
 }
 
 func readyWord(s control.Status, id control.Identity) string {

@@ -126,6 +126,38 @@ func (d *Datapath) MoveNIC(role, index int, mac [6]byte, carried []int) error {
 	return d.place(role, index, mac, carried)
 }
 
+// Carry lets a NIC carry an identity from this packet on, and no other one. The programs must be on it.
+func (d *Datapath) Carry(identity, index int) error {
+	b, err := mapArray(d.objs.Config)
+	if err != nil {
+		return fmt.Errorf("write the carrier of identity %d: %w", identity, err)
+	}
+	c := (*bpf.XdphaXdConfig)(unsafe.Pointer(&b[0]))
+	atomic.StoreUint32(&c.Identities[identity].Carrier, uint32(index))
+	if err := unix.Munmap(b); err != nil {
+		return fmt.Errorf("write the carrier of identity %d: %w", identity, err)
+	}
+	return nil
+}
+
+// Carriers are the interface indexes of the NICs that carry the identities by the maps that an earlier
+// process left; nil: there are none of this version.
+func Carriers(pinDir string) (list []int) {
+	pinned, err := ebpf.LoadPinnedMap(filepath.Join(pinDir, "config"), &ebpf.LoadPinOptions{ReadOnly: true})
+	if err != nil {
+		return nil // Open says what is wrong, if anything is
+	}
+	defer pinned.Close()
+	var c bpf.XdphaXdConfig
+	if err := pinned.Lookup(uint32(0), &c); err != nil || c.Abi != ABI {
+		return nil
+	}
+	for _, id := range c.Identities[:c.N_identities] {
+		list = append(list, int(id.Carrier))
+	}
+	return list
+}
+
 // place names a link's NIC to the running programs. Each field is one store, and while the MAC
 // changes there is no NIC.
 func (d *Datapath) place(role, index int, mac [6]byte, carried []int) error {

@@ -94,7 +94,7 @@ func TestStatusCrossesTheSocketWhole(t *testing.T) {
 			Links: []Link{{Name: "lan", Interface: "eth0", Up: true, LastHeardUS: 3, RTTUS: RTT{1.3, 1.9, 80}, GapMaxUS: 9, Mode: "native"}}}},
 		Pacer: Pacer{Mode: "kernel (fq)", Wanted: "auto", LastTickUS: 9, GapMaxUS: 1100, TokensSent: 1}, RightToServeUS: new(int64),
 		Links:      []Link{{Name: "lan", Interface: "eth0", Up: true, LastHeardUS: 3, RTTUS: RTT{1.3, 1.9, 80}, GapMaxUS: 9, Mode: "native"}},
-		Identities: []Identity{{Name: "files", Home: "serv1", Prefer: []string{"serv2"}, Owner: "serv1", Generation: 1<<56 - 1, Gate: GateOpen, Addresses: []string{"192.0.2.21/24"}, MAC: "02:00:00:00:00:01"}},
+		Identities: []Identity{{Name: "files", Home: "serv1", Prefer: []string{"serv2"}, Owner: "serv1", Generation: 1<<56 - 1, Gate: GateOpen, Carrier: "lan", Addresses: []string{"192.0.2.21/24"}, MAC: "02:00:00:00:00:01"}},
 		Services:   []Service{{Name: "samba", State: "up", Restarts: 2}},
 		Mirrors:    []Mirror{},
 		Arbiter:    Arbiter{Kind: "reach", Satisfied: true, Reached: 2, Needed: 2, Hosts: []ArbiterHost{{Address: "192.0.2.1", Reached: true}}},
@@ -144,7 +144,7 @@ func TestStatusHasTheContractsKeysAndNoNullList(t *testing.T) {
 	}
 	for _, key := range []string{
 		"node", "time", "version", "peer", "peers", "prefer", "state", "boot_id", "supervisor_age_us", "links", "name", "up", "last_heard_us", "rtt_us", "p50", "p99", "max",
-		"gap_max_us", "mode", "identities", "home", "owner", "generation", "gate", "reason", "addresses", "mac", "services", "mirrors", "arbiter", "troubles",
+		"gap_max_us", "mode", "identities", "home", "owner", "generation", "gate", "reason", "carrier", "addresses", "mac", "services", "mirrors", "arbiter", "troubles",
 		"last_takeover", "detect_us", "flip_us", "announce_us", "address_us", "services_us", "cause",
 	} {
 		if !strings.Contains(string(b), `"`+key+`":`) {

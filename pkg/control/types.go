@@ -149,6 +149,7 @@ type Identity struct {
 	Generation uint64   `json:"generation"`
 	Gate       string   `json:"gate"` // open | closed: on this node
 	Reason     string   `json:"reason"`
+	Carrier    string   `json:"carrier"` // lan | spare: the link whose NIC carries it on this node
 	Armed      bool     `json:"armed"`
 	Addresses  []string `json:"addresses"`
 	MAC        string   `json:"mac"`

@@ -22,6 +22,15 @@ type Swap struct {
 	Old, New Word
 }
 
+// Carry lets this node's spare NIC, or its lan NIC, carry an identity from now on: the gate first, and
+// then the device, with the addresses if they are on it.
+type Carry struct {
+	Op        uint64
+	Identity  int
+	Spare     bool
+	Addresses bool
+}
+
 // AddAddresses puts an identity's addresses on its carrier.
 type AddAddresses struct {
 	Op       uint64
@@ -113,6 +122,7 @@ type Left struct{}
 
 func (Persist) action()         {}
 func (Swap) action()            {}
+func (Carry) action()           {}
 func (AddAddresses) action()    {}
 func (RemoveAddresses) action() {}
 func (StartServices) action()   {}
@@ -152,6 +162,8 @@ const (
 	KindDemand         = "demand"           // of the peer's kernel
 	KindLapsed         = "lapsed"           // the kernel released it, past this node's supervisor
 	KindTwoOwners      = "two-owners"
+	KindCarrier        = "carrier"        // the node's other NIC carries it
+	KindCarrierFailed  = "carrier-failed" // it could not be put there
 	KindAddressFailed  = "address-failed"
 	KindServiceFailed  = "service-failed"
 	KindServiceBack    = "service-back"

@@ -152,8 +152,8 @@ func (m *Machine) move(e CmdMove, id *identity) {
 	case mine && here:
 		m.refuse(e.Op, "%s is being handed over", id.cfg.Name)
 	case mine:
-		if v := m.view(e.To); !carrier(v.Lan, id.cfg.Home == e.To).Healthy() && !e.Force && v.State == PeerUp {
-			m.refuse(e.Op, "%s: %s's NIC for it does not reach the clients' network; --force moves it anyway", id.cfg.Name, m.cfg.Nodes[e.To])
+		if m.view(e.To).State == PeerUp && len(m.healthy([]int{e.To})) == 0 && !e.Force {
+			m.refuse(e.Op, "%s: no NIC of %s's that could carry it reaches the clients' network; --force moves it anyway", id.cfg.Name, m.cfg.Nodes[e.To])
 			return
 		}
 		c := m.newCommand(e.Op, cmdMove)

@@ -35,6 +35,7 @@ type IdentityConfig struct {
 	StagingAhead  bool
 	Exclusive     []string // services in the order of their start
 	Mirrored      bool     // it has data that is copied from its owner to the others
+	Aside         bool     // this node's daemon found it on the other NIC than its regular one
 	// Floor is the highest generation that this node may have owned before its kernel's words
 	// began, which is when it booted: what was promised on the disk then.
 	Floor uint64
@@ -49,11 +50,15 @@ type Limits struct {
 	Service   int64 // starting or stopping an identity's services (5 min)
 	Persist   int64 // a synced write (10 s)
 	LanStable int64 // reach below the majority before it counts (200 ms)
+	LanBack   int64 // how long an owner's regular NIC must be well before the identity goes back there (10 s)
 	MoveEvery int64 // least time between automatic moves of an identity (10 s)
 	Fence     int64 // switching the peer off (10 min)
 	Copy      int64 // copying an identity's data while its services run (24 h)
 	LastCopy  int64 // and what has changed since, while they are stopped (10 min)
 }
+
+// LanBack is the default of Limits.LanBack.
+const LanBack = 10_000_000_000
 
 // many reports that there are more than two nodes.
 func (c Config) many() bool { return len(c.Nodes) > 2 }
@@ -84,7 +89,7 @@ func (l Limits) withDefaults() Limits {
 		d int64
 	}{
 		{&l.Stage, 5 * s}, {&l.Release, 2 * s}, {&l.Swap, 1 * s}, {&l.Address, 10 * s},
-		{&l.Service, 300 * s}, {&l.Persist, 10 * s}, {&l.LanStable, 200 * ms}, {&l.MoveEvery, 10 * s},
+		{&l.Service, 300 * s}, {&l.Persist, 10 * s}, {&l.LanStable, 200 * ms}, {&l.LanBack, LanBack}, {&l.MoveEvery, 10 * s},
 		{&l.Fence, 600 * s}, {&l.Copy, 86400 * s}, {&l.LastCopy, 600 * s},
 	} {
 		if *d.v == 0 {

@@ -103,13 +103,16 @@ func (m *Machine) driveEffects(id *identity) {
 		return
 	}
 	lim := m.cfg.Limits
-	m.drive(&id.addr, m.wantAddresses(id), effect{
-		on:    func(op uint64) Action { return AddAddresses{Op: op, Identity: id.index} },
-		off:   func(op uint64) Action { return RemoveAddresses{Op: op, Identity: id.index} },
-		limit: lim.Address,
-	})
+	carried := id.carry.op == 0 // else the device is about to be another one
+	if carried {
+		m.drive(&id.addr, m.wantAddresses(id), effect{
+			on:    func(op uint64) Action { return AddAddresses{Op: op, Identity: id.index} },
+			off:   func(op uint64) Action { return RemoveAddresses{Op: op, Identity: id.index} },
+			limit: lim.Address,
+		})
+	}
 	gen := id.word.Gen()
-	serving := id.word.Has(Owner) && id.addr.state == actOn
+	serving := id.word.Has(Owner) && id.addr.state == actOn && carried
 	if serving && (id.announced != gen || id.announceAgain) {
 		id.announced, id.announceAgain = gen, false
 		m.emit(Announce{Identity: id.index, Generation: gen})

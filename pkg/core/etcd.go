@@ -35,10 +35,10 @@ func (m *Machine) wantKey(id *identity) uint64 {
 	return 0
 }
 
-// useless: an owner whose NIC has lost the clients and who hears nobody that could take it over serves
+// useless: an owner whose NICs have lost the clients and who hears nobody that could take it over serves
 // nobody by its key, and keeps others from it.
 func (m *Machine) useless(id *identity) bool {
-	if !id.word.Has(Owner) || !m.carrierWatch(id).bad {
+	if !id.word.Has(Owner) || !m.dark(id) {
 		return false
 	}
 	return !slices.ContainsFunc(m.candidates(id), func(p int) bool { return m.view(p).State == PeerUp })

@@ -70,6 +70,9 @@ type Key struct {
 // LanView is one node's sight of the clients' network.
 type LanView struct{ Lan, Spare NIC }
 
+// nics are its NICs, by the numbers of Machine.nics.
+func (v LanView) nics() [2]NIC { return [...]NIC{nicLan: v.Lan, nicSpare: v.Spare} }
+
 // NIC is the health of one carrier.
 type NIC struct {
 	Present  bool
@@ -81,6 +84,18 @@ type NIC struct {
 // Healthy reports whether clients can be served through the NIC.
 func (n NIC) Healthy() bool {
 	return n.Present && n.Carrier && (n.Majority == 0 || n.Reach >= n.Majority)
+}
+
+// worth orders NICs by the clients that they may reach. How many hosts answer says no more than that:
+// a majority of them may be on a switch that is gone for everybody.
+func (n NIC) worth() int {
+	switch {
+	case n.Healthy():
+		return 2
+	case n.Present && n.Carrier && n.Reach > 0:
+		return 1
+	}
+	return 0
 }
 
 // Tick lets timers run out; every 100 ms or earlier.

@@ -54,7 +54,7 @@ func (m *Machine) beginHandover(id *identity, to int, cause string, force bool, 
 			return "this node does not own it"
 		}
 		if fits := m.fits(id); to == -1 && len(fits) > 0 {
-			to = append(m.healthy(id, fits), fits...)[0]
+			to = append(m.healthy(fits), fits...)[0]
 		} else if to == -1 {
 			return m.noneFits(id)
 		}
@@ -234,7 +234,7 @@ func (m *Machine) moveByItself(id *identity) {
 func (m *Machine) mayMoveNow(id *identity) bool {
 	every := m.cfg.Limits.MoveEvery
 	arrived, wait := id.arrived, max(id.hold, every)
-	if !carrier(m.obs.MyLan, id.cfg.Home == m.cfg.Self).Carrier {
+	if !m.obs.MyLan.nics()[m.carrierOf(id)].Carrier {
 		// A cable that is out serves nobody: twice it moves at once, and then waits as any other.
 		arrived, wait = 0, id.hold
 	}
@@ -251,14 +251,14 @@ func (m *Machine) mayMoveNow(id *identity) bool {
 // reasonToMove says why the owner should hand over by itself, and to which of those that could take
 // it (-1: the one that comes next), or "".
 func (m *Machine) reasonToMove(id *identity, fits []int) (to int, cause string) {
-	healthy := m.healthy(id, fits)
+	healthy := m.healthy(fits)
 	switch {
 	case len(fits) > 0 && m.standby():
 		return -1, "this node is in standby"
 	case len(healthy) == 0:
 		return -1, ""
-	case m.carrierWatch(id).bad:
-		return healthy[0], "this node's NIC for it has lost the clients' network"
+	case m.dark(id):
+		return healthy[0], "no NIC of this node that could carry it reaches the clients' network"
 	case len(id.failed) > 0:
 		return healthy[0], "its services failed on this node"
 	case m.unwell() != "":
@@ -269,10 +269,10 @@ func (m *Machine) reasonToMove(id *identity, fits []int) (to int, cause string) 
 	return -1, ""
 }
 
-// healthy are those of some nodes that reach the clients' network.
-func (m *Machine) healthy(id *identity, nodes []int) (healthy []int) {
+// healthy are those of some nodes that reach the clients' network, by whichever NIC.
+func (m *Machine) healthy(nodes []int) (healthy []int) {
 	for _, p := range nodes {
-		if carrier(m.view(p).Lan, id.cfg.Home == p).Healthy() {
+		if v := m.view(p).Lan; v.Lan.Healthy() || v.Spare.Healthy() {
 			healthy = append(healthy, p)
 		}
 	}

@@ -21,6 +21,7 @@ type identity struct {
 	swappedAt int64
 	stale     bool // a swap failed: wait for a reading
 
+	carry         actuator // on: the other NIC than its regular one carries it here
 	addr, svc     actuator
 	svcGen        uint64 // the generation that the services were started at
 	announced     uint64 // the generation that was last announced

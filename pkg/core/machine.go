@@ -46,7 +46,9 @@ func New(cfg Config, saved Saved) *Machine {
 	m := &Machine{cfg: cfg, durable: saved.clone(), want: saved.clone(), failed: map[string]bool{}, returning: cfg.Hold}
 	m.peers = make([]peerMemory, len(cfg.Nodes))
 	for i, c := range cfg.Identities {
-		m.ids = append(m.ids, &identity{index: i, cfg: c, peer: c.firstOther(cfg.Self), failed: map[string]bool{}})
+		id := &identity{index: i, cfg: c, peer: c.firstOther(cfg.Self), failed: map[string]bool{}}
+		id.carry = actuator{state: pick(c.Aside, actOn, actOff), tried: c.Aside}
+		m.ids = append(m.ids, id)
 	}
 	return m
 }
@@ -62,6 +64,7 @@ func (m *Machine) Step(now int64, ev Event) []Action {
 	case Started:
 		m.started = true
 	case Tick:
+		m.lanChanged() // what was seen last may have been so for long enough
 	case Observed:
 		m.observed(e)
 	case Swapped:
@@ -100,6 +103,7 @@ func (m *Machine) evaluate() {
 	m.drive(&m.concurrent, m.wantConcurrent(), m.concurrentOps())
 	if m.seen {
 		for _, id := range m.ids {
+			m.driveCarrier(id)
 			m.driveHandover(id)
 			m.moveByItself(id)
 			m.driveWord(id)
@@ -200,6 +204,9 @@ func (m *Machine) finished(op uint64, err string) {
 	}
 	for _, id := range m.ids {
 		switch op {
+		case id.carry.op:
+			m.carryResult(id, err)
+			return
 		case id.addr.op:
 			m.addressResult(id, err)
 			return
@@ -229,6 +236,9 @@ func (m *Machine) expire() {
 	for _, id := range m.ids {
 		if id.swap.op != 0 && m.now >= id.swap.deadline {
 			id.swap, id.stale, id.swappedAt = swapOp{}, true, m.now
+		}
+		if id.carry.late(m.now) {
+			m.carryResult(id, late)
 		}
 		if id.addr.late(m.now) {
 			m.addressResult(id, late)

@@ -4,31 +4,15 @@ package core
 
 // nicWatch tells a NIC's failure from a flicker.
 type nicWatch struct {
-	badSince int64
-	bad      bool
-}
-
-// carrier returns the NIC that carries an identity: at home lan, away spare, or
-// lan where there is no spare.
-func carrier(v LanView, home bool) NIC {
-	if !home && v.Spare.Present {
-		return v.Spare
-	}
-	return v.Lan
-}
-
-func (m *Machine) carrierWatch(id *identity) nicWatch {
-	if id.cfg.Home != m.cfg.Self && m.obs.MyLan.Spare.Present {
-		return m.nics[1]
-	}
-	return m.nics[0]
+	badSince, wellSince int64
+	bad                 bool
 }
 
 // lanChanged follows this node's NICs: a lost carrier counts at once, lost hosts
 // after a while.
 func (m *Machine) lanChanged() {
-	for i, n := range []NIC{m.obs.MyLan.Lan, m.obs.MyLan.Spare} {
-		w, name := &m.nics[i], [...]string{"lan", "spare"}[i]
+	for i, n := range m.obs.MyLan.nics() {
+		w, name := &m.nics[i], nicNames[i]
 		switch {
 		case !n.Present:
 			*w = nicWatch{}
@@ -37,10 +21,12 @@ func (m *Machine) lanChanged() {
 			if w.bad {
 				m.notify(KindLanBack, nil, "%s is back", name)
 			}
-			*w = nicWatch{}
+			if w.wellSince == 0 {
+				*w = nicWatch{wellSince: m.now}
+			}
 			continue
 		case w.badSince == 0:
-			w.badSince = m.now
+			*w = nicWatch{badSince: m.now}
 		}
 		if !w.bad && (!n.Carrier || m.now-w.badSince >= m.cfg.Limits.LanStable) {
 			w.bad = true

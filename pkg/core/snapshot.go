@@ -26,6 +26,7 @@ type IdentitySnapshot struct {
 	Word      Word
 	Role      string // unknown | standby | armed | owner | yielding | released
 	Handover  string // phase of a hand-over from this node, or ""
+	Carrier   string // this node's NIC for it: lan | spare
 	Addresses string // unknown | off | adding | on | removing
 	Services  string // unknown | stopped | starting | running | stopping
 	Failed    []string
@@ -57,7 +58,7 @@ func (m *Machine) Snapshot() Snapshot {
 		s.Identities = append(s.Identities, IdentitySnapshot{
 			Name: id.cfg.Name, Home: id.cfg.Home, Owner: owner, Heir: m.heir(id), Word: id.word,
 			Role: id.role.String(), Handover: id.ho.phase.String(),
-			Addresses: addrNames[id.addr.state], Services: svcNames[id.svc.state],
+			Carrier: nicNames[m.carrierOf(id)], Addresses: addrNames[id.addr.state], Services: svcNames[id.svc.state],
 			Failed: slices.Sorted(maps.Keys(id.failed)), FailbackAt: m.failbackAt(id), LastCause: id.cause,
 		})
 	}

@@ -9,7 +9,7 @@ import (
 )
 
 // StateVersion names the meaning of State; one of another version is not restored.
-const StateVersion = 3
+const StateVersion = 4
 
 // State is all that a machine knows, as plain data: a machine that is restored from it
 // decides as the one that it was taken from. It shares nothing with the machine.
@@ -37,8 +37,8 @@ type State struct {
 
 // NICState is what the machine remembers of a NIC.
 type NICState struct {
-	BadSince int64
-	Bad      bool
+	BadSince, WellSince int64
+	Bad                 bool
 }
 
 // PeerMemory is what was told last of a peer.
@@ -109,7 +109,7 @@ type IdentityState struct {
 	Swap                                SwapState
 	SwappedAt                           int64
 	Stale                               bool
-	Addr, Svc                           ActuatorState
+	Carry, Addr, Svc                    ActuatorState
 	SvcGen, Announced                   uint64
 	AnnounceAgain                       bool
 	Handover                            HandoverState
@@ -138,7 +138,7 @@ func (m *Machine) State() State {
 		s.Peers = append(s.Peers, PeerMemory{p.boot, p.supervisorOK})
 	}
 	for i, n := range m.nics {
-		s.NICs[i] = NICState{n.badSince, n.bad}
+		s.NICs[i] = NICState{n.badSince, n.wellSince, n.bad}
 	}
 	if m.flags != nil {
 		f := *m.flags
@@ -166,7 +166,7 @@ func (m *Machine) saveIdentity(id *identity) IdentityState {
 	return IdentityState{
 		Known: id.known, Word: id.word, Peer: id.peer, Role: int(id.role), Cause: id.cause, LastClaim: id.lastClaim, Released: id.released,
 		Swap: SwapState{id.swap.op, id.swap.old, id.swap.new, id.swap.deadline}, SwappedAt: id.swappedAt, Stale: id.stale,
-		Addr: id.addr.save(), Svc: id.svc.save(), SvcGen: id.svcGen, Announced: id.announced, AnnounceAgain: id.announceAgain,
+		Carry: id.carry.save(), Addr: id.addr.save(), Svc: id.svc.save(), SvcGen: id.svcGen, Announced: id.announced, AnnounceAgain: id.announceAgain,
 		Handover: ho, UnownedSince: id.unownedSince, UnownedGen: id.unownedGen, Uncovered: id.uncovered, PeerBooted: id.peerBooted,
 		HomeReadySince: id.homeReadySince, Arrived: id.arrived, LastAuto: id.lastAuto, Hold: id.hold, LastFailed: id.lastFailed,
 		TwoOwners: id.twoOwners, Failed: keys(id.failed), KeyWanted: id.wanted, KeyHeld: id.held, AsItIs: id.asItIs,
@@ -196,7 +196,7 @@ func Restore(cfg Config, s State) (*Machine, error) {
 		m.peers[i] = peerMemory{p.Boot, p.SupervisorOK}
 	}
 	for i, n := range s.NICs {
-		m.nics[i] = nicWatch{n.BadSince, n.Bad}
+		m.nics[i] = nicWatch{n.BadSince, n.WellSince, n.Bad}
 	}
 	if s.Flags != nil {
 		f := *s.Flags
@@ -253,6 +253,9 @@ func (m *Machine) restoreIdentity(id *identity, s IdentityState) error {
 	id.twoOwners, id.failed = s.TwoOwners, setOf(s.Failed)
 	id.wanted, id.held, id.asItIs = s.KeyWanted, s.KeyHeld, s.AsItIs
 	var err error
+	if id.carry, err = restoreActuator(s.Carry); err != nil {
+		return fmt.Errorf("carrier: %w", err)
+	}
 	if id.addr, err = restoreActuator(s.Addr); err != nil {
 		return fmt.Errorf("addresses: %w", err)
 	}

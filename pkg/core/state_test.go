@@ -23,7 +23,7 @@ func busyMachine() *Machine {
 	*m.commands[0] = command{waiting: map[int]bool{}, asking: map[int]bool{}, forcing: map[int]bool{}, begun: map[int]bool{}}
 	m.ids[0].ho.commands = m.commands[:1:1]
 	m.obs = Observed{Local: []Word{0}, Peers: []PeerView{{Words: []Word{0}}, {Words: []Word{0}}}, Granted: []bool{false}, Keys: []Key{{}}}
-	m.ids[0].peer = 0
+	m.ids[0].peer, m.ids[0].carry = 0, actuator{}
 	return m
 }
 
@@ -142,7 +142,7 @@ func TestAStateOfNoMachineIsRefused(t *testing.T) {
 		spoil func(*State)
 		want  string
 	}{
-		"another version":   {func(s *State) { s.Version++ }, "version 4"},
+		"another version":   {func(s *State) { s.Version++ }, "version 5"},
 		"identities":        {func(s *State) { s.Identities = nil }, "of 0 identities"},
 		"nodes":             {func(s *State) { s.Peers = nil }, "of 0 nodes"},
 		"counterpart":       {func(s *State) { s.Identities[0].Peer = 2 }, "counterpart is node 2"},

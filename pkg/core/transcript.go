@@ -35,6 +35,7 @@ func ResumeTranscript(cfg Config, s State) *Transcript {
 	turning(s.Concurrent, "start", "stop", "concurrent")
 	for i, id := range s.Identities {
 		x.pending[id.Swap.Op] = "swap " + cfg.name(i)
+		x.pending[id.Carry.Op] = "carry " + cfg.name(i)
 		turning(id.Addr, "add", "remove", cfg.name(i))
 		turning(id.Svc, "start", "stop", cfg.name(i))
 		x.pending[id.Handover.Copy] = "copy " + cfg.name(i)
@@ -77,6 +78,9 @@ func (x *Transcript) Head(saved Saved) []string {
 		}
 		if id.Mirrored {
 			s += " data=mirrored"
+		}
+		if id.Aside {
+			s += " carrier=aside"
 		}
 		lines = append(lines, s)
 		if id.Floor != 0 {
@@ -127,7 +131,7 @@ func (l Limits) text() (s string) {
 		is, def int64
 	}{
 		{"stage", l.Stage, d.Stage}, {"release", l.Release, d.Release}, {"swap", l.Swap, d.Swap}, {"address", l.Address, d.Address},
-		{"service", l.Service, d.Service}, {"persist", l.Persist, d.Persist}, {"fence", l.Fence, d.Fence}, {"copy", l.Copy, d.Copy}, {"last-copy", l.LastCopy, d.LastCopy}, {"lan-stable", l.LanStable, d.LanStable}, {"move-every", l.MoveEvery, d.MoveEvery},
+		{"service", l.Service, d.Service}, {"persist", l.Persist, d.Persist}, {"fence", l.Fence, d.Fence}, {"copy", l.Copy, d.Copy}, {"last-copy", l.LastCopy, d.LastCopy}, {"lan-stable", l.LanStable, d.LanStable}, {"lan-back", l.LanBack, d.LanBack}, {"move-every", l.MoveEvery, d.MoveEvery},
 	} {
 		if v.is != 0 && v.is != v.def {
 			s += " " + v.name + "=" + duration(v.is)
@@ -213,6 +217,8 @@ func (c Config) Describe(a Action) string {
 		s += flagsText(a.Saved)
 	case Swap:
 		s = fmt.Sprintf("swap %s: %s -> %s", c.name(a.Identity), c.word(a.Old), c.word(a.New))
+	case Carry:
+		s = fmt.Sprintf("carry %s by %s%s", c.name(a.Identity), pick(a.Spare, "spare", "lan"), pick(a.Addresses, ", with its addresses", ""))
 	case StartServices:
 		s = fmt.Sprintf("start %s, generation %d", c.name(a.Identity), a.Generation)
 	case Win:
@@ -264,6 +270,8 @@ func (c Config) asked(a Action) (op uint64, what string) {
 		return a.Op, "stop concurrent"
 	case Swap:
 		return a.Op, "swap " + c.name(a.Identity)
+	case Carry:
+		return a.Op, "carry " + c.name(a.Identity)
 	case AddAddresses:
 		return a.Op, "add " + c.name(a.Identity)
 	case RemoveAddresses:
@@ -456,7 +464,7 @@ func oneLine(s string) string {
 	}, s)
 }
 
-func pick(yes bool, a, b string) string {
+func pick[T any](yes bool, a, b T) T {
 	if yes {
 		return a
 	}

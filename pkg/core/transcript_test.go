@@ -37,7 +37,7 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	see serv2=up serv2:boot=7 files=ready@5 files:serv3=owner|yield|to:serv1@5 granted:files=yes
 //	link serv2 crossover down
 //	see unsynced:files=yes                     its data is not whole here
-//	ok|fail copy|persist|fence|swap|add|remove|start|stop IDENTITY
+//	ok|fail copy|persist|fence|swap|carry|add|remove|start|stop IDENTITY
 //	tick, cmd move files serv2, link crossover down, service files samba failed: exit status 1
 //	@12.5 tick                     at a time, instead of after the line above
 func TestTranscripts(t *testing.T) {
@@ -290,6 +290,8 @@ func (x *transcript) identity(f []string) {
 			c.FailbackAfter = x.duration(v)
 		case k == "staging":
 			c.StagingAhead = v == "ahead"
+		case k == "carrier":
+			c.Aside = v == "aside"
 		case k == "data":
 			c.Mirrored = v == "mirrored"
 		default:

@@ -51,7 +51,7 @@ func (c *Collector) ObserveStage(stage string, d time.Duration) {
 // Describe implements prometheus.Collector.
 func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		nodeState, nodeSuspects, nodeSilence, nodeLinkUp, nodeRTT, nodeGap, owner, generation, gateOpen, conflicts, repairs, trouble, leaseMin, rtt, rttMax, gap, gapMax, linkUp, suspects, refuted, selfStalls, pacerGapMax,
+		nodeState, nodeSuspects, nodeSilence, nodeLinkUp, nodeRTT, nodeGap, owner, generation, gateOpen, carrier, conflicts, repairs, trouble, leaseMin, rtt, rttMax, gap, gapMax, linkUp, suspects, refuted, selfStalls, pacerGapMax,
 		reverted, silence, silenceMax, rightToServe, peerServices, etcdReached, etcdKeyHeld, frames, peerState, supervisorAge, serviceUp, serviceRestart, mirrorLag, mirrorRuns, mirrorSent, tickleKnown, tickleSent, buildInfo,
 	} {
 		ch <- d
@@ -74,6 +74,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 		e.flag(owner, i.Owner, i.Name)
 		e.gauge(generation, float64(i.Generation), i.Name)
 		e.flag(gateOpen, i.GateOpen, i.Name)
+		e.flag(carrier, true, i.Name, i.Carrier)
 		e.counter(conflicts, i.Conflicts, i.Name)
 		for what, n := range i.Repairs {
 			e.counter(repairs, n, i.Name, what)

@@ -50,7 +50,7 @@ func sample() *Collector {
 		Since:               time.Unix(1_700_000_000, 0),
 		Peers:               []Peer{serv2},
 		Frames:              []Frames{{"lan", "reply", "tx", "answered", 10}, {"lan", "probe", "drop", "bad_tag", 2}},
-		Identities:          []Identity{{"files", true, true, 4, 1, map[string]uint64{"addresses": 2, "paths": 0}, &Tickle{12, 7}}, {"mail", false, false, 3, 0, nil, nil}},
+		Identities:          []Identity{{"files", true, true, 4, 1, map[string]uint64{"addresses": 2, "paths": 0}, "spare", &Tickle{12, 7}}, {"mail", false, false, 3, 0, nil, "lan", nil}},
 		Services:            []Service{{"samba", true, 2}},
 		Mirrors:             []Mirror{{"samba-data", 12.5, 3, 1, 4096}, {"never", -1, 0, 0, 0}},
 		Ages:                []Age{{"serv1", 1_000_000}, {"serv2", 2_500_000}},

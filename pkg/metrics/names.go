@@ -17,6 +17,7 @@ var (
 	owner          = desc("owner", "1 if this node owns the identity.", "identity")
 	generation     = desc("generation", "Generation of the identity as this node knows it.", "identity")
 	gateOpen       = desc("gate_open", "1 if this node's gate lets the identity's traffic through.", "identity")
+	carrier        = desc("carrier", "1 for the link whose NIC carries the identity on this node, its spare one where lan has lost the clients' network.", "identity", "link")
 	conflicts      = desc("address_conflicts_total", "Claims of one of the identity's addresses by a foreign host.", "identity")
 	repairs        = desc("repairs_total", "Times that something of the identity was put back which somebody else had taken away.", "identity", "what")
 	trouble        = desc("trouble", "1 while the node cannot do something that it should; xdpha status says what.", "kind")

@@ -64,6 +64,7 @@ type Identity struct {
 	Generation uint64
 	Conflicts  uint64
 	Repairs    map[string]uint64 // by what was put back
+	Carrier    string            // the link whose NIC carries it
 	Tickle     *Tickle           // nil: clients are not told of a takeover
 }
 

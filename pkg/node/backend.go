@@ -242,7 +242,7 @@ func (n *node) identityStatus(i int, id core.IdentitySnapshot, s *loader.State) 
 	cfg := n.Config.Identities[i]
 	out := control.Identity{
 		Name: id.Name, Home: n.Config.Nodes[id.Home].Name, Prefer: n.Config.StandIns(&cfg), Generation: s.Words[i].Gen(), Gate: control.GateClosed,
-		Armed: s.Words[i].Has(core.Ready), MAC: net.HardwareAddr(cfg.MAC[:]).String(),
+		Armed: s.Words[i].Has(core.Ready), Carrier: loader.LinkNames[n.carriers.of(i)], MAC: net.HardwareAddr(cfg.MAC[:]).String(),
 	}
 	switch {
 	case s.Words[i].Has(core.Owner):
@@ -312,7 +312,7 @@ func (src source) Snapshot() metrics.Snapshot {
 	for i, id := range v.snapshot.Identities {
 		open, _ := s.GateOpen(i)
 		m.Identities = append(m.Identities, metrics.Identity{
-			Name: id.Name, Owner: s.Words[i].Has(core.Owner), GateOpen: open, Generation: s.Words[i].Gen(), Conflicts: s.Conflicts[i], Repairs: v.repairs[i],
+			Name: id.Name, Owner: s.Words[i].Has(core.Owner), GateOpen: open, Generation: s.Words[i].Gen(), Conflicts: s.Conflicts[i], Repairs: v.repairs[i], Carrier: loader.LinkNames[n.carriers.of(i)],
 			Tickle: n.tickleMetrics(i),
 		})
 	}

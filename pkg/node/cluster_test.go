@@ -4,6 +4,7 @@ package node_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -39,7 +40,7 @@ func TestThePair(t *testing.T) {
 		{"a second daemon is refused", secondDaemonIsRefused},
 		{"orders move identities and bring them back", ordersMoveAndBringBack},
 		{"the crossover's loss moves nobody and is told", crossoverLossMovesNobody},
-		{"a lost LAN cable hands over and comes to rest", lanLossHandsOverOnce},
+		{"two lost LAN cables hand over and come to rest", lanLossHandsOverOnce},
 		{"a hang makes the peer own, and healed there is one owner", hangAndHeal},
 		{"a power cut makes the peer own", powerCut},
 		{"a stopped daemon loses all, and puts away what it had", stoppedDaemonLosesAll},
@@ -168,11 +169,11 @@ func crossoverLossMovesNobody(t *testing.T, c *cluster) {
 
 func lanLossHandsOverOnce(t *testing.T, c *cluster) {
 	w := c.watch(t, files, lab.Serv2)
-	within(t, func(ctx context.Context) error { _, err := c.Inject(ctx, lab.FaultLAN, files); return err })
+	must(t, errors.Join(c.Cut(lab.Serv1, lab.Spare), c.Cut(lab.Serv1, lab.LAN)))
 	w.awaitAnswerBy(lab.Serv2)
 	await(t, "serv2 owns everything", func() error { return c.serves(lab.Serv2, everythingOn(lab.Serv2)) })
 	gen := c.generation(t, lab.Serv2, "files")
-	within(t, func(ctx context.Context) error { return c.Heal(ctx, lab.FaultLAN, files) })
+	must(t, errors.Join(c.Mend(lab.Serv1, lab.Spare), c.Mend(lab.Serv1, lab.LAN)))
 	c.awaitSettled(t, everythingOn(lab.Serv2))
 	stays(t, "the identity stays where it went", 2*time.Second, func() error {
 		if g := c.generation(t, lab.Serv2, "files"); g != gen {

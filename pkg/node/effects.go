@@ -92,6 +92,8 @@ func (n *node) act(a core.Action) {
 			n.noteSaved(err)
 			n.report(a.Op, err)
 		})
+	case core.Carry:
+		n.carry(a)
 	case core.AddAddresses:
 		n.do(e.addresses[a.Identity], func(context.Context) {
 			err := n.putAddresses(a.Identity)

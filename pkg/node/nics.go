@@ -23,8 +23,8 @@ var errNoNIC = errors.New("the NIC is gone")
 
 // carried are the identities that a link's NIC carries here.
 func (n *node) carried(role int) (list []int) {
-	for i, id := range n.Config.Identities {
-		if carrierRole(n.Config, id, n.Config.Self) == role {
+	for i := range n.Config.Identities {
+		if n.carriers.of(i) == role {
 			list = append(list, i)
 		}
 	}
@@ -33,7 +33,7 @@ func (n *node) carried(role int) (list []int) {
 
 // carrierStands tells whether an identity's device may be put on its carrier: not before the gate is there.
 func (n *node) carrierStands(identity int) error {
-	role := carrierRole(n.Config, n.Config.Identities[identity], n.Config.Self)
+	role := n.carriers.of(identity)
 	at := n.places[role].Load()
 	if at == 0 {
 		return errNoNIC
@@ -53,7 +53,7 @@ func (n *node) prepareIdentity(identity int) error {
 	if err := n.carrierStands(identity); err != nil {
 		return err
 	}
-	return n.host.Prepare(hostIdentities(n.Config)[identity])
+	return n.host.Prepare(n.hostIdentity(identity))
 }
 
 // findNICs notes which NICs there are at the start. One that is missing may come later; with none

@@ -76,6 +76,7 @@ type node struct {
 	pacer    *pacer
 	hooks    *hooks
 	places   places
+	carriers carriers
 
 	inbox   chan any        // events for the core, and func() to run in the loop
 	ended   <-chan struct{} // nobody reads the inbox any more
@@ -208,6 +209,7 @@ func (n *node) prepare() (err error) {
 	if err := n.findNICs(); err != nil {
 		return err
 	}
+	n.findCarriers(loader.Carriers(n.PinDir))
 	tick, err := n.prepareDatapath()
 	if err != nil {
 		return err
@@ -240,7 +242,7 @@ func (n *node) prepare() (err error) {
 		return err
 	}
 	up := n.loop.linkUp
-	c := coreConfig(cfg, !n.dp.Adopted(), n.dp.Floor, n.fence)
+	c := coreConfig(cfg, !n.dp.Adopted(), n.dp.Floor, n.aside, n.fence)
 	n.loop = newLoopState(c, cfg, n.store.saved)
 	n.journal.Begin(journal.Start{
 		Version: n.Version, Boot: bootID(), AtNS: loader.Now(), Wall: time.Now(), Config: c, Saved: n.store.saved,

@@ -34,29 +34,17 @@ func nic(n config.Node, role int) string {
 	return [loader.Links]string{n.Crossover, n.Lan, n.Spare}[role]
 }
 
-// carrierRole is the link whose NIC carries an identity on a node: at home the lan
-// NIC, away from home the spare one.
-func carrierRole(cfg *config.Config, id config.Identity, node int) int {
-	if id.Home == node || cfg.Nodes[node].Spare == "" {
-		return loader.Lan
+// hostIdentity is an identity as it stands on this host.
+func (n *node) hostIdentity(i int) host.Identity {
+	self, id := n.Config.Nodes[n.Config.Self], n.Config.Identities[i]
+	h := host.Identity{
+		Name: id.Name, MAC: id.MAC, Carrier: nic(self, n.carriers.of(i)), Lan: self.Lan,
+		Addresses: id.Addresses, Table: firstTable + i, Priority: firstPriority + 3*i,
 	}
-	return loader.Spare
-}
-
-// hostIdentities are the identities as they stand on this host.
-func hostIdentities(cfg *config.Config) (list []host.Identity) {
-	self := cfg.Nodes[cfg.Self]
-	for i, id := range cfg.Identities {
-		h := host.Identity{
-			Name: id.Name, MAC: id.MAC, Carrier: nic(self, carrierRole(cfg, id, cfg.Self)), Lan: self.Lan,
-			Addresses: id.Addresses, Table: firstTable + i, Priority: firstPriority + 3*i,
-		}
-		if id.StagingAhead {
-			h.StageTable, h.StagePriority, h.SourcePriority = firstStageTable+2*i, stagePriority, sourcePriority
-		}
-		list = append(list, h)
+	if id.StagingAhead {
+		h.StageTable, h.StagePriority, h.SourcePriority = firstStageTable+2*i, stagePriority, sourcePriority
 	}
-	return list
+	return h
 }
 
 // prepareDatapath puts the programs on every NIC.
@@ -142,9 +130,9 @@ func (n *node) datapathConfig() (loader.Config, error) {
 		}
 		lc.Links[role].Index, lc.Links[role].MAC = l.Index, [6]byte(l.MAC)
 	}
-	for _, id := range cfg.Identities {
+	for i, id := range cfg.Identities {
 		ic := loader.IdentityConfig{
-			MAC: id.MAC, Carrier: lc.Links[carrierRole(cfg, id, cfg.Self)].Index, Floor: n.store.saved.Generations[id.Name],
+			MAC: id.MAC, Carrier: lc.Links[n.carriers.of(i)].Index, Floor: n.store.saved.Generations[id.Name],
 		}
 		for _, node := range id.Prefer {
 			ic.Candidates |= 1 << node
@@ -182,7 +170,7 @@ func linkAddress(cfg *config.Config, role, node int) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-func coreConfig(cfg *config.Config, booted bool, floor func(identity int) uint64, agent *arbiter.Agent) core.Config {
+func coreConfig(cfg *config.Config, booted bool, floor func(identity int) uint64, aside func(identity int) bool, agent *arbiter.Agent) core.Config {
 	c := core.Config{Self: cfg.Self, Hold: cfg.Hold && booted, UntilSynced: cfg.HoldUntilSynced, DemandIfLost: cfg.Timing.DemandIfLost, Etcd: cfg.Arbiter.Etcd != nil}
 	for _, node := range cfg.Nodes {
 		c.Nodes = append(c.Nodes, node.Name)
@@ -193,7 +181,7 @@ func coreConfig(cfg *config.Config, booted bool, floor func(identity int) uint64
 	for i, id := range cfg.Identities {
 		c.Identities = append(c.Identities, core.IdentityConfig{
 			Name: id.Name, Home: id.Home, Prefer: id.Prefer, Failback: id.Failback, FailbackAfter: int64(id.FailbackAfter),
-			StagingAhead: id.StagingAhead, Exclusive: id.Services, Mirrored: len(id.Mirror) > 0, Floor: floor(i),
+			StagingAhead: id.StagingAhead, Exclusive: id.Services, Mirrored: len(id.Mirror) > 0, Floor: floor(i), Aside: aside(i),
 		})
 	}
 	for _, s := range cfg.Services {

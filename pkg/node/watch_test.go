@@ -34,6 +34,7 @@ type watch struct {
 	probe *lab.Prober
 	own   map[string]*lab.Prober
 	ports map[string]*lab.Capture // where nothing of it may come in
+	fits  func(lab.Port) bool     // whether it may be there
 
 	stop chan struct{}
 	once sync.Once
@@ -46,9 +47,15 @@ type watch struct {
 // watch begins. The nodes in own must answer at their own addresses all the time.
 func (c *cluster) watch(t *testing.T, id lab.Identity, own ...string) *watch {
 	t.Helper()
-	w := &watch{t: t, c: c, id: id, index: slices.Index(lab.Identities[:], id), own: map[string]*lab.Prober{}, ports: map[string]*lab.Capture{}, stop: make(chan struct{}), bad: map[string]int{}}
+	return c.watchAt(t, id, func(p lab.Port) bool { return p.Role == carrier(p.Node, id) }, own...)
+}
+
+// watchAt watches an identity that may be behind the ports that fit.
+func (c *cluster) watchAt(t *testing.T, id lab.Identity, fits func(lab.Port) bool, own ...string) *watch {
+	t.Helper()
+	w := &watch{t: t, c: c, id: id, fits: fits, index: slices.Index(lab.Identities[:], id), own: map[string]*lab.Prober{}, ports: map[string]*lab.Capture{}, stop: make(chan struct{}), bad: map[string]int{}}
 	for _, p := range lab.Ports {
-		if !p.Server() || p.Role == carrier(p.Node, id) {
+		if !p.Server() || fits(p) {
 			continue
 		}
 		capture, err := c.Capture(p.Switch, p.Name())
@@ -163,7 +170,7 @@ func (w *watch) end() lab.Summary {
 		t.Error("the judge saw nothing")
 	}
 	for _, r := range w.seen {
-		if r.Identity == w.index && r.Port.Role != carrier(r.Port.Node, w.id) {
+		if r.Identity == w.index && !w.fits(r.Port) {
 			t.Errorf("the identity's MAC was used behind %s", r.Port.Name())
 			break
 		}

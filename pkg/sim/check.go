@@ -261,6 +261,8 @@ func (c *checker) misplaced(n, owner *node, i int) string {
 		return "addresses are not where they should be"
 	case n.svc[i] != (n == owner):
 		return "services are not where they should be"
+	case n.aside[i]:
+		return "it is not on its regular NIC"
 	}
 	return ""
 }

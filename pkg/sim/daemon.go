@@ -32,12 +32,12 @@ func (d *daemon) start(booted bool) {
 	saved := core.Saved{Generations: maps.Clone(n.disk.Generations), Standby: n.disk.Standby, Frozen: n.disk.Frozen}
 	ids := slices.Clone(n.w.ids)
 	for i := range ids {
-		ids[i].Floor = n.k.floor[i]
+		ids[i].Floor, ids[i].Aside = n.k.floor[i], n.aside[i]
 	}
 	d.m = n.w.newCore(core.Config{
 		Self: n.self, Nodes: names[:n.w.p.Nodes], Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0, Hold: n.w.o.Seed%3 == 0 && booted,
 		Etcd: n.w.p.Etcd, Fence: n.w.p.Fence, FenceDelay: n.w.p.FenceDelay[max(1-n.self, 0)],
-		Limits: core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms, Fence: 5 * s},
+		Limits: core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms, LanBack: 500 * ms, Fence: 5 * s},
 	}, saved)
 	if n.w.p.Etcd {
 		d.keeper = startKeeper(d)
@@ -134,6 +134,10 @@ func (d *daemon) act(a core.Action) {
 		}
 		r := core.Swapped{Op: a.Op, Identity: a.Identity, OK: ok, Current: n.k.words[a.Identity]}
 		d.alive(0, func() { d.step(r) })
+	case core.Carry:
+		// The gate is at the other NIC at once; the device is made anew there.
+		n.aside[a.Identity], n.addrs[a.Identity] = a.Spare == (w.ids[a.Identity].Home == n.self), false
+		d.result(a.Op, 20, w.rnd(10*ms, 50*ms), func() { n.addrs[a.Identity] = a.Addresses })
 	case core.AddAddresses:
 		d.result(a.Op, 20, w.rnd(ms, 10*ms), func() { n.addrs[a.Identity] = true })
 	case core.RemoveAddresses:

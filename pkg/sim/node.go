@@ -24,6 +24,7 @@ type node struct {
 	dirty   bool // the maps say something new
 	svc     []bool
 	addrs   []bool
+	aside   []bool // the other NIC than its regular one carries the identity: there alone is its gate
 }
 
 func newNode(w *world, self int) *node {
@@ -63,7 +64,7 @@ func (n *node) power() {
 	n.life++
 	n.powered, n.paused = true, 0
 	count := len(w.ids)
-	n.svc, n.addrs = make([]bool, count), make([]bool, count)
+	n.svc, n.addrs, n.aside = make([]bool, count), make([]bool, count), make([]bool, count)
 	n.k = newKernel(&w.p, n, n.self, n.clock(), count)
 	for i, id := range w.ids {
 		n.k.floor[i] = n.disk.Generations[id.Name]

@@ -65,8 +65,11 @@ func choices(kinds []lab.Fault, rounds int, seed uint64) []choice {
 	return all
 }
 
-// stays reports whether a fault must leave an identity where it is.
-func stays(kind lab.Fault) bool { return kind == lab.FaultCrossover || kind == lab.FaultService }
+// stays reports whether a fault must leave an identity with its owner. A lost LAN cable does: the spare
+// NIC carries it then.
+func stays(kind lab.Fault) bool {
+	return kind == lab.FaultCrossover || kind == lab.FaultService || kind == lab.FaultLAN
+}
 
 func (o Options) kinds(ctx context.Context, notes *[]Note) (_ *KindsReport, err error) {
 	r, err := o.open(ctx, Kinds, o.scene(), patience)

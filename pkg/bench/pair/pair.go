@@ -97,7 +97,7 @@ func ask(ctx context.Context, l *lab.Lab) (known map[string]control.Status, miss
 }
 
 // Settle asks both nodes, gives back what is away as soon as its home is fit, and says what
-// is missing until every identity is served by its home and covered by the other node.
+// is missing until every identity is served by its home, by its lan NIC, and covered by the other node.
 func Settle(ctx context.Context, l *lab.Lab) (missing string, err error) {
 	known, missing, err := ask(ctx, l)
 	if missing != "" || err != nil {
@@ -105,25 +105,27 @@ func Settle(ctx context.Context, l *lab.Lab) (missing string, err error) {
 	}
 	for _, id := range lab.Identities {
 		home := l.Node(id.Home)
-		if owner(known[home.Name], id.Name) != home.Name {
+		if identity(known[home.Name], id.Name).Owner != home.Name {
 			missing = id.Name + " is not at home"
 			if err := Giveback(ctx, home, id.Name); err != nil {
 				missing += ": " + err.Error()
 			}
 		} else if !home.ServiceRuns(id.Name + "d") {
 			missing = "the service of " + id.Name + " does not run"
+		} else if identity(known[home.Name], id.Name).Carrier == "spare" {
+			missing = "the spare NIC still carries " + id.Name
 		}
 	}
 	return missing, nil
 }
 
-func owner(s control.Status, identity string) string {
+func identity(s control.Status, name string) control.Identity {
 	for _, id := range s.Identities {
-		if id.Name == identity {
-			return id.Owner
+		if id.Name == name {
+			return id
 		}
 	}
-	return ""
+	return control.Identity{}
 }
 
 // unprepared says what is missing until each node serves what it owns and could take
