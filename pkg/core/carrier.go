@@ -2,6 +2,8 @@
 
 package core
 
+import "slices"
+
 // The NICs that may carry an identity, as numbered in Machine.nics.
 const (
 	nicLan = iota
@@ -42,7 +44,7 @@ func (m *Machine) wantAside(id *identity) bool {
 	switch {
 	case m.durable.Frozen:
 		return aside
-	case m.nics[here].bad && nics[other(here)].worth() > nics[here].worth():
+	case m.nics[here].bad && nics[other(here)].worth() > nics[here].worth() && !m.parted(here):
 		return !aside
 	}
 	wait := m.cfg.Limits.LanStable
@@ -50,6 +52,18 @@ func (m *Machine) wantAside(id *identity) bool {
 		wait = m.cfg.Limits.LanBack
 	}
 	return aside && (!nics[regular].Healthy() || m.now-m.nics[regular].wellSince < wait)
+}
+
+// parted reports that a NIC has lost a part of the clients' network only, and no peer's that is on the same
+// switch reaches the majority: clients on that side have nobody else. If lan is on one switch, the other
+// node's spare is on it too.
+func (m *Machine) parted(nic int) bool {
+	if m.obs.MyLan.nics()[nic].worth() == 0 {
+		return false
+	}
+	return !slices.ContainsFunc(m.others(), func(p int) bool {
+		return m.view(p).State == PeerUp && m.view(p).Lan.nics()[other(nic)].Healthy()
+	})
 }
 
 // dark reports that an identity is served by nobody while it stays here.
