@@ -104,7 +104,7 @@ func wrong(o observation, r demoResult) []string {
 func expected(p demoPlan, lease time.Duration) string {
 	home := p.identity.Home
 	switch p.fault {
-	case "", lab.FaultCrossover, lab.FaultService:
+	case "", lab.FaultCrossover, lab.FaultService, lab.FaultLAN:
 		return home
 	case lab.FaultDaemonKill, lab.FaultDaemonStop:
 		if p.restartAfter > 0 && p.restartAfter < lease {
