@@ -115,15 +115,22 @@ func (m *memory) own(set string, generation uint64) error {
 	})
 }
 
-// got notes a complete copy of the owner's data.
+// got notes a complete copy of the owner's data, unless a later owner is known by now: until a copy
+// was on the disk this node may have become it.
 func (m *memory) got(set string, generation uint64) error {
-	return m.change(set, func(r *remembered) bool {
-		if r.Whole == generation {
+	late := false
+	err := m.change(set, func(r *remembered) bool {
+		late = generation < r.Generation
+		if late || r.Whole == generation {
 			return false
 		}
 		r.Whole = generation
 		return true
 	})
+	if late {
+		return stale("the copy was on the disk too late", m.generation(set))
+	}
+	return err
 }
 
 // note notes what a path is.

@@ -129,6 +129,30 @@ func TestWhoseDataAnOwnerGoesOnFromIsKnown(t *testing.T) {
 	}
 }
 
+// A run's copy may take minutes to be on the disk, and its owner may die meanwhile.
+func TestACopyThatIsOnTheDiskTooLateIsNotGoneBackTo(t *testing.T) {
+	m, err := openMemory(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []func() error{
+		func() error { return m.raise("data", 3) },
+		func() error { return m.got("data", 3) },
+		func() error { return m.raise("data", 4) }, // this node takes over
+		func() error { return m.own("data", 4) },
+	} {
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.got("data", 3); !isRefused(err, refusedStale) {
+		t.Errorf("got a copy of an earlier owner: %v", err)
+	}
+	if whole, base := m.lineage("data"); whole != 4 || base != 3 {
+		t.Errorf("of %d, on from %d: what was served at 4 may be overwritten by whoever goes on from 3", whole, base)
+	}
+}
+
 // The daemon's loop reads it, and earns the supervisor's lease: a disk that hangs must not end that.
 func TestWhatIsKnownIsReadWhileTheDiskHangs(t *testing.T) {
 	m, err := openMemory(t.TempDir())
