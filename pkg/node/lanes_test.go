@@ -42,3 +42,23 @@ func TestAPeerThatIsSuspectedAgainAndAgainDoesNotFillALane(t *testing.T) {
 		t.Errorf("with room again %d jobs tell of %+v", len(l), n.loop.mirroring[0])
 	}
 }
+
+// A service that is up and fails at once must not count as healthy for the rest of its life.
+func TestWhatIsToldOfServicesComesInOrder(t *testing.T) {
+	n := bare()
+	const many = 20_000
+	n.inbox, n.ended = make(chan any, 1), make(chan struct{}) // a loop that is busy: nobody who tells waits for it
+	for i := range many {
+		n.told.post(n, i)
+	}
+	for i := range many {
+		select {
+		case ev := <-n.inbox:
+			if ev != i {
+				t.Fatalf("%v came instead of %d", ev, i)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%d has not come", i)
+		}
+	}
+}
