@@ -256,7 +256,7 @@ func (m *Machine) watch(id *identity) {
 		id.homeReadySince = m.now
 	}
 	if m.peerOwns(id) {
-		id.released = false
+		id.released, id.asItIs = false, false // what was ordered while nobody owned it is over
 	}
 	rival := m.rival(id)
 	two := rival >= 0

@@ -19,9 +19,11 @@ import (
 type memory struct {
 	path string
 
-	mu      sync.Mutex
-	sets    map[string]remembered
-	unsaved bool // what is on disk is older
+	writing sync.Mutex // one change at a time, with its way to the disk
+	unsaved bool       // what is on disk is older
+
+	mu   sync.Mutex // guards sets, and is never held over the disk: the daemon's loop reads them
+	sets map[string]remembered
 }
 
 // remembered is what is known of one set.
@@ -76,92 +78,101 @@ func checksum(b []byte) string {
 	return hex.EncodeToString(h[:])
 }
 
-func (m *memory) generation(set string) uint64 {
+// of is what is known of a set; nobody changes what it holds.
+func (m *memory) of(set string) remembered {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.sets[set].Generation
+	return m.sets[set]
 }
 
+func (m *memory) generation(set string) uint64 { return m.of(set).Generation }
+
 func (m *memory) directory(set, path string) (directory, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	d, known := m.sets[set].Paths[path]
+	d, known := m.of(set).Paths[path]
 	return d, known
 }
 
 // raise notes a generation. When it returns without an error, no crash makes it forgotten; with one
 // it is in force until the daemon ends.
 func (m *memory) raise(set string, generation uint64) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	r := m.sets[set]
-	if generation <= r.Generation && !m.unsaved {
-		return nil
-	}
-	r.Generation = max(r.Generation, generation)
-	m.sets[set] = r
-	return m.save()
+	return m.change(set, func(r *remembered) bool {
+		if generation <= r.Generation {
+			return false
+		}
+		r.Generation = generation
+		return true
+	})
 }
 
 // own notes that this node owns the data at a generation: it goes on from what it has.
 func (m *memory) own(set string, generation uint64) error {
-	return m.change(set, func(r *remembered) {
-		if r.Whole != generation {
-			r.Base, r.Whole = r.Whole, generation
+	return m.change(set, func(r *remembered) bool {
+		if r.Whole == generation {
+			return false
 		}
+		r.Base, r.Whole = r.Whole, generation
+		return true
 	})
 }
 
-// got notes a complete copy of the owner's data.
+// got notes a complete copy of the owner's data, unless a later owner is known by now: until a copy
+// was on the disk this node may have become it.
 func (m *memory) got(set string, generation uint64) error {
-	return m.change(set, func(r *remembered) { r.Whole = generation })
-}
-
-func (m *memory) change(set string, f func(*remembered)) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	was := m.sets[set]
-	r := was
-	f(&r)
-	if r.Whole == was.Whole && r.Base == was.Base && !m.unsaved {
-		return nil
+	late := false
+	err := m.change(set, func(r *remembered) bool {
+		late = generation < r.Generation
+		if late || r.Whole == generation {
+			return false
+		}
+		r.Whole = generation
+		return true
+	})
+	if late {
+		return stale("the copy was on the disk too late", m.generation(set))
 	}
-	m.sets[set] = r
-	return m.save()
-}
-
-// lineage is the generation that the data is of, and what it was before this node owned it.
-func (m *memory) lineage(set string) (whole, base uint64) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.sets[set].Whole, m.sets[set].Base
+	return err
 }
 
 // note notes what a path is.
 func (m *memory) note(set, path string, d directory) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	r := m.sets[set]
-	if known, ok := r.Paths[path]; ok && known == d {
-		return nil
-	}
-	r.Paths = maps.Clone(r.Paths)
-	if r.Paths == nil {
-		r.Paths = map[string]directory{}
-	}
-	r.Paths[path] = d
-	m.sets[set] = r
-	return m.save()
+	return m.change(set, func(r *remembered) bool {
+		if known, ok := r.Paths[path]; ok && known == d {
+			return false
+		}
+		r.Paths = maps.Clone(r.Paths)
+		if r.Paths == nil {
+			r.Paths = map[string]directory{}
+		}
+		r.Paths[path] = d
+		return true
+	})
 }
 
-// save makes what is on disk the same.
-func (m *memory) save() error {
+// change makes a change, if there is one, known at once, and writes it, if it or an earlier one is not on disk.
+func (m *memory) change(set string, f func(*remembered) bool) error {
+	m.writing.Lock()
+	defer m.writing.Unlock()
+	r := m.of(set)
+	if f(&r) {
+		m.mu.Lock()
+		m.sets[set] = r
+		m.mu.Unlock()
+	} else if !m.unsaved {
+		return nil
+	}
 	err := m.write()
 	m.unsaved = err != nil
 	return err
 }
 
-// write writes it so that a crash at any instant leaves the old or the new one.
+// lineage is the generation that the data is of, and what it was before this node owned it.
+func (m *memory) lineage(set string) (whole, base uint64) {
+	r := m.of(set)
+	return r.Whole, r.Base
+}
+
+// write writes it so that a crash at any instant leaves the old or the new one. Only who holds writing
+// changes the sets, so they stand still.
 func (m *memory) write() (err error) {
 	fail := func(err error) error { return fmt.Errorf("write what is known of mirrors: %w", err) }
 	sets, err := json.Marshal(m.sets)

@@ -6,8 +6,12 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestTheHighestGenerationOutlivesTheDaemon(t *testing.T) {
@@ -122,5 +126,70 @@ func TestWhoseDataAnOwnerGoesOnFromIsKnown(t *testing.T) {
 	}
 	if whole, base := m.lineage("data"); whole != 6 || base != 3 {
 		t.Errorf("of %d, on from %d", whole, base)
+	}
+}
+
+// A run's copy may take minutes to be on the disk, and its owner may die meanwhile.
+func TestACopyThatIsOnTheDiskTooLateIsNotGoneBackTo(t *testing.T) {
+	m, err := openMemory(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range []func() error{
+		func() error { return m.raise("data", 3) },
+		func() error { return m.got("data", 3) },
+		func() error { return m.raise("data", 4) }, // this node takes over
+		func() error { return m.own("data", 4) },
+	} {
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := m.got("data", 3); !isRefused(err, refusedStale) {
+		t.Errorf("got a copy of an earlier owner: %v", err)
+	}
+	if whole, base := m.lineage("data"); whole != 4 || base != 3 {
+		t.Errorf("of %d, on from %d: what was served at 4 may be overwritten by whoever goes on from 3", whole, base)
+	}
+}
+
+// The daemon's loop reads it, and earns the supervisor's lease: a disk that hangs must not end that.
+func TestWhatIsKnownIsReadWhileTheDiskHangs(t *testing.T) {
+	m, err := openMemory(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := m.path + ".tmp"
+	if err := unix.Mkfifo(disk, 0o600); err != nil { // opened for writing, it waits for a reader
+		t.Fatal(err)
+	}
+	written, read := make(chan error, 1), make(chan uint64, 1)
+	go func() { written <- m.own("data", 4) }()
+	go func() {
+		for whole := uint64(0); ; whole, _ = m.lineage("data") {
+			if whole == 4 {
+				read <- m.generation("data")
+				return
+			}
+			runtime.Gosched()
+		}
+	}()
+	select {
+	case <-read:
+	case <-time.After(30 * time.Second):
+		t.Error("it cannot be read while it is written")
+	}
+	select {
+	case err := <-written:
+		t.Errorf("the disk did not hang: %v", err)
+	default:
+	}
+	r, err := os.Open(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if err := <-written; err == nil { // it cannot be synced
+		t.Error("what is not on the disk counts as written")
 	}
 }

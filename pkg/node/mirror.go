@@ -44,14 +44,20 @@ func (n *node) followMirrors(snap core.Snapshot) {
 		return
 	}
 	for i, id := range snap.Identities {
-		now, was := n.mirrorsOf(i, id.Owner, &snap.Peers[n.Config.Peer()]), n.loop.mirroring[i]
-		if now == was || len(n.Config.Identities[i].Mirror) == 0 {
-			continue
-		}
-		n.loop.mirroring[i] = now
-		// Among what is done with the services: what is received while they stop would be under their hands.
-		n.do(n.effects.services[i], func(context.Context) { n.followMirror(i, now) })
+		n.tellMirrors(i, n.mirrorsOf(i, id.Owner, &snap.Peers[n.Config.Peer()]))
 	}
+}
+
+// tellMirrors tells an identity's mirrors what they have to do, among what is done with its services: what
+// is received while those stop would be under their hands. While these take their time a peer may be
+// suspected many times. The loop must not come to wait for them: it tells the latest when there is room again.
+func (n *node) tellMirrors(i int, now mirroring) {
+	l := n.effects.services[i]
+	if now == n.loop.mirroring[i] || len(n.Config.Identities[i].Mirror) == 0 || len(l) >= laneSize/2 {
+		return
+	}
+	n.loop.mirroring[i] = now
+	n.do(l, func(context.Context) { n.followMirror(i, now) })
 }
 
 // mirrorsOf is what an identity's mirrors have to do: the owner's word says whose data it is. While

@@ -79,6 +79,7 @@ type node struct {
 	carriers carriers
 
 	inbox   chan any        // events for the core, and func() to run in the loop
+	told    row             // of services
 	ended   <-chan struct{} // nobody reads the inbox any more
 	working context.Context // while the daemon runs
 	clean   bool            // close takes everything away: nothing is owned here

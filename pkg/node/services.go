@@ -5,6 +5,7 @@ package node
 import (
 	"context"
 	"slices"
+	"sync"
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
@@ -28,8 +29,7 @@ func (n *node) stopServices(ctx context.Context, identity int) error {
 	return n.services.Standby(ctx, id.Services, service.Env{Identity: id.Name, Node: n.self()})
 }
 
-// serviceChanged is called by the manager, which must not wait for the loop: what follows is done by
-// a goroutine of its own, in order.
+// serviceChanged is called by the manager, which must not wait for the loop: see row.
 func (n *node) serviceChanged(s service.State) {
 	identity := slices.IndexFunc(n.Config.Identities, func(id config.Identity) bool { return id.Name == s.Env.Identity })
 	n.letIn(identity, s)
@@ -43,7 +43,40 @@ func (n *node) serviceChanged(s service.State) {
 	case s.Phase == service.Stopped && s.Failure == "":
 		ev = core.ServiceState{Identity: identity, Service: s.Service, Expired: true} // if it had failed
 	}
-	go n.post(ev)
+	n.told.post(n, ev)
+}
+
+// row passes on what is told of services, in order: what was told last must be what the core takes
+// for so. Whoever tells does not wait.
+type row struct {
+	mu    sync.Mutex // guards what follows
+	list  []any
+	going bool // a goroutine passes them on
+}
+
+func (r *row) post(n *node, ev any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.list = append(r.list, ev)
+	if !r.going {
+		r.going = true
+		go r.pass(n)
+	}
+}
+
+func (r *row) pass(n *node) {
+	for {
+		r.mu.Lock()
+		list := r.list
+		r.list, r.going = nil, len(list) > 0
+		r.mu.Unlock()
+		if len(list) == 0 {
+			return
+		}
+		for _, ev := range list {
+			n.post(ev)
+		}
+	}
 }
 
 // letIn tells the kernel whether the service behind an identity's ports is ready, at the generation
