@@ -7,7 +7,7 @@
 #include "limits.h"
 
 // Raised whenever a struct below changes its shape or meaning.
-enum xd_abi { XDPHA_ABI = 10 };
+enum xd_abi { XDPHA_ABI = 11 };
 
 enum xd_link { LINK_CROSSOVER, LINK_LAN, LINK_SPARE };
 
@@ -28,13 +28,15 @@ enum xd_peer_state { PEER_UNKNOWN, PEER_UP, PEER_SUSPECT, PEER_DEAD };
 
 // Ownership word: flags above, generation below. See ownership.h for its life. In between, bits 51 to
 // 55 are the daemons' own: which node a word that yields is meant for (its number and 1; 0: nobody
-// in particular). Bits 48 to 50 are 0.
+// in particular). Bits 48 to 50 are 0; but in frames, and so in what is kept of a peer, bit 50 says
+// that services of the identity which must run once may still run on the sender.
 #define WORD_OWNER (1ULL << 63)
 #define WORD_YIELD (1ULL << 62)
 #define WORD_READY (1ULL << 61)
 #define WORD_WANT (1ULL << 60)
 #define WORD_STAGED (1ULL << 59)
 #define WORD_DEMAND (1ULL << 58)
+#define WORD_RUNS (1ULL << 50)
 #define WORD_GEN ((1ULL << 48) - 1)
 
 struct xd_key {
@@ -101,6 +103,9 @@ struct xd_control {
 	__u64 fenced_ns; // when a fence agent was asked last that said the peer is off; 0: never
 	__u64 leave_ns[MAX_IDENTITIES]; // until when this node surely holds the identity's key in etcd
 	__u64 leave_gen[MAX_IDENTITIES]; // the generation that it holds it at
+	// Not 0: services of the identity that must run once may run here. The daemon sets it before it
+	// starts any; when they have ended, the daemon or its guard sets it to 0.
+	__u64 running[MAX_IDENTITIES];
 };
 
 #define FLAG_STANDBY (1U << 0)

@@ -35,7 +35,7 @@ func TestTypesOfKernelAndUserSpaceAreOfOneSize(t *testing.T) {
 	}{
 		{"xd_address", reflect.TypeFor[bpf.XdphaXdAddress](), 16},
 		{"xd_config", reflect.TypeFor[bpf.XdphaXdConfig](), 72 + 3*16 + 16*32 + 16*3*4 + 8*4},
-		{"xd_control", reflect.TypeFor[bpf.XdphaXdControl](), 184 + 2*8*16},
+		{"xd_control", reflect.TypeFor[bpf.XdphaXdControl](), 184 + 3*8*16},
 		{"xd_event", reflect.TypeFor[bpf.XdphaXdEvent](), 48},
 		{"xd_peer", reflect.TypeFor[bpf.XdphaXdPeer](), 8 * (16 + 16 + 2 + 3 + 6 + 32 + 5*(7+2*32))},
 		{"xd_state", reflect.TypeFor[bpf.XdphaXdState](), 8 * (3 + 8 + 5 + 1 + 16 + 2 + 8 + 24 + 5 + 1 + 2*16 + 4 + 3*64 + 1 + 64*6)},

@@ -200,6 +200,11 @@ func (j *judgement) answeredPeer() error {
 	self := wire.Frame{SrcMAC: j.cfg.Links[j.link].Mac, Sender: j.cfg.Self, KeyID: signing.ID, BootID: j.state.BootId, Nonce: j.peers[1-j.cfg.Self].MyNonce,
 		Digest: j.cfg.Digest, Flags: uint32(j.control.Flags), Words: make([]uint64, len(f.Words))}
 	copy(self.Words, j.words[:identities])
+	for i := range min(identities, len(self.Words)) {
+		if j.control.Running[i] != 0 {
+			self.Words[i] |= servicesRun
+		}
+	}
 	if len(j.keys()) > 1 {
 		self.Flags |= twoKeys
 	}

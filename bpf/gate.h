@@ -73,6 +73,16 @@ static __always_inline int owns(__u32 identity)
 	return word && *(volatile __u64 *)word & WORD_OWNER;
 }
 
+// An identity's word as frames carry it. The word is read first: what runs is noted before it is
+// started, and that at an owner's word, so no frame says of a released one too early that it has ended.
+static __always_inline __u64 said_word(const struct xd_control *ctl, const __u64 *word, __u32 identity)
+{
+	__u64 said = *(volatile __u64 *)word;
+
+	WITHIN(identity, MAX_IDENTITIES);
+	return *(volatile __u64 *)&ctl->running[identity] ? said | WORD_RUNS : said;
+}
+
 // What a pair's node serves without a supervisor: the peer is known dead, so nobody could take over,
 // and the configuration says that served is better than dark. Without a supervisor and its thread
 // this node does not probe, and so cannot prove a peer that boots: the peer's knocking must do, for

@@ -227,11 +227,12 @@ __noinline int hb_words(struct xdp_md *ctx, __u64 now)
 __noinline int hb_own_words(struct xdp_md *ctx)
 {
 	struct xd_config *cfg = the_config();
+	struct xd_control *ctl = the_control();
 	void *end;
 	struct hb_head *h = hb_of(ctx, &end);
 	__u64 *word;
 
-	if (!cfg || !h)
+	if (!cfg || !ctl || !h)
 		return -1;
 	word = (__u64 *)(h + 1);
 	for (__u32 i = 0; i < MAX_IDENTITIES; i++) {
@@ -241,7 +242,7 @@ __noinline int hb_own_words(struct xdp_md *ctx)
 			break;
 		if ((void *)(word + i + 1) > end)
 			return -1;
-		word[i] = i < cfg->n_identities ? *(volatile __u64 *)mine : 0;
+		word[i] = i < cfg->n_identities ? said_word(ctl, mine, i) : 0;
 	}
 	return 0;
 }

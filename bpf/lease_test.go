@@ -5,6 +5,7 @@ package bpf_test
 import (
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -86,6 +87,54 @@ func TestSoloIsSaid(t *testing.T) {
 		}
 		if got := reply.Flags&4 != 0; got != solo {
 			t.Errorf("%d ns left: said %v", left, got)
+		}
+	}
+}
+
+// servicesRun is the bit of a frame's word that says so of its identity (bpf/abi.h).
+const servicesRun = 1 << 50
+
+// Every frame says of each identity whether its services may run on the sender, whoever owns it; the
+// word itself stays as it is.
+func TestFramesSayWhereServicesRun(t *testing.T) {
+	n := newBench(t).newNode(t, 0)
+	for name, running := range map[string][2]uint64{"none": {}, "those of the first": {7, 0}, "all": {7, 1}} {
+		v := n.atWork()
+		copy(v.control.Running[:], running[:])
+		n.put(v)
+		_, out := n.receive(lan, signed(t, probeOn(lan), signing))
+		reply, err := wire.Parse(out, signing)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, word := range n.words() {
+			want := word
+			if running[i] != 0 {
+				want |= servicesRun
+			}
+			if reply.Words[i] != want || word&servicesRun != 0 {
+				t.Errorf("%s: the answer says %#x of identity %d, whose word is %#x", name, reply.Words[i], i, word)
+			}
+		}
+	}
+}
+
+// What a peer says of its services is kept with its word, and is no word of this node's.
+func TestAPeersServicesAreKeptWithItsWord(t *testing.T) {
+	n := newBench(t).newNode(t, 0)
+	n.put(n.atWork())
+	before := n.words()
+	for i, runs := range []uint64{servicesRun, 0} {
+		n.receive(lan, signed(t, with(probeOn(lan), func(f *wire.Frame) {
+			f.Seq += uint64(i)
+			f.Words = slices.Clone(f.Words)
+			f.Words[1] |= runs
+		}), signing))
+		if got := n.state().Peer.Words[1]; got&servicesRun != runs {
+			t.Errorf("%#x was said, %#x is kept", runs, got)
+		}
+		if n.words() != before {
+			t.Errorf("the words were %#x and are %#x", before, n.words())
 		}
 	}
 }

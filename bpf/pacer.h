@@ -141,7 +141,7 @@ static __always_inline int probe_body(struct __sk_buff *skb, const struct xd_con
 
 		if (i >= n || !word)
 			break;
-		body[HB_WORDS(0) + i] = *(volatile __u64 *)word;
+		body[HB_WORDS(0) + i] = said_word(ctl, word, i);
 		SIP_ABSORB(s, body[HB_WORDS(0) + i]);
 	}
 	tag = sip_finish(s, signed_bytes);

@@ -26,7 +26,7 @@ type XdphaDetector struct {
 type XdphaXdAbi uint32
 
 const (
-	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 10
+	XdphaXdAbiXDPHA_ABI XdphaXdAbi = 11
 )
 
 type XdphaXdAddress struct {
@@ -93,6 +93,7 @@ type XdphaXdControl struct {
 	FencedNs     uint64
 	LeaveNs      [16]uint64
 	LeaveGen     [16]uint64
+	Running      [16]uint64
 }
 
 type XdphaXdEvent struct {
