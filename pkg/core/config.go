@@ -21,7 +21,10 @@ type Config struct {
 	Etcd        bool  // what no peer's word covers needs its key in etcd; many need it
 	Fence       bool  // a dead peer is switched off before anything of it is taken; in a pair
 	FenceDelay  int64 // ns that this node waits before it does so
-	Limits      Limits
+	// EndAfter is after how long without the right to serve an owner stops its services, in ns; 0:
+	// it goes on.
+	EndAfter int64 `json:",omitzero"`
+	Limits   Limits
 }
 
 // IdentityConfig is one identity.
@@ -34,8 +37,10 @@ type IdentityConfig struct {
 	FailbackAfter int64  // ns of an up and armed home node before auto gives it back
 	StagingAhead  bool
 	Exclusive     []string // services in the order of their start
-	Mirrored      bool     // it has data that is copied from its owner to the others
-	Aside         bool     // this node's daemon found it on the other NIC than its regular one
+	// AfterSilence is for how long a silent node may still run them, in ns, counted from its death.
+	AfterSilence int64 `json:",omitzero"`
+	Mirrored     bool  // it has data that is copied from its owner to the others
+	Aside        bool  // this node's daemon found it on the other NIC than its regular one
 	// Floor is the highest generation that this node may have owned before its kernel's words
 	// began, which is when it booted: what was promised on the disk then.
 	Floor uint64
@@ -55,6 +60,8 @@ type Limits struct {
 	Fence     int64 // switching the peer off (10 min)
 	Copy      int64 // copying an identity's data while its services run (24 h)
 	LastCopy  int64 // and what has changed since, while they are stopped (10 min)
+	// PeerServices: a peer that is heard, and says that services run there that shall start here (10 s)
+	PeerServices int64 `json:",omitzero"`
 }
 
 // LanBack is the default of Limits.LanBack.
@@ -90,7 +97,7 @@ func (l Limits) withDefaults() Limits {
 	}{
 		{&l.Stage, 5 * s}, {&l.Release, 2 * s}, {&l.Swap, 1 * s}, {&l.Address, 10 * s},
 		{&l.Service, 300 * s}, {&l.Persist, 10 * s}, {&l.LanStable, 200 * ms}, {&l.LanBack, LanBack}, {&l.MoveEvery, 10 * s},
-		{&l.Fence, 600 * s}, {&l.Copy, 86400 * s}, {&l.LastCopy, 600 * s},
+		{&l.Fence, 600 * s}, {&l.Copy, 86400 * s}, {&l.LastCopy, 600 * s}, {&l.PeerServices, 10 * s},
 	} {
 		if *d.v == 0 {
 			*d.v = d.d

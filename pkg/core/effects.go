@@ -118,7 +118,8 @@ func (m *Machine) driveEffects(id *identity) {
 		m.emit(Announce{Identity: id.index, Generation: gen})
 	}
 	running := id.svc.state == actOn || id.svc.state == actTurningOn
-	run := id.word.Has(Owner) && !id.ho.phase.stops() && !m.abandons(id)
+	cut := m.cutOff(id)
+	run := id.word.Has(Owner) && !id.ho.phase.stops() && !m.abandons(id) && !cut
 	if running {
 		// Started under another generation: the peer may have run them since.
 		run = run && id.svcGen == gen
@@ -133,6 +134,9 @@ func (m *Machine) driveEffects(id *identity) {
 		return
 	}
 	if !running && run {
+		if m.mustWait(id) {
+			return
+		}
 		id.svcGen = gen
 	}
 	m.drive(&id.svc, run, effect{

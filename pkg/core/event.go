@@ -49,6 +49,8 @@ type PeerView struct {
 	Frozen       bool
 	Lan          LanView
 	Words        []Word
+	// Runs: services of the identity that must run once may run there, whoever owns it.
+	Runs []bool `json:",omitempty"`
 }
 
 // word is its word of an identity.
@@ -136,6 +138,9 @@ type ServiceState struct {
 	Err      string
 }
 
+// ServicesEnded tells that all services of an identity were ended past this machine.
+type ServicesEnded struct{ Identity int }
+
 // CmdMove hands an identity over. To is a node's number, or -1 in a pair for the node that
 // does not own it. With Force, a service that does not stop does not hold it up.
 type CmdMove struct {
@@ -163,16 +168,17 @@ type CmdFreeze struct {
 // CmdLeave hands everything over; Left follows.
 type CmdLeave struct{ Op uint64 }
 
-func (Started) event()      {}
-func (Observed) event()     {}
-func (Tick) event()         {}
-func (Done) event()         {}
-func (Failed) event()       {}
-func (Swapped) event()      {}
-func (LinkChanged) event()  {}
-func (ServiceState) event() {}
-func (CmdMove) event()      {}
-func (CmdGiveback) event()  {}
-func (CmdStandby) event()   {}
-func (CmdFreeze) event()    {}
-func (CmdLeave) event()     {}
+func (Started) event()       {}
+func (Observed) event()      {}
+func (Tick) event()          {}
+func (Done) event()          {}
+func (Failed) event()        {}
+func (Swapped) event()       {}
+func (LinkChanged) event()   {}
+func (ServiceState) event()  {}
+func (ServicesEnded) event() {}
+func (CmdMove) event()       {}
+func (CmdGiveback) event()   {}
+func (CmdStandby) event()    {}
+func (CmdFreeze) event()     {}
+func (CmdLeave) event()      {}

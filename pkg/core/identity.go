@@ -24,6 +24,8 @@ type identity struct {
 	carry         actuator // on: the other NIC than its regular one carries it here
 	addr, svc     actuator
 	svcGen        uint64 // the generation that the services were started at
+	wait          waiting
+	rightless     rightless
 	announced     uint64 // the generation that was last announced
 	announceAgain bool
 

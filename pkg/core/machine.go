@@ -77,6 +77,8 @@ func (m *Machine) Step(now int64, ev Event) []Action {
 		m.linkChanged(e)
 	case ServiceState:
 		m.serviceState(e)
+	case ServicesEnded:
+		m.servicesEnded(e)
 	case CmdMove:
 		m.cmdMove(e)
 	case CmdGiveback:

@@ -43,6 +43,7 @@ func (m *Machine) lanChanged() {
 type peerMemory struct {
 	boot         uint64
 	supervisorOK bool
+	deadAt       int64 // when it was seen to be dead
 }
 
 func (m *Machine) peersChanged(before []PeerView) {
@@ -64,6 +65,7 @@ func (m *Machine) peerChanged(p int, was PeerState) {
 	case v.State == PeerUp && was != PeerUp && was != PeerSuspect:
 		m.notify(KindPeerUp, nil, "%s is up", name)
 	case v.State == PeerDead && was != PeerDead:
+		known.deadAt = m.now
 		m.notify(KindPeerDead, nil, "%s is dead", name)
 	}
 	if v.Boot != 0 && v.Boot != known.boot {

@@ -28,7 +28,7 @@ type IdentitySnapshot struct {
 	Handover  string // phase of a hand-over from this node, or ""
 	Carrier   string // this node's NIC for it: lan | spare
 	Addresses string // unknown | off | adding | on | removing
-	Services  string // unknown | stopped | starting | running | stopping
+	Services  string // unknown | stopped | waiting | starting | running | stopping
 	Failed    []string
 	// FailbackAt is when an automatic give-back begins, 0 if none is due.
 	FailbackAt int64
@@ -58,9 +58,17 @@ func (m *Machine) Snapshot() Snapshot {
 		s.Identities = append(s.Identities, IdentitySnapshot{
 			Name: id.cfg.Name, Home: id.cfg.Home, Owner: owner, Heir: m.heir(id), Word: id.word,
 			Role: id.role.String(), Handover: id.ho.phase.String(),
-			Carrier: nicNames[m.carrierOf(id)], Addresses: addrNames[id.addr.state], Services: svcNames[id.svc.state],
+			Carrier: nicNames[m.carrierOf(id)], Addresses: addrNames[id.addr.state], Services: id.services(),
 			Failed: slices.Sorted(maps.Keys(id.failed)), FailbackAt: m.failbackAt(id), LastCause: id.cause,
 		})
 	}
 	return s
+}
+
+// services is where they are; waiting ones are stopped, and would start if another node had ended them.
+func (id *identity) services() string {
+	if w := id.wait; id.svc.state == actOff && id.word.Has(Owner) && w.gen == id.word.Gen() && w.told != waitNone && !w.over {
+		return "waiting"
+	}
+	return svcNames[id.svc.state]
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // StateVersion names the meaning of State; one of another version is not restored.
-const StateVersion = 4
+const StateVersion = 5
 
 // State is all that a machine knows, as plain data: a machine that is restored from it
 // decides as the one that it was taken from. It shares nothing with the machine.
@@ -45,6 +45,7 @@ type NICState struct {
 type PeerMemory struct {
 	Boot         uint64
 	SupervisorOK bool
+	DeadAt       int64
 }
 
 // PersistState is the write in flight.
@@ -122,6 +123,17 @@ type IdentityState struct {
 	KeyWanted, KeyHeld                  uint64 // generations of its key in etcd
 	Failed                              []string
 	AsItIs                              bool
+	Wait                                WaitState
+	RightlessSince                      int64
+	RightlessTold                       bool
+}
+
+// WaitState is the wait for services to end elsewhere.
+type WaitState struct {
+	Gen   uint64
+	Until int64
+	Told  int
+	Over  bool
 }
 
 // State returns all that the machine knows.
@@ -135,7 +147,7 @@ func (m *Machine) State() State {
 		Concurrent: m.concurrent.save(), Failed: keys(m.failed),
 	}
 	for _, p := range m.peers {
-		s.Peers = append(s.Peers, PeerMemory{p.boot, p.supervisorOK})
+		s.Peers = append(s.Peers, PeerMemory{p.boot, p.supervisorOK, p.deadAt})
 	}
 	for i, n := range m.nics {
 		s.NICs[i] = NICState{n.badSince, n.wellSince, n.bad}
@@ -170,6 +182,7 @@ func (m *Machine) saveIdentity(id *identity) IdentityState {
 		Handover: ho, UnownedSince: id.unownedSince, UnownedGen: id.unownedGen, Uncovered: id.uncovered, PeerBooted: id.peerBooted,
 		HomeReadySince: id.homeReadySince, Arrived: id.arrived, LastAuto: id.lastAuto, Hold: id.hold, LastFailed: id.lastFailed,
 		TwoOwners: id.twoOwners, Failed: keys(id.failed), KeyWanted: id.wanted, KeyHeld: id.held, AsItIs: id.asItIs,
+		Wait: WaitState{id.wait.gen, id.wait.until, int(id.wait.told), id.wait.over}, RightlessSince: id.rightless.since, RightlessTold: id.rightless.told,
 	}
 }
 
@@ -193,7 +206,7 @@ func Restore(cfg Config, s State) (*Machine, error) {
 	m.fence = fencing{s.Fence.Op, s.Fence.Since, s.Fence.Deadline, s.Fence.RetryAt, s.Fence.Backoff}
 	m.failed = setOf(s.Failed)
 	for i, p := range s.Peers {
-		m.peers[i] = peerMemory{p.Boot, p.SupervisorOK}
+		m.peers[i] = peerMemory{p.Boot, p.SupervisorOK, p.DeadAt}
 	}
 	for i, n := range s.NICs {
 		m.nics[i] = nicWatch{n.BadSince, n.WellSince, n.Bad}
@@ -252,6 +265,8 @@ func (m *Machine) restoreIdentity(id *identity, s IdentityState) error {
 	id.homeReadySince, id.arrived, id.lastAuto, id.hold, id.lastFailed = s.HomeReadySince, s.Arrived, s.LastAuto, s.Hold, s.LastFailed
 	id.twoOwners, id.failed = s.TwoOwners, setOf(s.Failed)
 	id.wanted, id.held, id.asItIs = s.KeyWanted, s.KeyHeld, s.AsItIs
+	id.wait = waiting{s.Wait.Gen, s.Wait.Until, waitCause(s.Wait.Told), s.Wait.Over}
+	id.rightless = rightless{s.RightlessSince, s.RightlessTold}
 	var err error
 	if id.carry, err = restoreActuator(s.Carry); err != nil {
 		return fmt.Errorf("carrier: %w", err)
@@ -280,7 +295,7 @@ func (o Observed) clone() Observed {
 	o.Local, o.Granted, o.Keys = slices.Clone(o.Local), slices.Clone(o.Granted), slices.Clone(o.Keys)
 	o.Unsynced, o.Peers = slices.Clone(o.Unsynced), slices.Clone(o.Peers)
 	for i := range o.Peers {
-		o.Peers[i].Words = slices.Clone(o.Peers[i].Words)
+		o.Peers[i].Words, o.Peers[i].Runs = slices.Clone(o.Peers[i].Words), slices.Clone(o.Peers[i].Runs)
 	}
 	return o
 }

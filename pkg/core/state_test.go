@@ -142,7 +142,7 @@ func TestAStateOfNoMachineIsRefused(t *testing.T) {
 		spoil func(*State)
 		want  string
 	}{
-		"another version":   {func(s *State) { s.Version++ }, "version 5"},
+		"another version":   {func(s *State) { s.Version++ }, "version 6"},
 		"identities":        {func(s *State) { s.Identities = nil }, "of 0 identities"},
 		"nodes":             {func(s *State) { s.Peers = nil }, "of 0 nodes"},
 		"counterpart":       {func(s *State) { s.Identities[0].Peer = 2 }, "counterpart is node 2"},

@@ -82,6 +82,9 @@ func (x *Transcript) Head(saved Saved) []string {
 		if id.Aside {
 			s += " carrier=aside"
 		}
+		if id.AfterSilence != 0 {
+			s += " silence=" + duration(id.AfterSilence)
+		}
 		lines = append(lines, s)
 		if id.Floor != 0 {
 			floors += fmt.Sprintf(" %s=%d", id.Name, id.Floor)
@@ -104,6 +107,9 @@ func (x *Transcript) Head(saved Saved) []string {
 	}
 	if c.Fence {
 		lines = append(lines, "fence delay="+duration(c.FenceDelay))
+	}
+	if c.EndAfter != 0 {
+		lines = append(lines, "end-after "+duration(c.EndAfter))
 	}
 	if c.Etcd {
 		lines = append(lines, "etcd")
@@ -131,7 +137,7 @@ func (l Limits) text() (s string) {
 		is, def int64
 	}{
 		{"stage", l.Stage, d.Stage}, {"release", l.Release, d.Release}, {"swap", l.Swap, d.Swap}, {"address", l.Address, d.Address},
-		{"service", l.Service, d.Service}, {"persist", l.Persist, d.Persist}, {"fence", l.Fence, d.Fence}, {"copy", l.Copy, d.Copy}, {"last-copy", l.LastCopy, d.LastCopy}, {"lan-stable", l.LanStable, d.LanStable}, {"lan-back", l.LanBack, d.LanBack}, {"move-every", l.MoveEvery, d.MoveEvery},
+		{"service", l.Service, d.Service}, {"persist", l.Persist, d.Persist}, {"fence", l.Fence, d.Fence}, {"copy", l.Copy, d.Copy}, {"last-copy", l.LastCopy, d.LastCopy}, {"lan-stable", l.LanStable, d.LanStable}, {"lan-back", l.LanBack, d.LanBack}, {"move-every", l.MoveEvery, d.MoveEvery}, {"peer-services", l.PeerServices, d.PeerServices},
 	} {
 		if v.is != 0 && v.is != v.def {
 			s += " " + v.name + "=" + duration(v.is)
@@ -173,6 +179,8 @@ func (x *Transcript) Event(at int64, ev Event) string {
 		s = fmt.Sprintf("link %s%s %s", pick(x.cfg.many(), x.cfg.node(e.Peer)+" ", ""), e.Link, pick(e.Up, "up", "down"))
 	case ServiceState:
 		s = fmt.Sprintf("service %s %s %s", x.cfg.name(e.Identity), e.Service, pick(e.Expired, "expired", pick(e.Healthy, "healthy", "failed: "+e.Err)))
+	case ServicesEnded:
+		s = "ended " + x.cfg.name(e.Identity)
 	case CmdMove:
 		s = "cmd move " + x.cfg.name(e.Identity)
 		if e.To >= 0 && e.To < len(x.cfg.Nodes) {
@@ -382,6 +390,19 @@ func (x *Transcript) seePeer(n *news, p int, v, was PeerView) {
 	n.flag(v.SupervisorOK, was.SupervisorOK, x.cfg.peerKey(p, "")+"supervisor")
 	n.flag(v.Standby, was.Standby, x.cfg.peerKey(p, "peer-")+"standby")
 	n.flag(v.Frozen, was.Frozen, x.cfg.peerKey(p, "peer-")+"frozen")
+	runs := x.cfg.runs(v)
+	n.add(runs != x.cfg.runs(was), x.cfg.peerKey(p, "peer-")+"runs", runs)
+}
+
+// runs lists whose services may run on a node.
+func (c Config) runs(v PeerView) string {
+	var names []string
+	for i := range c.Identities {
+		if v.runs(i) {
+			names = append(names, c.name(i))
+		}
+	}
+	return pick(len(names) == 0, "none", strings.Join(names, ","))
 }
 
 // seeIdentity tells the words as own/peer's, among many each peer's for itself.

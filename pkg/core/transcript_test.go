@@ -37,6 +37,8 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	see serv2=up serv2:boot=7 files=ready@5 files:serv3=owner|yield|to:serv1@5 granted:files=yes
 //	link serv2 crossover down
 //	see unsynced:files=yes                     its data is not whole here
+//	see peer-runs=files,mail                   whose services run there; none
+//	ended files                                by the guard
 //	ok|fail copy|persist|fence|swap|carry|add|remove|start|stop IDENTITY
 //	tick, cmd move files serv2, link crossover down, service files samba failed: exit status 1
 //	@12.5 tick                     at a time, instead of after the line above
@@ -170,6 +172,10 @@ func (x *transcript) do(f []string) []Action {
 		x.cfg.Hold, x.cfg.UntilSynced = true, len(f) > 1 && f[1] == "until-synced"
 	case "demand-if-lost":
 		x.cfg.DemandIfLost = true
+	case "end-after":
+		x.cfg.EndAfter = x.duration(f[1])
+	case "ended":
+		return x.step(ServicesEnded{Identity: x.id(f[1])})
 	case "etcd":
 		x.cfg.Etcd = true
 	case "fence":
@@ -292,6 +298,8 @@ func (x *transcript) identity(f []string) {
 			c.StagingAhead = v == "ahead"
 		case k == "carrier":
 			c.Aside = v == "aside"
+		case k == "silence":
+			c.AfterSilence = x.duration(v)
 		case k == "data":
 			c.Mirrored = v == "mirrored"
 		default:
@@ -439,6 +447,11 @@ func (x *transcript) seePeer(p *PeerView, what, v string) bool {
 		p.Standby = v == "yes"
 	case "frozen":
 		p.Frozen = v == "yes"
+	case "runs":
+		p.Runs = make([]bool, len(x.cfg.Identities))
+		for i, c := range x.cfg.Identities {
+			p.Runs[i] = slices.Contains(strings.Split(v, ","), c.Name)
+		}
 	case "lan":
 		x.nic(&p.Lan.Lan, v)
 	case "spare":

@@ -62,7 +62,7 @@ type rawEntry struct {
 
 // kinds are the core's events by name.
 var kinds = kindsOf(
-	core.Started{}, core.Observed{}, core.Tick{}, core.Done{}, core.Failed{}, core.Swapped{}, core.LinkChanged{}, core.ServiceState{},
+	core.Started{}, core.Observed{}, core.Tick{}, core.Done{}, core.Failed{}, core.Swapped{}, core.LinkChanged{}, core.ServiceState{}, core.ServicesEnded{},
 	core.CmdMove{}, core.CmdGiveback{}, core.CmdStandby{}, core.CmdFreeze{}, core.CmdLeave{},
 )
 

@@ -386,7 +386,7 @@ func TestWhatIsNoJournalIsRefused(t *testing.T) {
 		"an input cut short": {seal(`{"kind":"Tick"}`), "Tick: EOF"},
 		"before the boot":    {seal(`{"at_ns":-1,"kind":"Tick","event":{}}`), "before the boot"},
 		"a sum of letters":   {seal(`{"at_ns":1,"kind":"Tick","event":{},"decided":"xyz"}`), "decided: "},
-		"a state of nothing": {seal(`{"start":{"format":2,"config":{"Nodes":["a","b"]}},"state":{"Version":4,"Peers":[{},{}],"Identities":[{}]}}`), "the state is of 1 identities"},
+		"a state of nothing": {seal(`{"start":{"format":2,"config":{"Nodes":["a","b"]}},"state":{"Version":5,"Peers":[{},{}],"Identities":[{}]}}`), "the state is of 1 identities"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(dir, Name)

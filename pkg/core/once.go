@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package core
+
+// A service that must run once is started here when it has ended elsewhere. Who owns is not enough
+// for that: a node whose daemon does not act loses its identities by its kernel alone. There a guard
+// ends what runs, and the frames say when it has (PeerView.Runs). A node that is not heard cannot say
+// so; its guard ends what runs a known time after its right to serve (IdentityConfig.AfterSilence).
+
+// waiting is why services that shall start do not start yet.
+type waiting struct {
+	gen   uint64 // what is known here is of the ownership at this generation
+	until int64  // how long a peer is waited for that says that they run there; 0: none has said so
+	told  waitCause
+	over  bool // it was waited for long enough
+}
+
+type waitCause int
+
+const (
+	waitNone   waitCause = iota
+	waitRuns             // a node says that they run there
+	waitSilent           // a node is silent, and cannot have ended them yet
+)
+
+// mustWait reports that services may still run on another node, or that it was told to wait longer.
+func (m *Machine) mustWait(id *identity) bool {
+	w := &id.wait
+	if gen := id.word.Gen(); w.gen != gen {
+		*w = waiting{gen: gen}
+	}
+	cause, p := m.holder(id)
+	if cause == waitRuns && w.until == 0 {
+		w.until = m.now + m.cfg.Limits.PeerServices
+	}
+	name, peer := id.cfg.Name, m.cfg.Nodes[p]
+	switch {
+	case cause == waitNone, w.over:
+		return false
+	case cause == waitRuns && m.now >= w.until:
+		w.over = true
+		m.notify(KindServicesUnconfirmed, id, "%s has not said within %v that the services of %s have ended there: they start here all the same; look there, and end them or the node", peer, duration(m.cfg.Limits.PeerServices), name)
+		return false
+	case cause == w.told:
+		return true
+	case cause == waitRuns:
+		m.notify(KindServicesWait, id, "the services of %s wait until they have ended on %s, for %v at most", name, peer, duration(m.cfg.Limits.PeerServices))
+	default:
+		m.notify(KindServicesWait, id, "the services of %s wait until %s, if it lives, has ended them: for %v of its silence", name, peer, duration(id.cfg.AfterSilence))
+	}
+	w.told = cause
+	return true
+}
+
+// holder is a node that says that the services run there, or one that cannot say; who says comes first.
+func (m *Machine) holder(id *identity) (cause waitCause, p int) {
+	for _, other := range m.candidates(id) {
+		v := m.view(other)
+		switch {
+		case (v.State == PeerUp || v.State == PeerSuspect) && v.runs(id.index):
+			return waitRuns, other
+		case v.State == PeerDead && !m.obs.Fenced && v.mayRun(id.index) && m.now-m.peers[other].deadAt < id.cfg.AfterSilence:
+			cause, p = waitSilent, other
+		}
+	}
+	return cause, p
+}
+
+// runs is whether services of an identity that must run once may run on a node, as it said last.
+func (v PeerView) runs(identity int) bool { return identity < len(v.Runs) && v.Runs[identity] }
+
+// mayRun: a silent node may run what it said, or could have started; one that was never heard, anything.
+func (v PeerView) mayRun(identity int) bool {
+	return v.Boot == 0 || v.runs(identity) || v.word(identity).Has(Owner)
+}
+
+// rightless is the time for which an owner has had no right to serve.
+type rightless struct {
+	since int64 // 0: it has the right
+	told  bool
+}
+
+// cutOff reports that this node has owned without the right to serve for so long that its services
+// must end, for another node may be about to start them. A frozen network moves nothing.
+func (m *Machine) cutOff(id *identity) bool {
+	r := &id.rightless
+	if m.cfg.EndAfter == 0 || !id.word.Has(Owner) || m.granted(id) || m.key(id).Held != 0 || m.durable.Frozen {
+		*r = rightless{}
+		return false
+	}
+	if r.since == 0 {
+		r.since = m.now
+	}
+	if m.now-r.since < m.cfg.EndAfter {
+		return false
+	}
+	if !r.told && id.svc.state != actOff {
+		r.told = true
+		m.notify(KindServicesEnded, id, "the services of %s are stopped until this node may serve again: for %v neither another node nor the arbiter has let it", id.cfg.Name, duration(m.cfg.EndAfter))
+	}
+	return true
+}
+
+// servicesEnded: past this machine all of an identity's services were ended. If they shall run they
+// are stopped as far as is known here, and started.
+func (m *Machine) servicesEnded(e ServicesEnded) {
+	if e.Identity < 0 || e.Identity >= len(m.ids) {
+		return
+	}
+	id := m.ids[e.Identity]
+	id.svcGen = 0 // of no ownership
+	m.notify(KindServicesEnded, id, "the guard has ended the services of %s, for this daemon did not act", id.cfg.Name)
+}
