@@ -26,7 +26,9 @@ const (
 	maxBootHold   = time.Hour
 	minBootDeads  = 2 // boot_hold ≥ 2 × dead_after: a peer booting at the same time is heard first
 	minLinger     = 50 * time.Microsecond
-	maxLinger     = time.Millisecond // of the default; written out it may be more
+	maxLinger     = time.Millisecond      // of the default; written out it may be more
+	minEnd        = 50 * time.Millisecond // a guard that is late by less ends nothing too late
+	maxEnd        = time.Hour
 	minTimeout    = 10 * time.Millisecond
 	maxTimeout    = time.Hour
 )
@@ -49,6 +51,9 @@ const (
 	defaultRestartTimes  = 3
 	defaultRestartWithin = time.Minute
 	maxConfirmProbes     = 3
+	defaultEndServices   = 500 * time.Millisecond // longer than machines stall, and the peer has taken over long before
+	defaultAwaitServices = 10 * time.Second
+	silenceMargin        = 500 * time.Millisecond // for a guard to come to run, and to kill
 )
 
 // ClockError is ρ: how much faster or slower than true time a node's clock may run. NTP slews

@@ -71,6 +71,7 @@ func digest(c Config) (uint32, error) {
 			c.Identities[i].Prefer = nil
 		}
 	}
+	c.Timing = c.Timing.agreed()
 	c.Path, c.Self, c.Hooks, c.Metrics, c.Keys, c.Digest = "", 0, Hooks{}, Metrics{}, nil, 0
 	b, err := json.Marshal(c)
 	if err != nil {

@@ -35,7 +35,7 @@ func (c *Config) Parts() (parts [PartSlots]Part) {
 		sum := sha256.Sum256(b)
 		parts[slot] = Part{name, max(1, binary.BigEndian.Uint16(sum[:])&(1<<PartBits-1))}
 	}
-	put(0, "timing", c.Timing)
+	put(0, "timing", c.Timing.agreed())
 	put(1, "arbiter", c.Arbiter)
 	put(2, "services", c.Services)
 	put(3, "the numbers of nodes and identities", [2]int{len(c.Nodes), len(c.Identities)})

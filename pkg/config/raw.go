@@ -27,7 +27,7 @@ type rawTiming struct {
 	at                                          pos
 	profile, solo, pacer, supervisorLost        value[string]
 	probe, deadAfter, supervisorLease, bootHold value[time.Duration]
-	linger                                      value[time.Duration]
+	linger, endServices, awaitServices          value[time.Duration]
 }
 
 type rawArbiter struct {
@@ -98,6 +98,8 @@ func (d decoder) timing(t *rawTiming) field {
 			d.duration("supervisor_lease", &t.supervisorLease, minLease, maxLease, "1s"),
 			d.duration("boot_hold", &t.bootHold, minBootHold, maxBootHold, "3s"),
 			d.duration("linger", &t.linger, time.Microsecond, maxDeadAfter, "500us"),
+			d.duration("end_services_after", &t.endServices, minEnd, maxEnd, "500ms"),
+			d.duration("await_services", &t.awaitServices, minTimeout, 24*time.Hour, "10s"),
 			d.choice("solo_without_supervisor", &t.solo, "keep", "close"),
 			d.choice("peer_supervisor_lost", &t.supervisorLost, "takeover", "wait"),
 			d.choice("pacer", &t.pacer, PacerAuto, PacerKernel, PacerThread),

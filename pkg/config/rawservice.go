@@ -25,6 +25,7 @@ type rawService struct {
 	after                                 list
 	warm                                  value[bool]
 	ports                                 []value[int]
+	afterSilence                          value[time.Duration]
 }
 
 type rawExec struct {
@@ -70,6 +71,7 @@ func (d decoder) service(name value[string], n ast.Node) rawService {
 		d.boolean("warm", &r.warm),
 		d.choice("on_unhealthy", &r.onUnhealthy, "report", "move"),
 		d.ports(&r.ports),
+		d.duration("start_after_silence", &r.afterSilence, 0, time.Hour, "2s"),
 	)
 	return r
 }

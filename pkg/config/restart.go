@@ -25,6 +25,8 @@ var fileSettings = []setting[Config]{
 	{"timing.linger", func(c, _ *Config) any { return c.Timing.Linger }},
 	{"timing.solo_without_supervisor", func(c, _ *Config) any { return c.Timing.SoloKeep }},
 	{"timing.peer_supervisor_lost", func(c, _ *Config) any { return c.Timing.DemandIfLost }},
+	{"timing.end_services_after", func(c, _ *Config) any { return c.Timing.EndServices }},
+	{"timing.await_services", func(c, _ *Config) any { return c.Timing.AwaitServices }},
 	{"timing.pacer", func(c, _ *Config) any { return c.Timing.Pacer }},
 	{"arbiter", func(c, _ *Config) any { return c.Arbiter }},
 	{"metrics.listen", func(c, _ *Config) any { return c.Metrics.Listen }},
@@ -68,6 +70,7 @@ var serviceSettings = []setting[Service]{
 	{"run", func(_ *Config, s *Service) any { return s.Concurrent }},
 	{"warm", func(_ *Config, s *Service) any { return s.Warm }},
 	{"on_unhealthy", func(_ *Config, s *Service) any { return s.MoveIfUnhealthy }},
+	{"start_after_silence", func(_ *Config, s *Service) any { return s.AfterSilence }},
 	{"ports", func(_ *Config, s *Service) any { return s.Ports }},
 }
 

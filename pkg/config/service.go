@@ -4,6 +4,7 @@ package config
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -36,6 +37,30 @@ type Service struct {
 	MoveIfUnhealthy bool `json:",omitzero"`
 	// Ports are those of TCP that clients connect to; until the service is ready nobody should.
 	Ports []uint16 `json:",omitempty"`
+	// AfterSilence (start_after_silence): see Config.AfterSilence; nil: as it is derived.
+	AfterSilence *time.Duration `json:",omitempty"`
+}
+
+// AfterSilence is how long after a node that may run an identity's services fell silent they may start
+// on another one: the longest of theirs. Where the silent node cannot know that it is cut off, waiting
+// does not help; and a fence agent's word is waited for in any case.
+func (c *Config) AfterSilence(id Identity) (longest time.Duration) {
+	for i := range c.Services {
+		if s := &c.Services[i]; slices.Contains(id.Services, s.Name) {
+			longest = max(longest, c.afterSilence(s))
+		}
+	}
+	return longest
+}
+
+func (c *Config) afterSilence(s *Service) time.Duration {
+	switch {
+	case s.AfterSilence != nil:
+		return *s.AfterSilence
+	case !c.Arbiter.AsksForRight():
+		return 0
+	}
+	return c.Timing.EndServices + silenceMargin
 }
 
 // Kind names the way in which the service is started and stopped.

@@ -46,6 +46,7 @@ func (c *checker) service(r *rawService) Service {
 	c.timeouts(r, &s)
 	c.ports(r, &s)
 	c.warm(r, &s)
+	c.afterSilence(r, &s)
 	if r.onUnhealthy.set && !s.Concurrent {
 		c.add(r.onUnhealthy.at, "on_unhealthy is for concurrent services; remove it: an exclusive service that fails takes its identity to another node always")
 	}
@@ -53,6 +54,22 @@ func (c *checker) service(r *rawService) Service {
 		s.After = append(s.After, v.v)
 	}
 	return s
+}
+
+// afterSilence is for what must run once, and long enough for a guard, or none at all.
+func (c *checker) afterSilence(r *rawService, s *Service) {
+	v := r.afterSilence
+	end := c.cfg.Timing.EndServices
+	switch {
+	case !v.set:
+	case s.Concurrent:
+		c.add(v.at, "start_after_silence is for exclusive services; remove it: a concurrent one runs on every node")
+	case v.v != 0 && v.v < end:
+		c.add(v.at, "start_after_silence %s is less than end_services_after (%s), after which a node that is cut off ends the service: it would run twice; write at least %s, or 0s if that is harmless",
+			short(v.v), short(end), short(end+silenceMargin))
+	default:
+		s.AfterSilence = &v.v
+	}
 }
 
 // kind needs one way to start and stop the service.

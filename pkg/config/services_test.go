@@ -99,6 +99,8 @@ func TestEverySettingOfAServiceIsPartOfTheDigestAndNeedsARestart(t *testing.T) {
 		{"contains: ok", "contains: up", "services.web.check"},
 		{"/run/db.pid", "postgres", "services.database.check"},
 		{`:445"`, `:446"`, "services.samba.check"},
+		{"start_after_silence: 2s", "start_after_silence: 3s", "services.imap.start_after_silence"},
+		{"start_after_silence: 2s", "start_after_silence: 0s", "services.imap.start_after_silence"},
 		{"on_unhealthy: move", "on_unhealthy: report", "services.web.on_unhealthy"},
 	} {
 		other := parse(strings.Replace(src, tt.old, tt.new, 1))
@@ -108,5 +110,48 @@ func TestEverySettingOfAServiceIsPartOfTheDigestAndNeedsARestart(t *testing.T) {
 		if got := NeedRestart(base, other); !slices.Equal(got, []string{tt.setting}) {
 			t.Errorf("%q → %q: %v, want %s", tt.old, tt.new, got, tt.setting)
 		}
+	}
+}
+
+// A silent node is given the time that its guard needs, unless it cannot know that it is cut off, or a
+// service says how long.
+func TestServicesWaitForASilentNodesGuard(t *testing.T) {
+	src := string(readFile(t, filepath.Join(testdata, "good", "services.yaml")))
+	none := strings.Replace(src, "reach: [192.0.2.1]", "none: true", 1)
+	for _, tt := range []struct {
+		name, src   string
+		files, mail time.Duration
+	}{
+		{"by default", src, time.Second, 2 * time.Second},
+		{"a slower guard", strings.Replace(src, "profile: balanced", "{profile: balanced, end_services_after: 1500ms}", 1), 2 * time.Second, 2 * time.Second},
+		{"nobody is cut off", none, 0, 2 * time.Second},
+		{"the longest counts", strings.Replace(src, "ports: [445, 139]", "start_after_silence: 5s", 1), 5 * time.Second, 2 * time.Second},
+		{"harmless", strings.Replace(src, "start_after_silence: 2s", "start_after_silence: 0s", 1), time.Second, 0},
+	} {
+		c, err := Parse("t.yaml", []byte(strings.Replace(tt.src, "timing:\n  {", "timing: {", 1)), options())
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		if files, mail := c.AfterSilence(c.Identities[0]), c.AfterSilence(c.Identities[1]); files != tt.files || mail != tt.mail {
+			t.Errorf("%s: files after %v, mail after %v, want %v and %v", tt.name, files, mail, tt.files, tt.mail)
+		}
+	}
+}
+
+func TestTheDigestIsThatOfFilesFromBeforeServicesWaited(t *testing.T) {
+	src := string(readFile(t, filepath.Join(testdata, "good", "least.yaml")))
+	parse := func(timing string) *Config {
+		c, err := Parse("t.yaml", []byte(src+timing), options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	left, written, other := parse(""), parse("timing: {end_services_after: 500ms, await_services: 10s}\n"), parse("timing: {await_services: 11s}\n")
+	if left.Digest != written.Digest || left.Parts() != written.Parts() {
+		t.Error("what is written as it is by default changes the digest")
+	}
+	if left.Digest == other.Digest || left.Parts() == other.Parts() {
+		t.Error("another setting keeps the digest")
 	}
 }

@@ -92,6 +92,21 @@ type Timing struct {
 	// SupervisorLost is the silence of the peer's daemon after which it counts as lost.
 	SupervisorLost time.Duration
 	DemandIfLost   bool // peer_supervisor_lost: takeover
+	// EndServices is after how long without the right to serve a node's guard ends what must run once.
+	EndServices time.Duration `json:",omitzero"`
+	// AwaitServices is how long such a service waits here for a peer to say that it has ended there.
+	AwaitServices time.Duration `json:",omitzero"`
+}
+
+// agreed is without what the file leaves out since there is such a setting: nodes of two versions agree.
+func (t Timing) agreed() Timing {
+	if t.EndServices == defaultEndServices {
+		t.EndServices = 0
+	}
+	if t.AwaitServices == defaultAwaitServices {
+		t.AwaitServices = 0
+	}
+	return t
 }
 
 // Arbiter is what decides while the peer is silent.
