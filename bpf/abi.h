@@ -39,6 +39,8 @@ enum xd_peer_state { PEER_UNKNOWN, PEER_UP, PEER_SUSPECT, PEER_DEAD };
 #define WORD_RUNS (1ULL << 50)
 #define WORD_GEN ((1ULL << 48) - 1)
 
+#define RUNNING_ENDED (1ULL << 63)
+
 struct xd_key {
 	__u64 k0, k1;
 };
@@ -104,7 +106,8 @@ struct xd_control {
 	__u64 leave_ns[MAX_IDENTITIES]; // until when this node surely holds the identity's key in etcd
 	__u64 leave_gen[MAX_IDENTITIES]; // the generation that it holds it at
 	// Not 0: services of the identity that must run once may run here. The daemon sets it before it
-	// starts any; when they have ended, the daemon or its guard sets it to 0.
+	// starts any, each time to another value; when they have ended, the daemon or its guard sets it
+	// to 0. RUNNING_ENDED beside it: the guard has ended some, and the daemon may have started others.
 	__u64 running[MAX_IDENTITIES];
 };
 

@@ -51,13 +51,18 @@ type Datapath struct {
 
 	attaching sync.Mutex // guards links and egress: a NIC may come back while the pair is made anew
 
-	control   *bpf.XdphaXdControl
-	state     *bpf.XdphaXdState
-	peers     *[MaxNodes]bpf.XdphaXdPeer
-	words     *[MaxIdentities]uint64
+	memory
 	timelines *[MaxIdentities]bpf.XdphaXdTimeline
-	cfg       bpf.XdphaXdConfig
 	mapped    [][]byte
+}
+
+// memory is the maps that say who may serve what, as this process has them mapped.
+type memory struct {
+	control *bpf.XdphaXdControl
+	state   *bpf.XdphaXdState
+	peers   *[MaxNodes]bpf.XdphaXdPeer
+	words   *[MaxIdentities]uint64
+	cfg     bpf.XdphaXdConfig
 }
 
 // Open loads the programs. If an earlier process left the same configuration
@@ -71,7 +76,7 @@ func Open(cfg Config, opts Options) (_ *Datapath, err error) {
 	if err := onBPFFS(filepath.Dir(opts.PinDir)); err != nil {
 		return nil, err
 	}
-	d := &Datapath{opts: opts, links: map[string]link.Link{}, egress: map[string]*clsact{}, cfg: want}
+	d := &Datapath{opts: opts, links: map[string]link.Link{}, egress: map[string]*clsact{}, memory: memory{cfg: want}}
 	defer func() {
 		if err != nil {
 			d.Close()
@@ -212,12 +217,16 @@ func (d *Datapath) maps() map[string]*ebpf.Map {
 
 // mapArray maps an array's values into this process's memory.
 func mapArray(m *ebpf.Map) ([]byte, error) {
-	size, page := int(m.ValueSize()*m.MaxEntries()), os.Getpagesize()
-	b, err := unix.Mmap(m.FD(), 0, (size+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := mapMap(m.FD(), int(m.ValueSize()*m.MaxEntries()))
 	if err != nil {
 		return nil, fmt.Errorf("map memory of %s: %w", m, err)
 	}
 	return b, nil
+}
+
+func mapMap(fd, size int) ([]byte, error) {
+	page := os.Getpagesize()
+	return unix.Mmap(fd, 0, (size+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 }
 
 func (d *Datapath) mapMemory() error {

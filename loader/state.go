@@ -25,7 +25,7 @@ func Now() int64 {
 }
 
 // Word reads an identity's ownership word.
-func (d *Datapath) Word(identity int) core.Word {
+func (d *memory) Word(identity int) core.Word {
 	return core.Word(atomic.LoadUint64(&d.words[identity]))
 }
 
@@ -145,6 +145,7 @@ type Peer struct {
 	Digest    uint32
 	Key       uint8 // the number of the key that it signs with
 	Words     []core.Word
+	Runs      []bool // by identity: services that must run once may run there
 	HeardNS   int64 // last accepted frame on any path
 	KnockedNS int64 // last frame of somebody with the key, in its name, who is not proven yet
 	Suspects  uint64
@@ -291,7 +292,8 @@ func readPeer(p *bpf.XdphaXdPeer, n int, lower bool) Peer {
 		Suspects: u(&p.Suspects), Refuted: u(&p.Refuted), Reverted: u(&p.Reverted), Silence: Histogram{MaxNS: u(&p.GapMaxNs)},
 	}
 	for i := range n {
-		out.Words = append(out.Words, core.Word(u(&p.Words[i])))
+		word := u(&p.Words[i])
+		out.Words, out.Runs = append(out.Words, core.Word(word&^wordRuns)), append(out.Runs, word&wordRuns != 0)
 	}
 	for b := range p.GapHist {
 		out.Silence.Buckets[b] = u(&p.GapHist[b])
@@ -321,7 +323,7 @@ func readPath(p *bpf.XdphaXdPathState) (out LinkState) {
 // grantedUntil is until when an identity may be served without its key, by the rule of bpf/gate.h:
 // of a pair as long as its right lasts; among many as long as every other candidate's grant does,
 // for a frame of since it came here.
-func (d *Datapath) grantedUntil(identity int) int64 {
+func (d *memory) grantedUntil(identity int) int64 {
 	if d.cfg.N_nodes == 2 {
 		return int64(atomic.LoadUint64(&d.state.ServeUntilNs))
 	}

@@ -128,7 +128,7 @@ func TestServicesWaitForASilentNodesGuard(t *testing.T) {
 		{"the longest counts", strings.Replace(src, "ports: [445, 139]", "start_after_silence: 5s", 1), 5 * time.Second, 2 * time.Second},
 		{"harmless", strings.Replace(src, "start_after_silence: 2s", "start_after_silence: 0s", 1), time.Second, 0},
 	} {
-		c, err := Parse("t.yaml", []byte(strings.Replace(tt.src, "timing:\n  {", "timing: {", 1)), options())
+		c, err := Parse("t.yaml", []byte(tt.src), options())
 		if err != nil {
 			t.Fatalf("%s: %v", tt.name, err)
 		}

@@ -53,7 +53,6 @@ func newGroups(stateDir string) (*groups, error) {
 	if err := os.Mkdir(g.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make a cgroup: %w: run the daemon as root, or by its unit with Delegate=yes", err)
 	}
-	g.tidy()
 	return g, nil
 }
 
@@ -169,14 +168,8 @@ func (c *cgroup) end(ctx context.Context) error {
 		_ = syscall.Kill(pid, syscall.SIGTERM) // gone meanwhile is as good
 	}
 	if c.empty(ctx) != nil {
-		if err := os.WriteFile(filepath.Join(c.dir, "cgroup.kill"), []byte("1"), 0); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("kill what is left in cgroup: %w", err)
-		}
-		// A process that waits for a disk dies when the disk answers.
-		dying, cancel := context.WithTimeout(context.Background(), killAfter)
-		defer cancel()
-		if c.empty(dying) != nil {
-			return fmt.Errorf("killed, and still there after %v: processes %v; a device or a file server that does not answer may hold them", killAfter, c.processes())
+		if err := c.kill(); err != nil {
+			return err
 		}
 	}
 	c.removeBelow()

@@ -73,6 +73,11 @@ var (
 
 // Manager runs the services of one node.
 type Manager struct {
+	// Permit is asked right before a service is started or promoted for clients to use, whoever wants
+	// that and however long ago, and refuses it by its error. nil: it is permitted. It is set before
+	// anything is started.
+	Permit func(Env) error
+
 	log    *slog.Logger
 	units  map[string]*unit
 	names  []string // of the units, in configuration order
@@ -91,22 +96,32 @@ type Manager struct {
 // New returns a manager of the services of the daemon that has its files in dir. notify is called
 // after every change of a State, one at a time; it must not block, and not wait for the manager.
 func New(services []config.Service, dir string, log *slog.Logger, notify func(State)) *Manager {
+	m, err := newManager(services, dir, log)
+	if err != nil {
+		log.Warn("services run without cgroups: what leaves its process group outlives a stop, and use is not measured", "error", err)
+	}
+	if m.groups != nil {
+		m.groups.tidy()
+	}
+	m.notify = notify
+	return m
+}
+
+// newManager returns a manager in any case; the error is why it has no cgroups.
+func newManager(services []config.Service, dir string, log *slog.Logger) (m *Manager, err error) {
 	if abs, err := filepath.Abs(dir); err == nil {
 		dir = abs
 	}
-	m := &Manager{log: log, units: map[string]*unit{}, bus: newBus(log), dir: dir, notify: notify}
+	m = &Manager{log: log, units: map[string]*unit{}, bus: newBus(log), dir: dir}
 	m.closed, m.close = context.WithCancelCause(context.Background())
 	if NeedCgroup(services) {
-		var err error
-		if m.groups, err = newGroups(dir); err != nil {
-			log.Warn("services run without cgroups: what leaves its process group outlives a stop, and use is not measured", "error", err)
-		}
+		m.groups, err = newGroups(dir)
 	}
 	for _, s := range services {
 		m.units[s.Name] = newUnit(m, s)
 		m.names = append(m.names, s.Name)
 	}
-	return m
+	return m, err
 }
 
 func (m *Manager) newDriver(s config.Service) driver {
@@ -127,8 +142,12 @@ func (m *Manager) newDriver(s config.Service) driver {
 // dir cgroups of their own; nil if it can.
 func CheckCgroups(dir string) error {
 	dir, err := filepath.Abs(dir)
+	var g *groups
 	if err == nil {
-		_, err = newGroups(dir)
+		g, err = newGroups(dir)
+	}
+	if err == nil {
+		g.tidy()
 	}
 	return err
 }

@@ -262,12 +262,15 @@ func (r *run) mayRestart(w config.ServiceRestart, now time.Time) bool {
 func (u *unit) startOnce(ctx context.Context, want role) error {
 	began, env := time.Now(), u.env()
 	if !u.unranked {
-		if err := u.startDriver(ctx, env); err != nil {
+		if err := u.startDriver(ctx, env, want); err != nil {
 			return err
 		}
 	}
 	u.unranked = false
 	if want == active && u.cfg.Warm {
+		if err := u.permit(env); err != nil {
+			return fmt.Errorf("promote: %w", err)
+		}
 		began = time.Now()
 		if err := u.driver.promote(ctx, env); err != nil {
 			return err
@@ -280,7 +283,7 @@ func (u *unit) startOnce(ctx context.Context, want role) error {
 	return nil
 }
 
-func (u *unit) startDriver(ctx context.Context, env Env) error {
+func (u *unit) startDriver(ctx context.Context, env Env, want role) error {
 	if u.dirty {
 		if err := u.stopDriver(ctx); err != nil {
 			if ctx.Err() != nil {
@@ -289,6 +292,18 @@ func (u *unit) startDriver(ctx context.Context, env Env) error {
 			u.m.log.Warn("service did not stop before its restart", "service", u.cfg.Name, "error", err)
 		}
 	}
+	if want == active {
+		if err := u.permit(env); err != nil {
+			return fmt.Errorf("start: %w", err)
+		}
+	}
 	u.known, u.dirty = true, true
 	return u.driver.start(ctx, env)
+}
+
+func (u *unit) permit(env Env) error {
+	if u.m.Permit == nil {
+		return nil
+	}
+	return u.m.Permit(env)
 }
