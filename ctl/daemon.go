@@ -32,11 +32,9 @@ nothing: the kernel goes on without the daemon, and the next start takes over wh
 
 SIGHUP: follows a changed secret file and hooks, as xdpha reload does. Everything else that has
 changed takes effect at the next start.`,
-		Flags: []cli.Flag{
+		Flags: append(logFlags(),
 			&cli.BoolFlag{DisableDefaultText: true, Name: "keep", Usage: "leave addresses, devices, rules and pins in place when leaving"},
-			&cli.StringFlag{Name: "log", Value: "text", Usage: "log as `text` or json"},
-			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`debug`, info, warn or error"},
-		},
+		),
 		Action: func(c *cli.Context) error {
 			if err := needArgs(c, 0, 0); err != nil {
 				return err
@@ -66,7 +64,29 @@ changed takes effect at the next start.`,
 			return node.Run(c.Context, node.Options{
 				Config: cfg, Load: func() (*config.Config, error) { return loadConfig(c) }, Hangup: hangup, RunDir: c.String("run-dir"), StateDir: c.String("state-dir"), PinDir: c.String("pin-dir"),
 				Keep: c.Bool("keep"), Log: log, Version: env.Version,
+				GuardFlags: []string{"--log", c.String("log"), "--log-level", c.String("log-level")},
 			})
+		},
+	}
+}
+
+func logFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "log", Value: "text", Usage: "log as `text` or json"},
+		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`debug`, info, warn or error"},
+	}
+}
+
+// guardCommand is the daemon's guard, which the daemon starts: nobody else has use for it.
+func guardCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name: node.GuardCommand, Hidden: true, Flags: logFlags(),
+		Action: func(c *cli.Context) error {
+			log, err := newLog(env.Stderr, c.String("log"), c.String("log-level"))
+			if err != nil {
+				return err
+			}
+			return node.Guard(c.Context, os.Stdin, os.Stdout, log.With("part", node.GuardCommand))
 		},
 	}
 }

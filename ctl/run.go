@@ -164,7 +164,7 @@ func newApp(env Env) *cli.App {
 		runCommand(env), checkCommand(env), keygenCommand(env),
 		statusCommand(env), eventsCommand(env), pingCommand(env),
 		moveCommand(env), givebackCommand(env), standbyCommand(env), freezeCommand(env), reloadCommand(env), confirmOffCommand(env),
-		planCommand(env), replayCommand(env), demoCommand(env), mirrorPipeCommand(),
+		planCommand(env), replayCommand(env), demoCommand(env), mirrorPipeCommand(), guardCommand(env),
 	}
 	for _, c := range app.Commands {
 		c.OnUsageError = onUsageError

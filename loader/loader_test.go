@@ -132,7 +132,7 @@ func TestTheGateOfARunningSupervisor(t *testing.T) {
 
 // Grants of before an identity came here, and those of who may not own it, say nothing.
 func TestAnIdentityIsGrantedUntilTheFirstCandidatesGrantEnds(t *testing.T) {
-	d := Datapath{state: new(bpf.XdphaXdState), peers: new([MaxNodes]bpf.XdphaXdPeer)}
+	d := Datapath{memory: memory{state: new(bpf.XdphaXdState), peers: new([MaxNodes]bpf.XdphaXdPeer)}}
 	d.cfg.N_nodes, d.cfg.Self, d.cfg.ServeNs = 4, 1, 100
 	d.cfg.Identities[2].Candidates = 1<<0 | 1<<1 | 1<<2
 	for node, granted := range []uint64{30, 5, 20, 1} {

@@ -19,9 +19,14 @@ const (
 	runningEnded = 1 << 63
 )
 
-// SetRunning says that services of an identity which must run once may run here from now on: frames
-// say so until SetEnded. What a guard ended before is not forgotten by it.
+// SetRunning says that services of an identity which must run once may run here from now on, of which
+// nothing is known yet: frames say so until SetEnded.
 func (d *Datapath) SetRunning(identity int) {
+	atomic.StoreUint64(&d.control.Running[identity], uint64(Now()))
+}
+
+// AddRunning says that one more may. What a guard has ended is not forgotten by it.
+func (d *Datapath) AddRunning(identity int) {
 	at := &d.control.Running[identity]
 	for {
 		old := atomic.LoadUint64(at)
@@ -34,7 +39,7 @@ func (d *Datapath) SetRunning(identity int) {
 // SetEnded says that none of them runs here.
 func (d *Datapath) SetEnded(identity int) { atomic.StoreUint64(&d.control.Running[identity], 0) }
 
-// Guarded reports that a guard has ended services of an identity since SetEnded, or all that ran.
+// Guarded reports that a guard has ended services of an identity since SetRunning, or all of them.
 func (d *Datapath) Guarded(identity int) bool {
 	v := atomic.LoadUint64(&d.control.Running[identity])
 	return v == 0 || v&runningEnded != 0
@@ -100,7 +105,7 @@ func (s *Shared) RenewedNS() int64 { return int64(atomic.LoadUint64(&s.control.R
 func (s *Shared) Frozen() bool { return atomic.LoadUint64(&s.control.Flags)&flagFrozen != 0 }
 
 // MayServe reports whether an identity may be served here at that time, once it is owned, by the rule of bpf/gate.h.
-func (s *Shared) MayServe(identity int, now int64) bool {
+func (s *memory) MayServe(identity int, now int64) bool {
 	return s.cfg.ServeNs == 0 || s.grantedUntil(identity) > now ||
 		s.cfg.Verdict == bpf.XdphaXdVerdictVERDICT_ETCD && int64(atomic.LoadUint64(&s.control.LeaveNs[identity])) > now
 }

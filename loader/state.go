@@ -146,8 +146,8 @@ type Peer struct {
 	Key       uint8 // the number of the key that it signs with
 	Words     []core.Word
 	Runs      []bool // by identity: services that must run once may run there
-	HeardNS   int64 // last accepted frame on any path
-	KnockedNS int64 // last frame of somebody with the key, in its name, who is not proven yet
+	HeardNS   int64  // last accepted frame on any path
+	KnockedNS int64  // last frame of somebody with the key, in its name, who is not proven yet
 	Suspects  uint64
 	Refuted   uint64
 	Reverted  uint64

@@ -111,7 +111,13 @@ func (n *node) act(a core.Action) {
 		n.startServices(a)
 	case core.StopServices:
 		e.starting[a.Identity]()
-		n.do(e.services[a.Identity], func(ctx context.Context) { n.report(a.Op, n.stopServices(ctx, a.Identity)) })
+		n.do(e.services[a.Identity], func(ctx context.Context) {
+			err := n.stopServices(ctx, a.Identity)
+			if err == nil {
+				n.dp.SetEnded(a.Identity)
+			}
+			n.report(a.Op, err)
+		})
 	case core.StartConcurrent:
 		n.do(e.concurrent, func(ctx context.Context) {
 			n.report(a.Op, n.startAll(ctx, n.concurrentNames(), service.Env{Node: n.self()}))
@@ -221,6 +227,13 @@ func (n *node) startServices(a core.StartServices) {
 			err = n.followOwner(a.Identity) // a service may bind to an address that it finds
 		}
 		n.followMirror(a.Identity, mirroring{generation: a.Generation, role: mirror.Owner}) // what the peer still sends is under the services' hands
+		select {
+		case <-n.guard.known:
+		case <-ctx.Done():
+		}
+		if len(id.Services) > 0 {
+			n.dp.SetRunning(a.Identity) // what an earlier daemon left, too
+		}
 		if err == nil {
 			err = n.startAll(ctx, id.Services, service.Env{Identity: id.Name, Generation: a.Generation, Node: n.self()})
 		}

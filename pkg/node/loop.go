@@ -190,7 +190,7 @@ func (n *node) peerViews(s *loader.State) []core.PeerView {
 		p := &s.Peers[node]
 		views[node] = core.PeerView{
 			State: p.State, Boot: p.Boot, SupervisorOK: p.State == core.PeerUp && p.Age < n.Config.Timing.SupervisorLost,
-			Standby: p.Flags.Standby, Frozen: p.Flags.Frozen, Lan: n.peerView(node, p.Flags), Words: p.Words,
+			Standby: p.Flags.Standby, Frozen: p.Flags.Frozen, Lan: n.peerView(node, p.Flags), Words: p.Words, Runs: p.Runs,
 		}
 		if n.hasOther(p) {
 			views[node].State, views[node].SupervisorOK = core.PeerUnknown, false
@@ -289,6 +289,7 @@ func (n *node) publish() {
 		n.setFlags(func(f *loader.Flags) { f.Services = n.ownServices(snap) })
 	}
 	n.followMirrors(snap)
+	n.followGuard(snap)
 	n.mu.Lock()
 	n.shared.snapshot = snap
 	n.mu.Unlock()

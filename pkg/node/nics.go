@@ -178,8 +178,8 @@ const (
 	verifyEvery = 10 // of these: rules, for one, are taken away without a message
 )
 
-// guard sees that nobody has detached the programs, or taken away what no message tells of.
-func (n *node) guard(ctx context.Context) error {
+// watchPrograms sees that nobody has detached the programs, or taken away what no message tells of.
+func (n *node) watchPrograms(ctx context.Context) error {
 	tick := time.NewTicker(guardEvery)
 	defer tick.Stop()
 	for turn := 1; ; turn++ {

@@ -48,6 +48,8 @@ type Options struct {
 	Keep     bool                           // leave addresses, services and the datapath as they are when told to end
 	Log      *slog.Logger
 	Version  string
+	// GuardFlags follow GuardCommand on the command line by which this program is started as the guard.
+	GuardFlags []string
 }
 
 // leaveTime bounds the hand-over when the daemon is told to end: more than the core's
@@ -77,6 +79,7 @@ type node struct {
 	hooks    *hooks
 	places   places
 	carriers carriers
+	guard    itsGuard
 
 	inbox   chan any        // events for the core, and func() to run in the loop
 	told    row             // of services
@@ -110,7 +113,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer unlockHost()
-	n := &node{Options: o, hub: control.NewHub(4096), inbox: make(chan any, inboxSize), shared: newShared(len(o.Config.Identities))}
+	n := &node{Options: o, hub: control.NewHub(4096), inbox: make(chan any, inboxSize), guard: itsGuard{known: make(chan struct{})}, shared: newShared(len(o.Config.Identities))}
 	if o.Config.Arbiter.None {
 		o.Log.Warn("arbiter none: a broken network between the nodes makes two owners; list hosts under arbiter.reach, or write arbiter.fence")
 	}
@@ -237,6 +240,7 @@ func (n *node) prepare() (err error) {
 		return err
 	}
 	n.services = service.New(cfg.Services, n.StateDir, n.Log, n.serviceChanged)
+	n.services.Permit = n.mayStart
 	n.metrics = metrics.NewCollector(source{n})
 	n.pacer, err = newPacer(n, tick.start)
 	if err != nil {
@@ -316,7 +320,8 @@ func (n *node) serve(ctx context.Context) error {
 	part("pacer", n.pacer.run)
 	part("kernel events", func(ctx context.Context) error { return n.readEvents(ctx, events) })
 	part("host", n.watchHost)
-	part("guard", n.guard)
+	part("programs", n.watchPrograms)
+	part("guard", n.keepGuard)
 	part("hooks", n.hooks.run)
 	part("use", n.watchUse)
 	if n.keeper != nil {
@@ -377,6 +382,9 @@ func (n *node) modes() map[string]string {
 // still be served here: then the kernel's leases end it.
 func (n *node) close() error {
 	var errs []error
+	if n.clean {
+		errs = append(errs, n.endGuard())
+	}
 	if n.pacer != nil {
 		errs = append(errs, n.pacer.close())
 	}

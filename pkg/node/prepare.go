@@ -57,6 +57,11 @@ func (n *node) prepareDatapath() (t tickEnds, err error) {
 	if err != nil {
 		return t, err
 	}
+	for i, id := range n.Config.Identities {
+		if !n.dp.Adopted() && len(id.Services) > 0 {
+			n.dp.SetRunning(i) // an earlier daemon's may run: nobody has looked yet
+		}
+	}
 	// Fresh words stay 0: with the promised generations in them the first frame would
 	// close a peer that owns. The core raises them when it knows that nobody does.
 	for role, l := range lc.Links {
@@ -178,10 +183,14 @@ func coreConfig(cfg *config.Config, booted bool, floor func(identity int) uint64
 	if f := cfg.Arbiter.Fence; f != nil {
 		c.Fence, c.FenceDelay, c.Limits.Fence = true, int64(f.Nodes[cfg.Peer()].Delay), int64(agent.Limit()+fenceGrace)
 	}
+	if c.Limits.PeerServices = int64(cfg.Timing.AwaitServices); cfg.Arbiter.AsksForRight() {
+		c.EndAfter = int64(cfg.Timing.EndServices / 2) // the guard, which asks nobody, comes later
+	}
 	for i, id := range cfg.Identities {
 		c.Identities = append(c.Identities, core.IdentityConfig{
 			Name: id.Name, Home: id.Home, Prefer: id.Prefer, Failback: id.Failback, FailbackAfter: int64(id.FailbackAfter),
 			StagingAhead: id.StagingAhead, Exclusive: id.Services, Mirrored: len(id.Mirror) > 0, Floor: floor(i), Aside: aside(i),
+			AfterSilence: int64(cfg.AfterSilence(id)),
 		})
 	}
 	for _, s := range cfg.Services {

@@ -18,9 +18,10 @@ const (
 	troublePrograms = "programs-missing" // from a NIC that is there
 	troubleConfig   = "configs-differ"
 	troubleStranger = "stranger"
+	troubleGuard    = "guard-missing"
 )
 
-var troubleKinds = []string{troubleState, troubleNIC, troublePrograms, troubleConfig, troubleStranger}
+var troubleKinds = []string{troubleState, troubleNIC, troublePrograms, troubleConfig, troubleStranger, troubleGuard}
 
 // troubleKey tells troubles of one kind apart: of a NIC by its link, of a peer by its number.
 type troubleKey struct {
