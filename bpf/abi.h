@@ -107,7 +107,7 @@ struct xd_control {
 	__u64 leave_gen[MAX_IDENTITIES]; // the generation that it holds it at
 	// Not 0: services of the identity that must run once may run here. The daemon sets it before it
 	// starts any, each time to another value; when they have ended, the daemon or its guard sets it
-	// to 0. RUNNING_ENDED beside it: the guard has ended some, and the daemon may have started others.
+	// to 0. RUNNING_ENDED, beside it or beside 0, is for the daemon: the guard has ended some.
 	__u64 running[MAX_IDENTITIES];
 };
 

@@ -27,7 +27,7 @@ func (g *gun) scene(r *rand.Rand) *truth {
 	v.control.RenewedNs = oneOf(r, 0, t+hour)
 	v.control.Pace = oneOf(r, bpf.XdphaXdPacePACE_THREAD, bpf.XdphaXdPacePACE_TBF, bpf.XdphaXdPacePACE_FQ)
 	v.control.RingIfindex, v.control.LapNs = uint32(g.nic[0][none]), oneOf(r, uint64(1e6), 8*hour)
-	v.control.Running[0], v.control.Running[1] = oneOf[uint64](r, 0, 5), oneOf[uint64](r, 0, 1)
+	v.control.Running[0], v.control.Running[1] = oneOf[uint64](r, 0, 5), oneOf[uint64](r, 0, 1, 1<<63)
 	v.control.Floor[0], v.control.Floor[1] = oneOf[uint64](r, 0, 0, 9), oneOf[uint64](r, 0, 5)
 	v.words = [identities]uint64{oneOf(r, owner|5, someWord(r)), oneOf(r, owner|5, someWord(r))}
 	s, p := &v.state, &v.peer

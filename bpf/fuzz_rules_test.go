@@ -201,7 +201,7 @@ func (j *judgement) answeredPeer() error {
 		Digest: j.cfg.Digest, Flags: uint32(j.control.Flags), Words: make([]uint64, len(f.Words))}
 	copy(self.Words, j.words[:identities])
 	for i := range min(identities, len(self.Words)) {
-		if j.control.Running[i] != 0 {
+		if j.control.Running[i]<<1 != 0 {
 			self.Words[i] |= servicesRun
 		}
 	}

@@ -80,7 +80,7 @@ static __always_inline __u64 said_word(const struct xd_control *ctl, const __u64
 	__u64 said = *(volatile __u64 *)word;
 
 	WITHIN(identity, MAX_IDENTITIES);
-	return *(volatile __u64 *)&ctl->running[identity] ? said | WORD_RUNS : said;
+	return *(volatile __u64 *)&ctl->running[identity] & ~RUNNING_ENDED ? said | WORD_RUNS : said;
 }
 
 // What a pair's node serves without a supervisor: the peer is known dead, so nobody could take over,

@@ -98,7 +98,7 @@ const servicesRun = 1 << 50
 // word itself stays as it is.
 func TestFramesSayWhereServicesRun(t *testing.T) {
 	n := newBench(t).newNode(t, 0)
-	for name, running := range map[string][2]uint64{"none": {}, "those of the first": {7, 0}, "all": {7, 1}} {
+	for name, running := range map[string][2]uint64{"none": {}, "those of the first": {7, 0}, "all": {7, 1}, "ended ones": {1 << 63, 1<<63 | 1}} {
 		v := n.atWork()
 		copy(v.control.Running[:], running[:])
 		n.put(v)
@@ -109,7 +109,7 @@ func TestFramesSayWhereServicesRun(t *testing.T) {
 		}
 		for i, word := range n.words() {
 			want := word
-			if running[i] != 0 {
+			if running[i]<<1 != 0 {
 				want |= servicesRun
 			}
 			if reply.Words[i] != want || word&servicesRun != 0 {

@@ -4,6 +4,7 @@ package loader
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"sync/atomic"
 	"unsafe"
@@ -39,10 +40,9 @@ func (d *Datapath) AddRunning(identity int) {
 // SetEnded says that none of them runs here.
 func (d *Datapath) SetEnded(identity int) { atomic.StoreUint64(&d.control.Running[identity], 0) }
 
-// Guarded reports that a guard has ended services of an identity since SetRunning, or all of them.
+// Guarded reports that a guard has ended services of an identity since SetEnded.
 func (d *Datapath) Guarded(identity int) bool {
-	v := atomic.LoadUint64(&d.control.Running[identity])
-	return v == 0 || v&runningEnded != 0
+	return atomic.LoadUint64(&d.control.Running[identity])&runningEnded != 0
 }
 
 // sharedMaps are those that a guard reads, in the order in which it is given them.
@@ -104,10 +104,17 @@ func (s *Shared) RenewedNS() int64 { return int64(atomic.LoadUint64(&s.control.R
 // Frozen reports that the daemon was told to leave everything where it is.
 func (s *Shared) Frozen() bool { return atomic.LoadUint64(&s.control.Flags)&flagFrozen != 0 }
 
-// MayServe reports whether an identity may be served here at that time, once it is owned, by the rule of bpf/gate.h.
-func (s *memory) MayServe(identity int, now int64) bool {
-	return s.cfg.ServeNs == 0 || s.grantedUntil(identity) > now ||
-		s.cfg.Verdict == bpf.XdphaXdVerdictVERDICT_ETCD && int64(atomic.LoadUint64(&s.control.LeaveNs[identity])) > now
+// RightUntil is until when an identity may be served here, once it is owned, by the rule of
+// bpf/gate.h; 0: it was not let since it came here.
+func (s *memory) RightUntil(identity int) int64 {
+	if s.cfg.ServeNs == 0 {
+		return math.MaxInt64
+	}
+	until := s.grantedUntil(identity)
+	if s.cfg.Verdict == bpf.XdphaXdVerdictVERDICT_ETCD {
+		until = max(until, int64(atomic.LoadUint64(&s.control.LeaveNs[identity])))
+	}
+	return until
 }
 
 // Running is not 0 while services of an identity which must run once may run here; each start makes it
@@ -116,18 +123,18 @@ func (s *Shared) Running(identity int) uint64 {
 	return atomic.LoadUint64(&s.control.Running[identity]) &^ runningEnded
 }
 
-// Ended says that what ran when Running had that value was ended. all: and that nothing was started
-// since, as far as this process knows; if the daemon knows better, it is told that some was ended.
+// Ended says that what ran when Running had that value was ended. all: and that nothing runs, unless
+// more was started since.
 func (s *Shared) Ended(identity int, running uint64, all bool) {
 	at := &s.control.Running[identity]
 	for {
 		old := atomic.LoadUint64(at)
 		next := old | runningEnded
 		if all && old&^runningEnded == running {
-			next = 0
+			next = runningEnded
 		}
 		if old == 0 || atomic.CompareAndSwapUint64(at, old, next) {
-			return
+			return // 0: the daemon knows already
 		}
 	}
 }

@@ -231,9 +231,6 @@ func (n *node) startServices(a core.StartServices) {
 		case <-n.guard.known:
 		case <-ctx.Done():
 		}
-		if len(id.Services) > 0 {
-			n.dp.SetRunning(a.Identity) // what an earlier daemon left, too
-		}
 		if err == nil {
 			err = n.startAll(ctx, id.Services, service.Env{Identity: id.Name, Generation: a.Generation, Node: n.self()})
 		}

@@ -65,16 +65,17 @@ type guarded interface {
 	Word(identity int) core.Word
 	RenewedNS() int64
 	Frozen() bool
-	MayServe(identity int, now int64) bool
+	RightUntil(identity int) int64
 	Running(identity int) uint64
 	Ended(identity int, running uint64, all bool)
 }
 
 // watched is what a guard remembers of an identity.
 type watched struct {
-	rightlessNS int64 // since when it is owned without the right to serve; 0: it is not
+	rightlessNS int64 // since when it is owned and was never let; 0: it is not so
 	retryNS     atomic.Int64
-	busy        atomic.Bool // its services are being ended
+	busy        atomic.Bool        // its services are being ended
+	cancel      context.CancelFunc // of that
 }
 
 // Guard is the guard of the daemon that has started this process, and goes on when that one is
@@ -131,46 +132,49 @@ func (g *guard) watch(ctx context.Context) {
 	}
 }
 
-// look begins to end what must end.
+// look begins to end what must end, and leaves to the daemon what it may run.
 func (g *guard) look(ctx context.Context, now int64) {
 	for i := range g.task.Identities {
 		w, running := &g.watched[i], g.dp.Running(i)
 		why := g.why(i, now)
-		if !why.rightless {
-			w.rightlessNS = 0
-		} else if w.rightlessNS == 0 {
-			w.rightlessNS = now
-		}
 		switch {
-		case running == 0 || why.text == "", w.busy.Load(), now < w.retryNS.Load():
-		case why.rightless && now-w.rightlessNS < int64(g.task.EndServices):
-		default:
+		case w.busy.Load():
+			if why == "" {
+				w.cancel()
+			}
+		case running != 0 && why != "" && now >= w.retryNS.Load():
+			var ending context.Context
+			ending, w.cancel = context.WithCancel(ctx)
 			w.busy.Store(true)
 			g.wg.Go(func() {
 				defer w.busy.Store(false)
-				g.end(ctx, i, running, why.text)
+				g.end(ending, i, running, why)
 			})
 		}
 	}
 }
 
-// ending is why services must end; empty: they need not, or the daemon sees to it.
-type ending struct {
-	text      string
-	rightless bool // if it lasts
-}
-
-func (g *guard) why(i int, now int64) ending {
-	silent := time.Duration(now - g.dp.RenewedNS())
-	switch {
-	case !g.dp.Word(i).Has(core.Owner):
-		if silent >= g.task.SupervisorLost {
-			return ending{text: fmt.Sprintf("this node does not own it any more, and its daemon has not acted for %v", silent.Round(time.Millisecond))}
+// why is why an identity's services must end; empty: they need not, or the daemon sees to it.
+func (g *guard) why(i int, now int64) string {
+	w, until := &g.watched[i], g.dp.RightUntil(i)
+	if !g.dp.Word(i).Has(core.Owner) {
+		w.rightlessNS = 0
+		if silent := time.Duration(now - g.dp.RenewedNS()); silent >= g.task.SupervisorLost {
+			return fmt.Sprintf("this node does not own it any more, and its daemon has not acted for %v", silent.Round(time.Millisecond))
 		}
-	case !g.dp.Frozen() && !g.dp.MayServe(i, now):
-		return ending{fmt.Sprintf("for %v neither another node nor the arbiter has let this one serve it", g.task.EndServices), true}
+		return ""
 	}
-	return ending{}
+	switch {
+	case until > now, g.dp.Frozen():
+		w.rightlessNS = 0
+		return ""
+	case until == 0 && w.rightlessNS == 0: // nothing tells since when
+		w.rightlessNS = now
+	}
+	if now-max(until, w.rightlessNS) < int64(g.task.EndServices) {
+		return ""
+	}
+	return fmt.Sprintf("for %v neither another node nor the arbiter has let this one serve it", g.task.EndServices)
 }
 
 // end ends an identity's services, and says so in the kernel's map: frames tell the other nodes, and
@@ -184,8 +188,9 @@ func (g *guard) end(ctx context.Context, i int, running uint64, why string) {
 		g.watched[i].retryNS.Store(loader.Now() + int64(guardRetry))
 		g.log.Error("services did not end: it is tried again", "identity", id.Name, "error", err)
 	}
-	// Meanwhile the daemon may have come back, and started them anew as the owner.
-	all := err == nil && g.why(i, loader.Now()).text != ""
+	// Meanwhile the daemon may have come back, and started them anew as the owner: then ctx has ended, or
+	// what runs is not what ran.
+	all := err == nil && ctx.Err() == nil
 	g.dp.Ended(i, running, all)
 	g.log.Info("services have ended", "identity", id.Name, "all", all)
 }

@@ -156,27 +156,29 @@ func (n *node) mayStart(env service.Env) error {
 	if i < 0 {
 		return nil // it runs on every node
 	}
-	owns := func() bool { w := n.dp.Word(i); return w.Has(core.Owner) && w.Gen() == env.Generation }
-	if !owns() {
-		return fmt.Errorf("this node does not own %s at generation %d any more", env.Identity, env.Generation)
-	}
-	n.dp.AddRunning(i)
-	for waited := time.Duration(0); !n.dp.MayServe(i, loader.Now()); waited += rightPoll {
-		if waited >= rightWait {
+	why := func() error {
+		switch w := n.dp.Word(i); {
+		case !w.Has(core.Owner) || w.Gen() != env.Generation:
+			return fmt.Errorf("this node does not own %s at generation %d any more", env.Identity, env.Generation)
+		case n.dp.RightUntil(i) <= loader.Now():
 			return fmt.Errorf("neither another node nor the arbiter lets this one serve %s", env.Identity)
 		}
-		time.Sleep(rightPoll) // it comes with a frame, of which nothing tells
+		return nil
 	}
-	if !owns() {
-		return fmt.Errorf("this node has just lost %s", env.Identity)
+	for waited := time.Duration(0); why() != nil && waited < rightWait; waited += rightPoll {
+		time.Sleep(rightPoll) // the right may be about to come with a frame, of which nothing tells
 	}
-	return nil
+	if err := why(); err != nil {
+		return err
+	}
+	n.dp.AddRunning(i)
+	return why() // what was lost before that, was lost without anybody's knowing what runs
 }
 
 // followGuard tells the core what the guard has ended while this daemon did not act.
 func (n *node) followGuard(snap core.Snapshot) {
 	for i, id := range snap.Identities {
-		if len(n.Config.Identities[i].Services) > 0 && id.Services == "running" && n.dp.Guarded(i) {
+		if len(n.Config.Identities[i].Services) > 0 && (id.Services == "running" || id.Services == "starting") && n.dp.Guarded(i) {
 			n.step(core.ServicesEnded{Identity: i})
 		}
 	}

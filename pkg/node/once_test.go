@@ -32,6 +32,7 @@ start)
 		echo "$2" >"$1/by"
 		echo $$ >"$3"
 		exec sleep 100000' - "$dir" "$me" "$pid" >/dev/null 2>&1 &
+	until test -s "$pid"; do sleep 0.01; done
 	;;
 stop)
 	runs && kill "$(cat "$pid")"
@@ -63,7 +64,7 @@ func runningOnce(t *testing.T, s lab.Scene, replace ...string) once {
 	for _, n := range o.Nodes {
 		must(t, n.Start())
 	}
-	o.awaitSettled(t, atHome)
+	o.bringHome(t) // one node may have come to run much later than the other
 	o.awaitRunsOn(t, lab.Serv1)
 	return o
 }

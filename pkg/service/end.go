@@ -15,26 +15,30 @@ import (
 	"github.com/xdpha/xdpha/pkg/config"
 )
 
-// End ends services of the daemon that has its files in dir, from another process, because that daemon
-// does not: first all that runs in their cgroups is killed, so that nothing of them goes on for as long
-// as a stop may take; then each is stopped, as Manager.Stop does it, for what is not in a cgroup: a
-// unit of systemd's, or what an agent set up. It returns when that is done, or with what was not.
+// End ends services of the daemon that has its files in dir, an absolute path, from another process,
+// because that daemon does not: first all that runs in their cgroups is killed, so that nothing of them
+// goes on for as long as a stop may take; then each is stopped, for what is not in a cgroup: a unit of
+// systemd's, or what an agent set up. It returns when that is done, or with what was not. When ctx ends
+// nothing more is done, for what then runs is the daemon's.
 func End(ctx context.Context, services []config.Service, env Env, dir string, log *slog.Logger) error {
-	m, err := newManager(services, dir, log)
-	if err != nil {
-		log.Warn("services are ended without cgroups", "error", err)
-	}
-	defer m.Close()
-	errs := make([]error, len(m.names))
-	var wg sync.WaitGroup
-	for i, name := range m.names {
-		u := m.units[name]
-		u.state.Env = env
-		if m.groups != nil && u.cfg.Kind() != "systemd" {
-			wg.Go(func() { errs[i] = m.groups.of(name).kill() })
+	errs := make([]error, len(services))
+	if NeedCgroup(services) {
+		own, err := newGroups(dir)
+		if err != nil {
+			log.Warn("services are ended without cgroups", "error", err)
+		} else {
+			var wg sync.WaitGroup
+			for i, s := range services {
+				wg.Go(func() { errs[i] = own.of(s.Name).kill() })
+			}
+			wg.Wait()
 		}
 	}
-	wg.Wait()
+	m := newManager(services, dir, log, nil, nil)
+	defer m.Close()
+	for _, u := range m.units {
+		u.state.Env = env
+	}
 	return errors.Join(append(errs, m.Stop(ctx, m.names))...)
 }
 

@@ -96,32 +96,29 @@ type Manager struct {
 // New returns a manager of the services of the daemon that has its files in dir. notify is called
 // after every change of a State, one at a time; it must not block, and not wait for the manager.
 func New(services []config.Service, dir string, log *slog.Logger, notify func(State)) *Manager {
-	m, err := newManager(services, dir, log)
-	if err != nil {
-		log.Warn("services run without cgroups: what leaves its process group outlives a stop, and use is not measured", "error", err)
-	}
-	if m.groups != nil {
-		m.groups.tidy()
-	}
-	m.notify = notify
-	return m
-}
-
-// newManager returns a manager in any case; the error is why it has no cgroups.
-func newManager(services []config.Service, dir string, log *slog.Logger) (m *Manager, err error) {
 	if abs, err := filepath.Abs(dir); err == nil {
 		dir = abs
 	}
-	m = &Manager{log: log, units: map[string]*unit{}, bus: newBus(log), dir: dir}
-	m.closed, m.close = context.WithCancelCause(context.Background())
+	var own *groups
 	if NeedCgroup(services) {
-		m.groups, err = newGroups(dir)
+		var err error
+		if own, err = newGroups(dir); err != nil {
+			log.Warn("services run without cgroups: what leaves its process group outlives a stop, and use is not measured", "error", err)
+		} else {
+			own.tidy()
+		}
 	}
+	return newManager(services, dir, log, own, notify)
+}
+
+func newManager(services []config.Service, dir string, log *slog.Logger, own *groups, notify func(State)) *Manager {
+	m := &Manager{log: log, units: map[string]*unit{}, bus: newBus(log), dir: dir, groups: own, notify: notify}
+	m.closed, m.close = context.WithCancelCause(context.Background())
 	for _, s := range services {
 		m.units[s.Name] = newUnit(m, s)
 		m.names = append(m.names, s.Name)
 	}
-	return m, err
+	return m
 }
 
 func (m *Manager) newDriver(s config.Service) driver {
