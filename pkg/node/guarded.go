@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -42,7 +43,10 @@ type itsGuard struct {
 }
 
 func (n *node) guardTask() guardTask {
-	t := guardTask{Node: n.self(), StateDir: n.StateDir, SupervisorLost: n.Config.Timing.SupervisorLost, EndServices: n.Config.Timing.EndServices}
+	t := guardTask{Node: n.self(), StateDir: n.StateDir, Groups: n.services.Groups(), SupervisorLost: n.Config.Timing.SupervisorLost, EndServices: n.Config.Timing.EndServices}
+	if dir, err := filepath.Abs(n.StateDir); err == nil {
+		t.StateDir = dir
+	}
 	for _, id := range n.Config.Identities {
 		g := guardedIdentity{Name: id.Name}
 		for _, s := range n.Config.Services {

@@ -53,6 +53,7 @@ func newGroups(stateDir string) (*groups, error) {
 	if err := os.Mkdir(g.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make a cgroup: %w: run the daemon as root, or by its unit with Delegate=yes", err)
 	}
+	g.tidy()
 	return g, nil
 }
 

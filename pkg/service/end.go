@@ -15,24 +15,28 @@ import (
 	"github.com/xdpha/xdpha/pkg/config"
 )
 
-// End ends services of the daemon that has its files in dir, an absolute path, from another process,
-// because that daemon does not: first all that runs in their cgroups is killed, so that nothing of them
-// goes on for as long as a stop may take; then each is stopped, for what is not in a cgroup: a unit of
-// systemd's, or what an agent set up. It returns when that is done, or with what was not. When ctx ends
-// nothing more is done, for what then runs is the daemon's.
-func End(ctx context.Context, services []config.Service, env Env, dir string, log *slog.Logger) error {
+// Groups is the directory of the cgroups of this daemon's services; empty: they have none.
+func (m *Manager) Groups() string {
+	if m.groups == nil {
+		return ""
+	}
+	return m.groups.dir
+}
+
+// End ends services of the daemon that has its files in dir, an absolute path, and its services' cgroups
+// in groupsDir, from another process, because that daemon does not: first all that runs in the cgroups
+// is killed, so that nothing goes on for as long as a stop may take; then each service is stopped, for
+// what is not in a cgroup: a unit of systemd's, or what an agent set up. It returns when that is done, or
+// with what was not. When ctx ends nothing more is done, for what then runs is the daemon's.
+func End(ctx context.Context, services []config.Service, env Env, dir, groupsDir string, log *slog.Logger) error {
 	errs := make([]error, len(services))
-	if NeedCgroup(services) {
-		own, err := newGroups(dir)
-		if err != nil {
-			log.Warn("services are ended without cgroups", "error", err)
-		} else {
-			var wg sync.WaitGroup
-			for i, s := range services {
-				wg.Go(func() { errs[i] = own.of(s.Name).kill() })
-			}
-			wg.Wait()
+	if groupsDir != "" {
+		own := &groups{dir: groupsDir}
+		var wg sync.WaitGroup
+		for i, s := range services {
+			wg.Go(func() { errs[i] = own.of(s.Name).kill() })
 		}
+		wg.Wait()
 	}
 	m := newManager(services, dir, log, nil, nil)
 	defer m.Close()

@@ -16,7 +16,7 @@ import (
 
 // end ends a rig's services as another process would.
 func (r *rig) end(services ...config.Service) error {
-	return End(r.t.Context(), services, Env{Identity: "files", Node: "serv1"}, r.dir, slog.New(slog.NewTextHandler(r.log, nil)))
+	return End(r.t.Context(), services, Env{Identity: "files", Node: "serv1"}, r.dir, r.Groups(), slog.New(slog.NewTextHandler(r.log, nil)))
 }
 
 // What ignores SIGTERM and has left its process group, and whose stop would take its time, is gone

@@ -104,8 +104,6 @@ func New(services []config.Service, dir string, log *slog.Logger, notify func(St
 		var err error
 		if own, err = newGroups(dir); err != nil {
 			log.Warn("services run without cgroups: what leaves its process group outlives a stop, and use is not measured", "error", err)
-		} else {
-			own.tidy()
 		}
 	}
 	return newManager(services, dir, log, own, notify)
@@ -139,12 +137,8 @@ func (m *Manager) newDriver(s config.Service) driver {
 // dir cgroups of their own; nil if it can.
 func CheckCgroups(dir string) error {
 	dir, err := filepath.Abs(dir)
-	var g *groups
 	if err == nil {
-		g, err = newGroups(dir)
-	}
-	if err == nil {
-		g.tidy()
+		_, err = newGroups(dir)
 	}
 	return err
 }
