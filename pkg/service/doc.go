@@ -35,6 +35,9 @@
 // at the stop's time limit; so does a start that fails. What an agent's stop leaves is the agent's to
 // say. Without a cgroup tree to write to, process groups have to do, and what leaves them stays.
 //
+// Another process can end them by End, where the daemon does not act; Manager.Permit is asked before
+// each start and promotion, so that an order from before that is not carried out after it.
+//
 // What commands print goes to the log. It passes through a memory file instead of a pipe, so that a
 // service which keeps its start's output open neither blocks nor gets a SIGPIPE when this daemon ends.
 // While there is no daemon that file only grows: services that print much should have a log of their own.
