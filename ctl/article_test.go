@@ -20,7 +20,7 @@ var behaviours = []struct {
 }{
 	{"L1", "two nodes, each home to half of the services; if one fails the other runs all, and vice versa",
 		[]string{"pkg/node TestTheArticle/L1 two nodes, each home to half of the services, take over from each other", "pkg/node TestThePair/a power cut makes the peer own"}, ""},
-	{"L2", "services are split by the resources that they use", nil, "xdpha plan is not there"},
+	{"L2", "services are split by the resources that they use", []string{"ctl TestL2ServicesAreSplitByTheResourcesThatTheyUse"}, ""},
 	{"L3", "services that suit it run on both nodes at once",
 		[]string{"pkg/node TestTheArticle/L3 L4 what suits running twice runs on both nodes, the rest on its owner alone"}, ""},
 	{"L4", "services that must run once do",

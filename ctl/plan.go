@@ -3,6 +3,7 @@
 package ctl
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -132,7 +133,8 @@ func (p *planned) rate(s string) error {
 	if i < 0 {
 		return usagef("plan: --rate %s: no service is named %q", s, name)
 	}
-	p.Uses[i].CPU, p.Uses[i].Memory, p.Uses[i].Given = cpu, uint64(megabytes*1e6), true
+	u := p.Uses[i]
+	p.Uses[i] = control.Use{Service: u.Service, Identity: u.Identity, Concurrent: u.Concurrent, CPU: cpu, Memory: uint64(megabytes * 1e6), Given: true}
 	return nil
 }
 
@@ -144,7 +146,7 @@ func (p *planned) split() {
 		ids = append(ids, plan.Identity{Name: h.Identity, Home: slices.Index(p.Here.Nodes, h.Home)})
 	}
 	for _, u := range p.Uses {
-		use := plan.Use{CPU: u.CPU, Memory: float64(u.Memory), IO: u.IO}
+		use := useOf(u)
 		if u.Concurrent {
 			common = common.Plus(use)
 		}
@@ -176,37 +178,66 @@ func (p *planned) bad() bool {
 
 func unknownUse(u control.Use) bool { return u.MeasuredS == 0 && !u.Given }
 
+func useOf(u control.Use) plan.Use { return plan.Use{CPU: u.CPU, Memory: float64(u.Memory), IO: u.IO} }
+
+// heaviest are the services by what they take of this node, the heaviest first.
+func (p *planned) heaviest() (uses []control.Use, share func(control.Use) float64) {
+	here := p.Nodes[slices.IndexFunc(p.Nodes, func(n plan.Node) bool { return n.Name == p.Here.Node })]
+	share = func(u control.Use) float64 { return useOf(u).Share(here.Has) }
+	uses = slices.Clone(p.Uses)
+	slices.SortStableFunc(uses, func(a, b control.Use) int { return cmp.Compare(share(b), share(a)) })
+	return uses, share
+}
+
+// homes are the identities of a node, now or balanced.
+func (p *planned) homes(node string, balanced bool) string {
+	var names []string
+	for _, h := range p.Here.Homes {
+		home := h.Home
+		if i := slices.IndexFunc(p.Moves, func(m control.HomeOf) bool { return m.Identity == h.Identity }); balanced && i >= 0 {
+			home = p.Moves[i].Home
+		}
+		if home == node {
+			names = append(names, h.Identity)
+		}
+	}
+	if names == nil {
+		return "-"
+	}
+	return strings.Join(names, ", ")
+}
+
 func (p *planned) text() string {
 	var b strings.Builder
+	uses, share := p.heaviest()
 	table(&b, func(w io.Writer) {
-		fmt.Fprintln(w, "service\tof\tprocessors\tpeak\tmemory\tI/O in a second\tmeasured for")
-		for _, u := range p.Uses {
-			of, known := u.Identity, time.Duration(u.MeasuredS*float64(time.Second)).Round(time.Second).String()
+		fmt.Fprintf(w, "service\tidentity\tof %s\tprocessors\tpeak\tmemory\tI/O a second\tmeasured for\n", p.Here.Node)
+		for _, u := range uses {
+			of := u.Identity
 			if u.Concurrent {
 				of = "every node"
 			}
-			if u.Given {
-				known = "given"
-			}
-			if unknownUse(u) {
-				fmt.Fprintf(w, "%s\t%s\t-\t-\t-\t-\tnot measured: see --with, --rate\n", u.Service, of)
-				continue
-			}
-			fmt.Fprintf(w, "%s\t%s\t%.3f\t%.3f\t%s\t%s\t%s\n", u.Service, of, u.CPU, u.CPUPeak, byteText(u.Memory), byteText(uint64(u.IO)), known)
+			fmt.Fprintf(w, "%s\t%s\t%s\n", u.Service, of, figures(u, share(u)))
 		}
 	})
 	b.WriteString("\n")
 	table(&b, func(w io.Writer) {
-		fmt.Fprintln(w, "node\tload now\tbalanced\talone with everything")
+		fmt.Fprintln(w, "node\thome to\tload\tbalanced: home to\tload\talone with everything")
 		for _, n := range p.Nodes {
 			word := "it can"
 			if !p.Alone[n.Name].Fits {
 				word = "it cannot"
 			}
-			fmt.Fprintf(w, "%s\t%.0f %%\t%.0f %%\t%.0f %%: %s\n", n.Name, 100*p.Loads[n.Name][0], 100*p.Loads[n.Name][1], 100*p.Alone[n.Name].Load, word)
+			loads := p.Loads[n.Name]
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s: %s\n", n.Name, p.homes(n.Name, false), percent(loads[0]), p.homes(n.Name, true), percent(loads[1]), percent(p.Alone[n.Name].Load), word)
 		}
 	})
 	b.WriteString("\n")
+	for _, u := range uses {
+		if unknownUse(u) {
+			fmt.Fprintf(&b, "not counted, for nothing is known of it: %s\n", u.Service)
+		}
+	}
 	if len(p.Moves) == 0 {
 		b.WriteString("no other homes are better than today's\n")
 	}
@@ -215,3 +246,17 @@ func (p *planned) text() string {
 	}
 	return b.String()
 }
+
+// figures are the columns of one service: what is not known has none, and a rating has no peaks.
+func figures(u control.Use, share float64) string {
+	switch {
+	case unknownUse(u):
+		return "-\t-\t-\t-\t-\tnot measured: see --with, --rate"
+	case u.Given:
+		return fmt.Sprintf("%s\t%.3f\t-\t%s\t-\tgiven", percent(share), u.CPU, byteText(u.Memory))
+	}
+	known := time.Duration(u.MeasuredS * float64(time.Second)).Round(time.Second)
+	return fmt.Sprintf("%s\t%.3f\t%.3f\t%s\t%s\t%s", percent(share), u.CPU, u.CPUPeak, byteText(u.Memory), byteText(uint64(u.IO)), known)
+}
+
+func percent(part float64) string { return fmt.Sprintf("%.0f %%", 100*part) }

@@ -18,9 +18,9 @@ type Use struct {
 // Plus is the sum of both.
 func (u Use) Plus(v Use) Use { return Use{u.CPU + v.CPU, u.Memory + v.Memory, u.IO + v.IO} }
 
-// share is the largest part of any resource of has that u takes. What a node has none of
+// Share is the largest part of any resource of has that u takes. What a node has none of
 // given is not counted.
-func (u Use) share(has Use) float64 {
+func (u Use) Share(has Use) float64 {
 	part := func(used, there float64) float64 {
 		if there <= 0 {
 			return 0
@@ -83,7 +83,7 @@ func Make(nodes []Node, identities []Identity, common Use) Plan {
 	p := Plan{Now: s.split(homes)}
 	p.Best = s.best(p.Now)
 	for _, n := range nodes {
-		load := all.share(n.Has)
+		load := all.Share(n.Has)
 		p.Alone = append(p.Alone, Alone{Use: all, Load: load, Fits: load <= 1})
 	}
 	return p
@@ -110,7 +110,7 @@ func (s *search) split(homes []int) Split {
 		out.Uses[home] = out.Uses[home].Plus(s.identities[i].Use)
 	}
 	for n, node := range s.nodes {
-		out.Loads[n] = out.Uses[n].share(node.Has)
+		out.Loads[n] = out.Uses[n].Share(node.Has)
 	}
 	return out
 }
@@ -127,7 +127,7 @@ func (s *search) best(now Split) Split {
 		s.order = append(s.order, i)
 	}
 	slices.SortStableFunc(s.order, func(a, b int) int {
-		return cmp.Compare(s.identities[b].Use.share(whole), s.identities[a].Use.share(whole))
+		return cmp.Compare(s.identities[b].Use.Share(whole), s.identities[a].Use.Share(whole))
 	})
 	uses := make([]Use, len(s.nodes))
 	for n := range uses {
@@ -144,7 +144,7 @@ func (s *search) place(k int, homes []int, uses []Use, moves int) {
 	}
 	worst := 0.0
 	for n, node := range s.nodes {
-		worst = max(worst, uses[n].share(node.Has))
+		worst = max(worst, uses[n].Share(node.Has))
 	}
 	if s.compare(worst, moves) >= 0 {
 		return
@@ -160,7 +160,7 @@ func (s *search) place(k int, homes []int, uses []Use, moves int) {
 		choices[n] = n
 	}
 	slices.SortStableFunc(choices, func(a, b int) int {
-		return cmp.Compare(uses[a].Plus(id.Use).share(s.nodes[a].Has), uses[b].Plus(id.Use).share(s.nodes[b].Has))
+		return cmp.Compare(uses[a].Plus(id.Use).Share(s.nodes[a].Has), uses[b].Plus(id.Use).Share(s.nodes[b].Has))
 	})
 	for _, n := range choices {
 		before := uses[n]

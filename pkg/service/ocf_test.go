@@ -144,39 +144,6 @@ func TestAStandbyThatIsNotGoodIsStoppedBeforeItIsStarted(t *testing.T) {
 	}
 }
 
-// The test runs itself in a mount namespace of its own.
-func TestTheDistributionsFilesystemMountsAndUnmounts(t *testing.T) {
-	const inside = "XDPHA_TEST_IN_MOUNT_NAMESPACE"
-	r := newOCFRig(t, ocfSvc("disk", "Filesystem", nil, "device", "tmpfs", "directory", "$D/mount", "fstype", "tmpfs", "options", "size=1m"))
-	if os.Getenv(inside) == "" {
-		cmd := exec.Command("unshare", "--mount", os.Args[0], "-test.run", "^"+t.Name()+"$")
-		cmd.Env = append(os.Environ(), inside+"=1")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-		return
-	}
-	if err := os.Mkdir(filepath.Join(r.dir, "mount"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	mounted := func() bool {
-		b, err := os.ReadFile("/proc/self/mounts")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.Contains(string(b), r.dir+"/mount tmpfs")
-	}
-	r.ok(r.Start(t.Context(), []string{"disk"}, Env{}))
-	if !mounted() {
-		t.Error("not mounted")
-	}
-	r.write("mount/file", "data")
-	r.ok(r.Stop(t.Context(), []string{"disk"}))
-	if mounted() {
-		t.Error("still mounted")
-	}
-}
-
 // recorder is an agent that writes down what it is given, and exits as it is told.
 const recorder = `#!/bin/sh
 D=${0%/*}

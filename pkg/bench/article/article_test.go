@@ -14,73 +14,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
-const examples = "../../../testdata/examples"
-
-// TestExamplesAreGoodAndWhole: each folder has a configuration that is taken, and every program of its own that
-// the configuration names.
-func TestExamplesAreGoodAndWhole(t *testing.T) {
-	all, err := filepath.Glob(filepath.Join(examples, "*"))
-	if err != nil || len(all) < 4 {
-		t.Fatalf("the examples are %v (%v)", all, err)
-	}
-	for _, dir := range all {
-		t.Run(filepath.Base(dir), func(t *testing.T) {
-			var digests []uint32
-			for _, node := range []string{lab.Serv1, lab.Serv2} {
-				cfg, err := config.Load(filepath.Join(dir, configPath), config.Options{Node: node, ReadFile: func(string) ([]byte, error) {
-					return []byte(strings.Repeat("0123456789abcdef", 4) + "\n"), nil
-				}})
-				if err != nil {
-					t.Fatal(err)
-				}
-				digests = append(digests, cfg.Digest)
-				for _, s := range cfg.Services {
-					for _, command := range []string{s.Start, s.Stop, s.Check} {
-						lookAtPrograms(t, dir, command)
-					}
-				}
-			}
-			if digests[0] != digests[1] {
-				t.Errorf("the nodes would not agree: %v", digests)
-			}
-			if text, err := os.ReadFile(filepath.Join(dir, "README.md")); err != nil || len(text) < 200 {
-				t.Errorf("no README of any use: %v", err)
-			}
-		})
-	}
-}
-
-// lookAtPrograms: what a command runs of the example's own is there, can be run, and is a script without a slip.
-func lookAtPrograms(t *testing.T, dir, command string) {
-	t.Helper()
-	for _, word := range strings.Fields(command) {
-		if !strings.HasPrefix(word, "/etc/") || strings.HasPrefix(word, "/etc/init.d") {
-			continue
-		}
-		path := filepath.Join(dir, word)
-		info, err := os.Stat(path)
-		if err != nil {
-			t.Errorf("%s: %v", command, err)
-			continue
-		}
-		if !strings.HasPrefix(word, programsDir) {
-			continue
-		}
-		if info.Mode()&0o111 == 0 {
-			t.Errorf("%s cannot be run", path)
-		}
-		if out, err := exec.Command("bash", "-n", path).CombinedOutput(); err != nil {
-			t.Errorf("%s: %v: %s", path, err, out)
-		}
-	}
-}
-
 func TestEveryServiceOfTheExampleHasAClientAndNoOther(t *testing.T) {
-	s := &scene{opt: Options{Example: filepath.Join(examples, "article")}}
+	s := &scene{opt: Options{Example: "../../../testdata/examples/article"}}
 	s.Lab = &lab.Lab{Dir: t.TempDir()}
 	if err := s.readExample(); err != nil {
 		t.Fatal(err)

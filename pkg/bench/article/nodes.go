@@ -4,35 +4,33 @@ package article
 
 import (
 	_ "embed"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
-	"strings"
 
+	"github.com/xdpha/xdpha/pkg/bench/example"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
-// own are the directories of which a node has its own, filled as this machine's are: those that
-// Debian's packages use. /run is one more, empty at every boot.
-var own = []string{"/etc", "/srv", "/var/lib/samba", "/var/lib/postfix", "/var/lib/dovecot", "/var/cache", "/var/log", "/var/mail", "/var/spool"}
-
-// empty are those of which a node gets the directories alone.
-var empty = []string{"/srv", "/var/cache", "/var/log", "/var/mail", "/var/spool"}
-
-//go:embed node.sh
-var nodeScript string
+// filled are the directories of which a node has its own, as this machine has them: those that Debian's
+// packages use. Of the bare ones it has the directories alone.
+var (
+	filled = []string{"/etc", "/var/lib/samba", "/var/lib/postfix", "/var/lib/dovecot"}
+	bare   = []string{"/srv", "/var/cache", "/var/log", "/var/mail", "/var/spool"}
+)
 
 //go:embed once.sh
 var onceScript string
 
-// root is a node's disk.
-func root(n *lab.Node) string { return filepath.Join(n.Dir, "root") }
+func root(n *lab.Node) string { return example.Root(n) }
 
 // onDisk is where a node has a path, as this program sees it.
-func onDisk(n *lab.Node, path string) string { return filepath.Join(root(n), path) }
+func onDisk(n *lab.Node, path string) string { return example.Path(n, path) }
+
+func (s *scene) disk(n *lab.Node) example.Disk {
+	return example.Disk{Lab: s.Lab, Node: n, Filled: filled, Bare: bare}
+}
 
 // install fills both nodes' disks: what the distribution has, and over it the example.
 func (s *scene) install() error {
@@ -48,29 +46,12 @@ func (s *scene) install() error {
 }
 
 func (s *scene) installNode(n *lab.Node) error {
-	for _, dir := range own {
-		to := onDisk(n, dir)
-		if err := os.MkdirAll(to, 0o755); err != nil {
-			return err
-		}
-		copy := []string{"-a"}
-		if slices.Contains(empty, dir) {
-			copy = append(copy, "-f+ */", "-f- *")
-		}
-		if err := command("rsync", append(copy, dir+"/", to)...); err != nil {
-			return err
-		}
-	}
-	for _, sub := range []string{"etc", "srv"} {
-		if err := command("cp", "-a", "--no-preserve=ownership", filepath.Join(s.opt.Example, sub)+"/.", onDisk(n, sub)); err != nil {
-			return err
-		}
-	}
-	if err := command(filepath.Join(s.opt.Example, "prepare"), root(n)); err != nil {
+	if err := s.disk(n).Install(s.opt.Example, s.secret); err != nil {
 		return err
 	}
-	if err := os.WriteFile(onDisk(n, secretPath), s.secret, 0o600); err != nil {
-		return err
+	prepare := exec.Command(filepath.Join(s.opt.Example, "prepare"), root(n))
+	if out, err := prepare.CombinedOutput(); err != nil {
+		return fmt.Errorf("%v: %w\n%s", prepare.Args, err, out)
 	}
 	return s.stand(n)
 }
@@ -93,27 +74,12 @@ func (s *scene) stand(n *lab.Node) error {
 }
 
 const (
-	configPath  = "/etc/xdpha/xdpha.yaml"
-	secretPath  = "/etc/xdpha/secret"
-	programsDir = "/etc/xdpha/services"
+	configPath  = example.ConfigPath
+	programsDir = example.ProgramsDir
 	onceDir     = "/etc/xdpha/once" // of the same, behind their guards
 )
 
-// start runs the daemon on a node, in its own mount namespace; the lab starts it again in the same way.
+// start runs the daemon on a node; the guards find their locks by a variable.
 func (s *scene) start(n *lab.Node) error {
-	argv := []string{
-		"--mount", "--uts", "--propagation", "slave", "/bin/sh", "-ec", nodeScript, "node",
-		n.Name, root(n), filepath.Join(n.RunDir, "run"), s.Dir, s.locks(), strings.Join(own, " "), s.opt.Executable,
-		"--config", configPath, "--node", n.Name, "--run-dir", n.RunDir, "--state-dir", n.StateDir, "--pin-dir", n.PinDir, "run",
-	}
-	return n.StartProgram("/usr/bin/unshare", argv...)
-}
-
-// command runs a program of this machine to its end.
-func command(name string, args ...string) error {
-	out, err := exec.Command(name, args...).CombinedOutput()
-	if err != nil {
-		return errors.Join(fmt.Errorf("%s %v: %w", name, args, err), errors.New(string(out)))
-	}
-	return nil
+	return s.disk(n).Start(s.opt.Executable, "ARTICLE_LOCKS="+s.locks())
 }
