@@ -158,6 +158,7 @@ const (
 	KindHandover       = "hand-over"        // begun, by this node
 	KindHandoverDone   = "hand-over-done"   // the peer owns it
 	KindHandoverFailed = "hand-over-failed" // with the reason
+	KindMoveHeld       = "move-held"        // it would move, and stays for a while
 	KindLost           = "lost"             // unplanned
 	KindDemand         = "demand"           // of the peer's kernel
 	KindLapsed         = "lapsed"           // the kernel released it, past this node's supervisor

@@ -217,9 +217,12 @@ func (m *Machine) moveByItself(id *identity) {
 		return
 	}
 	to, cause := m.reasonToMove(id, fits)
-	if cause == "" || !m.mayMoveNow(id) {
+	left := m.moveWait(id)
+	if cause == "" || left > 0 {
+		m.sayHeld(id, cause, left)
 		return
 	}
+	id.stays = false
 	// Whoever moves again soon after the last time waits longer each time.
 	every := m.cfg.Limits.MoveEvery
 	if id.lastAuto != 0 && m.now-id.lastAuto < 10*max(id.hold, every) {
@@ -231,7 +234,17 @@ func (m *Machine) moveByItself(id *identity) {
 	m.beginHandover(id, to, cause, false, nil)
 }
 
-func (m *Machine) mayMoveNow(id *identity) bool {
+// sayHeld tells once that an identity stays although there is a cause to move it.
+func (m *Machine) sayHeld(id *identity, cause string, left int64) {
+	if cause != "" && !id.stays {
+		const second = 1_000_000_000
+		m.notify(KindMoveHeld, id, "%s stays for %d s more, for it moved, or was to move, not long ago; then it goes: %s", id.cfg.Name, (left+second-1)/second, cause)
+	}
+	id.stays = cause != ""
+}
+
+// moveWait is how much longer an identity stays that would move by itself.
+func (m *Machine) moveWait(id *identity) (left int64) {
 	every := m.cfg.Limits.MoveEvery
 	arrived, wait := id.arrived, max(id.hold, every)
 	if !m.obs.MyLan.nics()[m.carrierOf(id)].Carrier {
@@ -241,11 +254,11 @@ func (m *Machine) mayMoveNow(id *identity) bool {
 	for _, last := range []struct{ at, wait int64 }{
 		{id.lastAuto, wait}, {arrived, every}, {id.lastFailed, every},
 	} {
-		if last.at != 0 && m.now-last.at < last.wait {
-			return false
+		if last.at != 0 {
+			left = max(left, last.at+last.wait-m.now)
 		}
 	}
-	return true
+	return left
 }
 
 // reasonToMove says why the owner should hand over by itself, and to which of those that could take

@@ -39,6 +39,7 @@ type identity struct {
 	lastAuto       int64 // the last automatic move
 	hold           int64 // how long the next one must wait
 	lastFailed     int64 // the last hand-over that failed
+	stays          bool  // it would move, and waits: told
 	twoOwners      bool
 	wanted         uint64          // generation at which the key in etcd is wanted
 	held           uint64          // and at which it was held when that was told last

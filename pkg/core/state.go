@@ -121,7 +121,7 @@ type IdentityState struct {
 	TwoOwners                           bool
 	KeyWanted, KeyHeld                  uint64 // generations of its key in etcd
 	Failed                              []string
-	AsItIs                              bool
+	AsItIs, Stays                       bool
 }
 
 // State returns all that the machine knows.
@@ -168,7 +168,7 @@ func (m *Machine) saveIdentity(id *identity) IdentityState {
 		Swap: SwapState{id.swap.op, id.swap.old, id.swap.new, id.swap.deadline}, SwappedAt: id.swappedAt, Stale: id.stale,
 		Carry: id.carry.save(), Addr: id.addr.save(), Svc: id.svc.save(), SvcGen: id.svcGen, Announced: id.announced, AnnounceAgain: id.announceAgain,
 		Handover: ho, UnownedSince: id.unownedSince, UnownedGen: id.unownedGen, Uncovered: id.uncovered, PeerBooted: id.peerBooted,
-		HomeReadySince: id.homeReadySince, Arrived: id.arrived, LastAuto: id.lastAuto, Hold: id.hold, LastFailed: id.lastFailed,
+		HomeReadySince: id.homeReadySince, Arrived: id.arrived, LastAuto: id.lastAuto, Hold: id.hold, LastFailed: id.lastFailed, Stays: id.stays,
 		TwoOwners: id.twoOwners, Failed: keys(id.failed), KeyWanted: id.wanted, KeyHeld: id.held, AsItIs: id.asItIs,
 	}
 }
@@ -250,6 +250,7 @@ func (m *Machine) restoreIdentity(id *identity, s IdentityState) error {
 	id.svcGen, id.announced, id.announceAgain = s.SvcGen, s.Announced, s.AnnounceAgain
 	id.unownedSince, id.unownedGen, id.uncovered, id.peerBooted = s.UnownedSince, s.UnownedGen, s.Uncovered, s.PeerBooted
 	id.homeReadySince, id.arrived, id.lastAuto, id.hold, id.lastFailed = s.HomeReadySince, s.Arrived, s.LastAuto, s.Hold, s.LastFailed
+	id.stays = s.Stays
 	id.twoOwners, id.failed = s.TwoOwners, setOf(s.Failed)
 	id.wanted, id.held, id.asItIs = s.KeyWanted, s.KeyHeld, s.AsItIs
 	var err error
