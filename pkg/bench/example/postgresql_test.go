@@ -94,11 +94,14 @@ func TestTheOtherPostgreSQLIsPromotedAndHasTheData(t *testing.T) {
 	c.onNode(lab.Serv1, "CREATE ROLE shop LOGIN PASSWORD 'open sesame'; CREATE TABLE orders (name text); ALTER TABLE orders OWNER TO shop")
 	c.orders("bread")
 	c.awaitFollowed(lab.Serv1)
+	c.breaks(lab.FaultCrossover, lab.Serv1)
+	c.orders("butter") // which nobody else will have
 	c.breaks(lab.FaultPower, lab.Serv1)
 	c.awaitOwners(onServ2, lab.Serv2)
 	c.hasOrders("bread")
 	c.orders("milk")
-	c.heals(lab.FaultPower, lab.Serv1) // it was the primary: it is rewound, and follows
+	c.heals(lab.FaultCrossover, lab.Serv1)
+	c.heals(lab.FaultPower, lab.Serv1) // it is rewound, without the butter, and follows
 	c.awaitOwners(onServ2, lab.Serv1, lab.Serv2)
 	c.awaitFollowed(lab.Serv2)
 	c.moves("database", lab.Serv1)
