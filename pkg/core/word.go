@@ -110,7 +110,7 @@ func (m *Machine) standbyWord(id *identity) Word {
 	w, g := id.word, id.word.Gen()
 	free := !m.standby() && !m.leaving
 	whole := !m.unsynced(id) && (m.unwell() == "" || m.dead(id)) // served badly is better than dark
-	mayArm := free && whole && (!m.durable.Frozen || w.Has(Want) && !m.peerOwns(id))
+	mayArm := free && whole && !m.failedHere(id) && (!m.durable.Frozen || w.Has(Want) && !m.peerOwns(id))
 	if free {
 		m.promise(id, m.next(id, g))
 	}
@@ -251,6 +251,17 @@ func (m *Machine) unwell() string {
 		}
 	}
 	return ""
+}
+
+// failedHere: services of it failed on this node, and that counts still. It is not taken back for that
+// time, unless the peer dies, or it is ordered here.
+func (m *Machine) failedHere(id *identity) bool {
+	for s := range id.failed {
+		if s != startFailed && !m.dead(id) && !m.requested(id) { // of startFailed there is one with a name, which expires
+			return true
+		}
+	}
+	return false
 }
 
 // unsynced: with a copy of the data that is not whole, or is older than another node's, services do

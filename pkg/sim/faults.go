@@ -89,7 +89,7 @@ var kinds = []kind{
 	{"freeze", 400 * ms, order(func(w *world, f Fault) core.Event { return core.CmdFreeze{Op: w.op(), On: true} }),
 		thaw},
 	{"leave", 0, order(func(w *world, f Fault) core.Event { return core.CmdLeave{Op: w.op()} }), nil},
-	{"service fails", 200 * ms, service(false), service(true)},
+	{"service fails", 200 * ms, service(false), wellAgain},
 }
 
 // etcdKinds are drawn beside the others where etcd is the arbiter.
@@ -205,10 +205,15 @@ func (w *world) op() uint64 { w.ops++; return w.ops }
 // order gives the daemon a command, if it can take one.
 func order(ev func(w *world, f Fault) core.Event) func(w *world, f Fault) {
 	return func(w *world, f Fault) {
-		if n := w.nodes[f.Node]; n.powered && !n.stands() && n.d.running && n.d.paused <= w.now {
+		if n := w.nodes[f.Node]; n.listens() {
 			n.d.step(ev(w, f))
 		}
 	}
+}
+
+// listens reports whether the node's daemon takes orders now.
+func (n *node) listens() bool {
+	return n.powered && !n.stands() && n.d.running && n.d.paused <= n.w.now
 }
 
 func service(healthy bool) func(w *world, f Fault) {
@@ -216,6 +221,15 @@ func service(healthy bool) func(w *world, f Fault) {
 		i := f.Which % len(w.ids)
 		return core.ServiceState{Identity: i, Service: w.ids[i].Exclusive[0], Healthy: healthy}
 	})
+}
+
+// wellAgain is not missed by a daemon that does not run for a while: it looks at its services when it does.
+func wellAgain(w *world, f Fault) {
+	if !w.nodes[f.Node].listens() {
+		w.after(20*ms, func() { wellAgain(w, f) })
+		return
+	}
+	service(true)(w, f)
 }
 
 // Draw is the faults of a seed, within that time.
