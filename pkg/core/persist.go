@@ -11,6 +11,7 @@ type persistOp struct {
 	deadline int64
 	retryAt  int64
 	reported bool
+	unsure   bool // a write failed, or has not ended yet: what is on the disk may be it or not
 }
 
 // promise wants an identity's generation on disk and reports whether it is.
@@ -22,7 +23,7 @@ func (m *Machine) promise(id *identity, gen uint64) bool {
 }
 
 func (m *Machine) drivePersist() {
-	if m.persist.op != 0 || m.now < m.persist.retryAt || m.want.equal(m.durable) {
+	if m.persist.op != 0 || m.now < m.persist.retryAt || m.want.equal(m.durable) && !m.persist.unsure {
 		return
 	}
 	m.persist.op = m.op()
@@ -35,11 +36,11 @@ func (m *Machine) persisted(err string) {
 	p := &m.persist
 	p.op = 0
 	if err == "" {
-		m.durable, p.reported = p.saved, false
+		m.durable, p.reported, p.unsure = p.saved, false, false
 		m.flagsSaved()
 		return
 	}
-	p.retryAt = m.now + persistRetry
+	p.retryAt, p.unsure = m.now+persistRetry, true
 	if !p.reported {
 		p.reported = true
 		m.notify(KindPersistFailed, nil, "%s; nothing new is armed until it works", err)

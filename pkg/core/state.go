@@ -53,7 +53,7 @@ type PersistState struct {
 	Op                uint64
 	Saved             Saved
 	Deadline, RetryAt int64
-	Reported          bool
+	Reported, Unsure  bool
 }
 
 // FenceState is the order to switch the peer off.
@@ -142,7 +142,7 @@ func (m *Machine) State() State {
 		Version: StateVersion, Now: m.now, Ops: m.ops, Started: m.started, Seen: m.seen, Left: m.left, Leaving: m.leaving, Keep: m.keep,
 		Observed: m.obs.clone(), Isolated: m.isolated, Returning: m.returning, Held: m.held,
 		Durable: m.durable.clone(), Wanted: m.want.clone(),
-		Persist:    PersistState{m.persist.op, m.persist.saved.clone(), m.persist.deadline, m.persist.retryAt, m.persist.reported},
+		Persist:    PersistState{m.persist.op, m.persist.saved.clone(), m.persist.deadline, m.persist.retryAt, m.persist.reported, m.persist.unsure},
 		Fence:      FenceState{m.fence.op, m.fence.since, m.fence.deadline, m.fence.retryAt, m.fence.backoff},
 		Concurrent: m.concurrent.save(), Failed: keys(m.failed),
 	}
@@ -202,7 +202,7 @@ func Restore(cfg Config, s State) (*Machine, error) {
 	m.obs, m.isolated = s.Observed.clone(), s.Isolated
 	m.returning, m.held = s.Returning, s.Held
 	m.want = s.Wanted.clone()
-	m.persist = persistOp{s.Persist.Op, s.Persist.Saved.clone(), s.Persist.Deadline, s.Persist.RetryAt, s.Persist.Reported}
+	m.persist = persistOp{s.Persist.Op, s.Persist.Saved.clone(), s.Persist.Deadline, s.Persist.RetryAt, s.Persist.Reported, s.Persist.Unsure}
 	m.fence = fencing{s.Fence.Op, s.Fence.Since, s.Fence.Deadline, s.Fence.RetryAt, s.Fence.Backoff}
 	m.failed = setOf(s.Failed)
 	for i, p := range s.Peers {
