@@ -29,14 +29,14 @@ static __always_inline __u32 reached(const struct xd_config *cfg, struct xd_stat
 
 // give_back_leave ends the arbiter's leave when a peer is heard that has counted frames of mine:
 // then it grants, or does not hear us, and will take over as long after what it granted last as
-// makes that the end of my right. A peer that was dead is not asked before it is known as up.
+// makes that the end of my right. One that was called dead may do so as well, and at any moment.
 // Every exchange is a full barrier: of a frame that is stamped here and a leave that is taken
 // there in the same moment, one sees the other.
 static __always_inline void give_back_leave(const struct xd_config *cfg, struct xd_state *st, const struct xd_peer *p)
 {
-	__u64 state = *(volatile __u64 *)&p->state, granted = *(volatile __u64 *)&p->granted_ns;
+	__u64 granted = *(volatile __u64 *)&p->granted_ns;
 
-	if (!cfg->serve_ns || !granted || (state != PEER_UP && state != PEER_SUSPECT))
+	if (!cfg->serve_ns || !granted)
 		return;
 	for (int i = 0; i < 4; i++) {
 		__u64 until = *(volatile __u64 *)&st->serve_until_ns;

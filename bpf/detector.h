@@ -41,11 +41,21 @@ static __always_inline int arbiter_allows(const struct xd_config *cfg, struct xd
 	return !cfg->n_reach || reached(cfg, st, since) * 2 > cfg->n_reach;
 }
 
+// keeps_leave: what was just taken stands, unless a frame came since last was the newest. Who stamped it may
+// have looked for the leave before it was there.
+static __always_inline int keeps_leave(const struct xd_config *cfg, struct xd_state *st, const struct xd_peer *p,
+				       __u64 last, __u64 now)
+{
+	if ((__s64)(last_evidence(p) - last) > 0)
+		give_back_leave(cfg, st, p);
+	return may_serve(cfg, st, now);
+}
+
 // With the peer dead the arbiter's leave is the right to serve, and lasts for SOLO_NS after the
 // round of questions that a majority answered. Who has lost it gets it back only after a
 // majority has answered for so long that another who had it meanwhile has stopped.
 static __always_inline int serve_alone(const struct xd_config *cfg, struct xd_state *st, const struct xd_peer *p,
-				       __u64 now)
+				       __u64 last, __u64 now)
 {
 	__u64 ok = *(volatile __u64 *)&st->reach_ok_ns;
 
@@ -59,10 +69,9 @@ static __always_inline int serve_alone(const struct xd_config *cfg, struct xd_st
 		st->majority_since_ns = now; // not since before the right ran out
 	if (may_serve(cfg, st, now) || (__s64)(now - st->majority_since_ns) >= (__s64)(SOLO_OVER_NS + cfg->dead_ns)) {
 		raise_time(&st->serve_until_ns, ok + SOLO_NS);
-		if ((__s64)(last_evidence(p) - now) >= 0) // a frame came meanwhile
-			give_back_leave(cfg, st, p);
+		return keeps_leave(cfg, st, p, last, now);
 	}
-	return may_serve(cfg, st, now);
+	return 0;
 }
 
 // A peer that lately served by the arbiter's leave may do so for a while without hearing from
@@ -122,7 +131,7 @@ static __always_inline void judge(const struct xd_config *cfg, struct xd_state *
 	if (p->state == PEER_UNKNOWN && stranger_heard(cfg, st, now))
 		return;
 	if (p->state == PEER_SUSPECT && (__s64)(now - last - limit) >= (__s64)LATE_VERDICT_NS &&
-	    !serve_alone(cfg, st, p, now))
+	    !serve_alone(cfg, st, p, last, now))
 		return;
 	if (p->state == PEER_SUSPECT && (__s64)(p->suspect_ns - since) > 0)
 		since = p->suspect_ns; // what answered before may have gone with the peer
@@ -136,7 +145,8 @@ static __always_inline void judge(const struct xd_config *cfg, struct xd_state *
 		raise_time(&st->serve_until_ns, st->reach_ok_ns + SOLO_NS);
 	}
 	tell_peer(now, EVENT_PEER_DEAD, node, last);
-	take_over(cfg, p, node, last);
+	if (cfg->verdict == VERDICT_ETCD || keeps_leave(cfg, st, p, last, now))
+		take_over(cfg, p, node, last);
 }
 
 // Owned here and without a key, so that it needs the right to serve, which a peer or all of them give.
@@ -215,7 +225,7 @@ static __always_inline void evaluate(const struct xd_config *cfg, struct xd_stat
 		if ((__s64)(last - p->since_ns) > 0) {
 			become(p, PEER_UP, now);
 			tell_peer(now, EVENT_PEER_UP, node, 0);
-		} else if (serve_alone(cfg, st, p, now)) {
+		} else if (serve_alone(cfg, st, p, last, now)) {
 			take_over(cfg, p, node, last ? last : st->started_ns);
 		}
 		break;

@@ -158,9 +158,11 @@ func (d *detection) step(k *kernel) bool {
 			raise(&k.serveUntil, d.since+k.p.Solo)
 			raise(&k.serveUntil, k.reachOK+k.p.Solo)
 		}
-		d.at = takeOver
+		if k.p.Etcd {
+			d.at = takeOver
+		}
 	case aloneLookAgain:
-		if d.give = (giving{}); p.lastEvidence() >= d.now {
+		if d.give = (giving{}); p.lastEvidence() > d.last {
 			k.giveBackLook(p, &d.give)
 		}
 	case aloneExchange:

@@ -399,8 +399,7 @@ type giving struct{ until, granted int64 }
 
 func (k *kernel) giveBackLook(p *peer, g *giving) {
 	*g = giving{}
-	if k.p.Serve != 0 && p.granted != 0 && (p.state == core.PeerUp || p.state == core.PeerSuspect) &&
-		k.serveUntil-p.granted > k.p.Serve && !k.p.mutate("the leave is kept") {
+	if k.p.Serve != 0 && p.granted != 0 && k.serveUntil-p.granted > k.p.Serve && !k.p.mutate("the leave is kept") {
 		*g = giving{k.serveUntil, p.granted}
 	}
 }
