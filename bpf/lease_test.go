@@ -162,24 +162,20 @@ func TestThePeersLeaveEndsByALaterFrame(t *testing.T) {
 }
 
 // The arbiter's leave is for a peer that is not heard. When it is, it grants again, or does not hear
-// us: then it takes over as long after what it granted last as ends our right before.
+// us: then it takes over as long after what it granted last as ends our right before. One that was called
+// dead may be about to.
 func TestTheArbitersLeaveIsGivenBack(t *testing.T) {
 	n := newBench(t).newNode(t, 0)
-	for state, back := range map[uint64]bool{up: true, suspect: true, dead: false} {
+	for _, state := range []uint64{up, suspect, dead} {
 		for _, ago := range []uint64{0, 1e9} { // a peer that hears us, and one that does not
 			v := n.atWork()
-			leave := now() + hour
 			v.peer.State = state
-			v.config.ServeNs, v.state.ServeUntilNs = serveFor, leave
+			v.config.ServeNs, v.state.ServeUntilNs = serveFor, now()+hour
 			n.put(v)
 			granted := now() - ago
 			n.receive(lan, signed(t, with(probeOn(lan), func(f *wire.Frame) { f.GrantNS = granted }), signing))
-			want := leave
-			if back {
-				want = granted + serveFor
-			}
-			if got := n.state().ServeUntilNs; got != want {
-				t.Errorf("peer state %d, granted %d ns ago: may serve until %d, want %d", state, ago, got, want)
+			if got := n.state().ServeUntilNs; got != granted+serveFor {
+				t.Errorf("peer state %d, granted %d ns ago: may serve until %d, want %d", state, ago, got, granted+serveFor)
 			}
 		}
 	}
