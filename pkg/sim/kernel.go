@@ -399,7 +399,9 @@ type giving struct{ until, granted int64 }
 
 func (k *kernel) giveBackLook(p *peer, g *giving) {
 	*g = giving{}
-	if k.p.Serve != 0 && p.granted != 0 && k.serveUntil-p.granted > k.p.Serve && !k.p.mutate("the leave is kept") {
+	// To promise though dead alone does no harm any more: it is put in together with the leave that is kept then.
+	kept := k.p.mutate("the leave is kept") || p.state == core.PeerDead && k.p.mutate("promise though dead")
+	if k.p.Serve != 0 && p.granted != 0 && k.serveUntil-p.granted > k.p.Serve && !kept {
 		*g = giving{k.serveUntil, p.granted}
 	}
 }
