@@ -19,7 +19,6 @@ import (
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/control"
-	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/host"
 	"github.com/xdpha/xdpha/pkg/privilege"
 )
@@ -371,7 +370,7 @@ func failures(cfg *config.Config) []failure {
 		})
 		out = append(out, failure{
 			fmt.Sprintf("the lan NIC %s of %s, its cable or its switch", n.Lan, n.Name),
-			lanLost(n, strings.Join(moved, ", "), fmt.Sprintf("%s hands %s over to %s (%s), as planned, over a link that is left", n.Name, strings.Join(moved, ", "), o.Name, carrierOf(o))),
+			lanLost(cfg.Timing, n, strings.Join(moved, ", "), fmt.Sprintf("%s hands %s over to %s (%s), as planned, over a link that is left", n.Name, strings.Join(moved, ", "), o.Name, carrierOf(o))),
 		})
 	}
 	alone := "the gates stay open, because nobody else could serve"
@@ -399,12 +398,12 @@ const (
 
 // lanLost says what becomes of what a node serves when it loses its lan NIC, and how it is handed over when
 // it has no other.
-func lanLost(n config.Node, moved, handedOver string) string {
+func lanLost(t config.Timing, n config.Node, moved, handedOver string) string {
 	if n.Spare == "" {
 		return handedOver
 	}
 	return fmt.Sprintf("its spare NIC (%s) carries %s until the lan NIC has been well for %s; services and connections go on; with both NICs lost, %s",
-		n.Spare, moved, time.Duration(core.LanBack), handedOver)
+		n.Spare, moved, t.UpDelay, handedOver)
 }
 
 // lostWords says what becomes of a node whose kernel is left without its daemon.

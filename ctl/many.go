@@ -26,7 +26,7 @@ func manyFailures(cfg *config.Config) []failure {
 			},
 			failure{
 				fmt.Sprintf("the lan NIC %s of %s, its cable or its switch", n.Lan, n.Name),
-				lanLost(n, strings.Join(homesAt(cfg, i), ", "), fmt.Sprintf("%s hands over, as planned, over a link that is left: %s", n.Name, takersOf(cfg, i))),
+				lanLost(cfg.Timing, n, strings.Join(homesAt(cfg, i), ", "), fmt.Sprintf("%s hands over, as planned, over a link that is left: %s", n.Name, takersOf(cfg, i))),
 			})
 	}
 	ttl := cfg.Arbiter.Etcd.TTL

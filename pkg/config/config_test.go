@@ -131,6 +131,7 @@ func TestTimingsAreDerived(t *testing.T) {
 				t.SupervisorLease, t.SupervisorLost, t.BootHold = 5*time.Second, 3750*ms, 10*time.Second
 				t.SoloKeep, t.DemandIfLost, t.Pacer = false, false, PacerThread
 			})},
+		{"{updelay: 30s}", changed(timing("balanced", ms, 5*ms, 3*ms, 3, 4489*us, 500*us), func(t *Timing) { t.UpDelay = 30 * time.Second })},
 		{"{end_services_after: 2s, await_services: 1h}", changed(timing("balanced", ms, 5*ms, 3*ms, 3, 4489*us, 500*us), func(t *Timing) {
 			t.EndServices, t.AwaitServices = 2*time.Second, time.Hour
 		})},
@@ -164,7 +165,7 @@ func timing(profile string, probe, dead, suspect time.Duration, confirm int, ser
 		Profile: profile, Probe: probe, DeadAfter: dead, SuspectAfter: suspect, ConfirmProbes: confirm,
 		SupervisorLease: time.Second, BootHold: 3 * time.Second, SoloKeep: true, ServeFor: serve, Linger: linger,
 		Pacer: PacerAuto, SupervisorLost: 750 * time.Millisecond, DemandIfLost: true,
-		EndServices: 500 * time.Millisecond, AwaitServices: 10 * time.Second,
+		EndServices: 500 * time.Millisecond, AwaitServices: 10 * time.Second, UpDelay: 10 * time.Second,
 	}
 }
 

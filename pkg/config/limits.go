@@ -53,6 +53,7 @@ const (
 	maxConfirmProbes     = 3
 	defaultEndServices   = 500 * time.Millisecond // longer than machines stall, and the peer has taken over long before
 	defaultAwaitServices = 10 * time.Second
+	defaultUpDelay       = 10 * time.Second       // a switch that boots forwards late, and cables that are bad flap
 	silenceMargin        = 500 * time.Millisecond // for a guard to come to run, and to kill
 )
 

@@ -27,7 +27,7 @@ type rawTiming struct {
 	at                                          pos
 	profile, solo, pacer, supervisorLost        value[string]
 	probe, deadAfter, supervisorLease, bootHold value[time.Duration]
-	linger, endServices, awaitServices          value[time.Duration]
+	linger, endServices, awaitServices, upDelay value[time.Duration]
 }
 
 type rawArbiter struct {
@@ -100,6 +100,7 @@ func (d decoder) timing(t *rawTiming) field {
 			d.duration("linger", &t.linger, time.Microsecond, maxDeadAfter, "500us"),
 			d.duration("end_services_after", &t.endServices, minEnd, maxEnd, "500ms"),
 			d.duration("await_services", &t.awaitServices, minTimeout, 24*time.Hour, "10s"),
+			d.duration("updelay", &t.upDelay, minTimeout, time.Hour, "10s"),
 			d.choice("solo_without_supervisor", &t.solo, "keep", "close"),
 			d.choice("peer_supervisor_lost", &t.supervisorLost, "takeover", "wait"),
 			d.choice("pacer", &t.pacer, PacerAuto, PacerKernel, PacerThread),

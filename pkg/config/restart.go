@@ -27,6 +27,7 @@ var fileSettings = []setting[Config]{
 	{"timing.peer_supervisor_lost", func(c, _ *Config) any { return c.Timing.DemandIfLost }},
 	{"timing.end_services_after", func(c, _ *Config) any { return c.Timing.EndServices }},
 	{"timing.await_services", func(c, _ *Config) any { return c.Timing.AwaitServices }},
+	{"timing.updelay", func(c, _ *Config) any { return c.Timing.UpDelay }},
 	{"timing.pacer", func(c, _ *Config) any { return c.Timing.Pacer }},
 	{"arbiter", func(c, _ *Config) any { return c.Arbiter }},
 	{"metrics.listen", func(c, _ *Config) any { return c.Metrics.Listen }},

@@ -41,6 +41,7 @@ func (c *checker) timing() {
 	out.Pacer = or(t.pacer, PacerAuto)
 	out.SupervisorLost = time.Duration(float64(out.SupervisorLease) * lostShare)
 	out.EndServices, out.AwaitServices = or(t.endServices, defaultEndServices), or(t.awaitServices, defaultAwaitServices)
+	out.UpDelay = or(t.upDelay, defaultUpDelay)
 	out.DemandIfLost = or(t.supervisorLost, "takeover") == "takeover"
 }
 

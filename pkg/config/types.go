@@ -96,6 +96,8 @@ type Timing struct {
 	EndServices time.Duration `json:",omitzero"`
 	// AwaitServices is how long such a service waits here for a peer to say that it has ended there.
 	AwaitServices time.Duration `json:",omitzero"`
+	// UpDelay is how long an identity's regular NIC must be well before it is carried there again.
+	UpDelay time.Duration `json:",omitzero"`
 }
 
 // agreed is without what the file leaves out since there is such a setting: nodes of two versions agree.
@@ -105,6 +107,9 @@ func (t Timing) agreed() Timing {
 	}
 	if t.AwaitServices == defaultAwaitServices {
 		t.AwaitServices = 0
+	}
+	if t.UpDelay == defaultUpDelay {
+		t.UpDelay = 0
 	}
 	return t
 }

@@ -64,9 +64,6 @@ type Limits struct {
 	PeerServices int64 `json:",omitzero"`
 }
 
-// LanBack is the default of Limits.LanBack.
-const LanBack = 10_000_000_000
-
 // many reports that there are more than two nodes.
 func (c Config) many() bool { return len(c.Nodes) > 2 }
 
@@ -96,7 +93,7 @@ func (l Limits) withDefaults() Limits {
 		d int64
 	}{
 		{&l.Stage, 5 * s}, {&l.Release, 2 * s}, {&l.Swap, 1 * s}, {&l.Address, 10 * s},
-		{&l.Service, 300 * s}, {&l.Persist, 10 * s}, {&l.LanStable, 200 * ms}, {&l.LanBack, LanBack}, {&l.MoveEvery, 10 * s},
+		{&l.Service, 300 * s}, {&l.Persist, 10 * s}, {&l.LanStable, 200 * ms}, {&l.LanBack, 10 * s}, {&l.MoveEvery, 10 * s},
 		{&l.Fence, 600 * s}, {&l.Copy, 86400 * s}, {&l.LastCopy, 600 * s}, {&l.PeerServices, 10 * s},
 	} {
 		if *d.v == 0 {

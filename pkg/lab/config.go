@@ -23,6 +23,7 @@ type Scene struct {
 	Etcd            string            // endpoints, as in a list of the configuration: arbiter etcd instead of reach; more than two nodes need it
 	Prefer          map[string]string // by identity, who takes it when its home cannot, as in a list of the configuration; none leaves the default
 	Fence           string            // arbiter fence, as in the configuration, beside reach or (with NoReach) alone; one line
+	UpDelay         string            // as in the configuration; empty leaves the default
 	SupervisorLease string            // as in the configuration; empty leaves the default
 	// PeerSupervisorLost is what to do about a peer whose kernel lives and whose daemon does not; empty leaves the default.
 	PeerSupervisorLost string
@@ -112,6 +113,9 @@ timing:
 {{- end}}
 {{- with .SupervisorLease}}
   supervisor_lease: {{.}}
+{{- end}}
+{{- with .UpDelay}}
+  updelay: {{.}}
 {{- end}}
 {{- with .PeerSupervisorLost}}
   peer_supervisor_lost: {{.}}

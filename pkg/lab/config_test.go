@@ -17,7 +17,7 @@ import (
 func TestTheLabsConfigurationIsAGoodOne(t *testing.T) {
 	for name, s := range map[string]Scene{
 		"as it is":       {},
-		"everything":     {Profile: "fast", NoReach: true, SupervisorLease: "2s", Failback: "manual", Staging: "ahead", SpareLess: true, Service: "restart: {times: 9}\ncheck: {every: 100ms}", Extra: "# more\n"},
+		"everything":     {Profile: "fast", NoReach: true, SupervisorLease: "2s", UpDelay: "500ms", Failback: "manual", Staging: "ahead", SpareLess: true, Service: "restart: {times: 9}\ncheck: {every: 100ms}", Extra: "# more\n"},
 		"its own timing": {Probe: "2ms", DeadAfter: "9ms", SupervisorLease: "1s"},
 		"many addresses": {Addresses: 4096},
 		"a short range":  {Addresses: 1},

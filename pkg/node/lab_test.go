@@ -77,6 +77,9 @@ func newClusterOf(t *testing.T, nodes int, s lab.Scene) *cluster {
 	if os.Geteuid() != 0 && os.Getenv("XDPHA_REQUIRE_ROOT") != "1" {
 		t.Skip("needs root")
 	}
+	if s.UpDelay == "" {
+		s.UpDelay = "500ms" // tests wait for what is carried where it belongs
+	}
 	c := &cluster{ahead: s.Staging == "ahead", api: map[string]*control.Client{}}
 	executable, err := program()
 	must(t, err)

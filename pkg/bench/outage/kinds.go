@@ -35,7 +35,7 @@ const longOutage = 50 * time.Millisecond
 // A service that fails is found soon and restarted in place as often as the campaign wants.
 func (o Options) scene() lab.Scene {
 	return lab.Scene{
-		Profile: o.Profile, Staging: "ahead", Failback: "manual", SupervisorLease: faultLease,
+		Profile: o.Profile, Staging: "ahead", Failback: "manual", SupervisorLease: faultLease, UpDelay: "500ms",
 		Service: "check: {every: 100ms, rise: 1, fall: 1}\nrestart: {times: 100}",
 	}
 }

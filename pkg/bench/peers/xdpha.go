@@ -21,7 +21,7 @@ func (x xdpha) faults() []Fault { return []Fault{Rest, Hang, Kill, Stop} }
 
 // start uses manual failback: the round says when the address goes home.
 func (x xdpha) start(l *lab.Lab) error {
-	return pair.Start(l, lab.Scene{Profile: x.profile, Staging: "ahead", Failback: "manual"})
+	return pair.Start(l, lab.Scene{Profile: x.profile, Staging: "ahead", Failback: "manual", UpDelay: "500ms"})
 }
 
 func (x xdpha) settle(ctx context.Context, l *lab.Lab) (string, error) { return pair.Settle(ctx, l) }
