@@ -27,10 +27,13 @@ type Node struct {
 	gone chan struct{} // closed when cmd was waited for
 }
 
+// stateName is a node's disk, in its directory.
+const stateName = "state"
+
 func newNode(l *Lab, name string) (*Node, error) {
 	dir := filepath.Join(l.Dir, name)
 	n := &Node{
-		Name: name, Dir: dir, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"),
+		Name: name, Dir: dir, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, stateName),
 		PinDir: filepath.Join(l.Dir, "bpf", name), Logs: filepath.Join(dir, "log"), lab: l,
 	}
 	for _, d := range []string{n.RunDir, n.StateDir} { // the pins' directory is the loader's to make
