@@ -55,6 +55,18 @@ func (n *Node) Start(args ...string) error {
 	return n.StartProgram(n.lab.opt.Executable, argv...)
 }
 
+// StartWithSrv is Start in a mount namespace of the node's own, in which /srv is Srv.
+func (n *Node) StartWithSrv(args ...string) error {
+	if err := os.MkdirAll(n.Srv(), 0o755); err != nil {
+		return fmt.Errorf("start %s: %w", n.Name, err)
+	}
+	argv := []string{"--mount", "/bin/sh", "-c", `mount --bind "$1" /srv && shift && exec "$@"`, "sh", n.Srv(), n.lab.opt.Executable}
+	return n.StartProgram("/usr/bin/unshare", append(append(append(argv, n.Flags()...), "run"), args...)...)
+}
+
+// Srv is the node's data: it outlives a reboot, as its state does.
+func (n *Node) Srv() string { return filepath.Join(n.Dir, "srv") }
+
 // StartProgram runs any program as the node's daemon.
 func (n *Node) StartProgram(path string, argv ...string) error {
 	n.mu.Lock()
