@@ -31,6 +31,7 @@ type Scene struct {
 	Staging            string // of both identities; empty leaves the default
 	Service            string // further settings of both identities' services, as in the configuration: "restart: {times: 9}", one a line
 	NoTickle           bool   // of both identities: clients are not told of a takeover
+	Program            string // the first identity's service in the usual one's place: run with start, stop or check and the file to leave
 	SpareLess          bool   // nodes without spare NICs
 	Mirror             string // of the first identity, as a mirror set is written in one line: "{paths: [/srv]}"
 	Addresses          int    // how many addresses the first identity has beside the usual ones: RangeAddr(1) to RangeAddr(Addresses)
@@ -89,8 +90,9 @@ func sceneNodes(count int) (nodes []sceneNode) {
 }
 
 var configTemplate = template.Must(template.New("config").Funcs(template.FuncMap{
-	"ipv6": HasIPv6,
-	"at":   RangeAddr,
+	"ipv6":  HasIPv6,
+	"at":    RangeAddr,
+	"verbs": func() []string { return []string{"start", "stop", "check"} },
 	"lines": func(s string) []string {
 		return strings.FieldsFunc(s, func(r rune) bool { return r == '\n' })
 	},
@@ -163,12 +165,18 @@ identities:
 {{- end}}
 
 services:
-{{- range .Identities}}
+{{- range $i, $id := .Identities}}
   {{.Name}}d:
     exec:
+{{- if and $.Program (not $i)}}
+{{- range $verb := verbs}}
+      {{$verb}}: '"{{$.Program}}" {{$verb}} "{{$.Services}}/{{$id.Name}}d@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
+{{- end}}
+{{- else}}
       start: 'touch "{{$.Services}}/{{.Name}}d@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
       stop: 'rm -f "{{$.Services}}/{{.Name}}d@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
       check: 'test -e "{{$.Services}}/{{.Name}}d@$(cat /proc/sys/net/ipv4/ip_default_ttl)"'
+{{- end}}
 {{- range lines $.Service}}
     {{.}}
 {{- end}}

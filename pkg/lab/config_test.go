@@ -20,6 +20,7 @@ func TestTheLabsConfigurationIsAGoodOne(t *testing.T) {
 		"everything":     {Profile: "fast", NoReach: true, SupervisorLease: "2s", UpDelay: "500ms", Failback: "manual", Staging: "ahead", SpareLess: true, Service: "restart: {times: 9}\ncheck: {every: 100ms}", Extra: "# more\n"},
 		"its own timing": {Probe: "2ms", DeadAfter: "9ms", SupervisorLease: "1s"},
 		"many addresses": {Addresses: 4096},
+		"a program":      {Program: "/usr/local/bin/files", Mirror: "{paths: [/srv]}"},
 		"a short range":  {Addresses: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -37,6 +38,9 @@ func TestTheLabsConfigurationIsAGoodOne(t *testing.T) {
 				must(t, err)
 				if c.Self != self || len(c.Identities) != len(Identities) || len(c.Services) != 3 || c.Arbiter.None != s.NoReach {
 					t.Errorf("as %s: %+v", node, c)
+				}
+				if own := strings.HasPrefix(c.Services[1].Stop, `"/usr/local/bin/files" stop "`); own != (s.Program != "") {
+					t.Errorf("as %s: a service: %+v", node, c.Services[1])
 				}
 				if exec := c.Services[1]; (exec.Restart.Times == 9) != (s.Service != "") {
 					t.Errorf("as %s: a service: %+v", node, exec)

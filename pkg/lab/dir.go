@@ -115,7 +115,7 @@ func release(dir string, lock *os.File) error {
 		return errors.Join(err, lock.Close())
 	}
 	if ours {
-		if err := removeCgroup(dir); err != nil {
+		if err := errors.Join(removeServiceCgroups(dir), removeCgroup(dir)); err != nil {
 			return errors.Join(err, lock.Close())
 		}
 		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {

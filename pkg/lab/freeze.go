@@ -5,13 +5,17 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/xdpha/xdpha/pkg/service"
 )
 
 // cgroupLink, in the lab's directory, points to the lab's cgroup: the next lab removes that of a crashed one by it.
@@ -103,7 +107,7 @@ func (l *Lab) cgroup(name string) (string, error) {
 
 // ownCgroup is where this process is in the tree of cgroup v2.
 func ownCgroup() (string, error) {
-	info, err := os.ReadFile("/proc/self/mountinfo")
+	top, shown, err := cgroupTree()
 	if err != nil {
 		return "", err
 	}
@@ -111,19 +115,29 @@ func ownCgroup() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	for line := range strings.Lines(string(info)) {
-		left, right, _ := strings.Cut(line, " - ")
-		f := strings.Fields(left)
-		if len(f) < 5 || !strings.HasPrefix(right, "cgroup2 ") {
-			continue
-		}
-		for line := range strings.Lines(string(own)) {
-			if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
-				return filepath.Join(f[4], strings.TrimPrefix(path, f[3])), nil
-			}
+	for line := range strings.Lines(string(own)) {
+		if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok {
+			return filepath.Join(top, strings.TrimPrefix(path, shown)), nil
 		}
 	}
-	return "", errors.New("no cgroup v2 is mounted")
+	return "", errNoCgroups
+}
+
+var errNoCgroups = errors.New("no cgroup v2 is mounted")
+
+// cgroupTree is where cgroup v2 is mounted, and which part of it that shows.
+func cgroupTree() (top, shown string, err error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return "", "", err
+	}
+	for line := range strings.Lines(string(info)) {
+		left, right, _ := strings.Cut(line, " - ")
+		if f := strings.Fields(left); len(f) > 4 && strings.HasPrefix(right, "cgroup2 ") {
+			return f[4], f[3], nil
+		}
+	}
+	return "", "", errNoCgroups
 }
 
 func setFrozen(dir string, frozen bool) error {
@@ -184,4 +198,40 @@ func removeCgroup(lab string) error {
 		return fmt.Errorf("remove cgroup: %w", err)
 	}
 	return nil
+}
+
+// removeServiceCgroups removes those in which a lab's daemons had their services, wherever in the tree the
+// daemons were: one that lost its power has removed nothing. All that lived there has been ended.
+func removeServiceCgroups(lab string) error {
+	names := map[string]bool{}
+	for i := range MaxNodes {
+		names[service.CgroupName(filepath.Join(lab, server(i), stateName))] = true
+	}
+	top, _, err := cgroupTree()
+	if errors.Is(err, errNoCgroups) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	var dirs []string
+	below := "/ of none"
+	err = filepath.WalkDir(top, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return nil // others' come and go
+		}
+		if names[d.Name()] {
+			below = path + "/"
+		}
+		if names[d.Name()] || strings.HasPrefix(path, below) {
+			dirs = append(dirs, path)
+		}
+		return nil
+	})
+	for _, dir := range slices.Backward(dirs) { // what is below goes first
+		if e := errors.Join(awaitCgroup(dir, "populated 0"), os.Remove(dir)); e != nil && !errors.Is(e, os.ErrNotExist) {
+			err = errors.Join(err, fmt.Errorf("remove cgroup: %w", e))
+		}
+	}
+	return err
 }

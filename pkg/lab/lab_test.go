@@ -19,6 +19,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/xdpha/xdpha/pkg/service"
 )
 
 // TestMain lets the test's own program stand in for a node's daemon and for a lab that crashes.
@@ -191,6 +193,8 @@ func TestACrashedLabIsRemovedByTheNext(t *testing.T) {
 	if _, err := os.Stat(cgroup); frozen == nil && err != nil {
 		t.Fatal(err)
 	}
+	services, err := serviceCgroup(filepath.Join(dir, Serv1, stateName))
+	must(t, err)
 	must(t, cmd.Process.Kill())
 	_, _ = io.Copy(io.Discard, out)
 	_ = cmd.Wait()
@@ -202,10 +206,50 @@ func TestACrashedLabIsRemovedByTheNext(t *testing.T) {
 	if _, err := os.Stat(cgroup); frozen == nil && !os.IsNotExist(err) {
 		t.Errorf("the crashed lab's cgroup is still there: %v", err)
 	}
+	if _, err := os.Stat(filepath.Dir(services)); !os.IsNotExist(err) {
+		t.Errorf("its services' cgroup is still there: %v", err)
+	}
 	must(t, next.Close())
 	must(t, alive.Close())
 	if after := world(t, root); after != before {
 		t.Errorf("before:\n%safter:\n%s", before, after)
+	}
+}
+
+// serviceCgroup makes a cgroup as a daemon with that state directory makes one for a service.
+func serviceCgroup(stateDir string) (dir string, err error) {
+	own, err := ownCgroup()
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(own, service.CgroupName(stateDir), "filesd")
+	return dir, os.MkdirAll(filepath.Join(dir, "of-its-own"), 0o755)
+}
+
+func TestTheServicesCgroupsOfANodeWithoutPowerGoWithTheLabAndNobodyElses(t *testing.T) {
+	needRoot(t)
+	l, err := New(t.Context(), Options{root: labRoot(t)})
+	must(t, err)
+	n := l.Node(Serv1)
+	mine, err := serviceCgroup(n.StateDir)
+	must(t, err)
+	theirs, err := serviceCgroup(n.StateDir + "/another")
+	must(t, err)
+	t.Cleanup(func() {
+		for _, dir := range []string{filepath.Join(theirs, "of-its-own"), theirs, filepath.Dir(theirs)} {
+			must(t, os.Remove(dir))
+		}
+	})
+	must(t, n.StartProgram("/bin/sh", "-c", `echo $$ >"$1/cgroup.procs" && exec sleep 3600`, "sh", filepath.Join(mine, "of-its-own")))
+	must(t, awaitCgroup(mine, "populated 1"))
+	_, err = l.Inject(t.Context(), FaultPower, Identities[0])
+	must(t, err)
+	must(t, l.Close())
+	if _, err := os.Stat(filepath.Dir(mine)); !os.IsNotExist(err) {
+		t.Errorf("the lab's is still there: %v", err)
+	}
+	if _, err := os.Stat(theirs); err != nil {
+		t.Errorf("another one's is gone: %v", err)
 	}
 }
 

@@ -27,10 +27,13 @@ type Node struct {
 	gone chan struct{} // closed when cmd was waited for
 }
 
+// stateName is a node's disk, in its directory.
+const stateName = "state"
+
 func newNode(l *Lab, name string) (*Node, error) {
 	dir := filepath.Join(l.Dir, name)
 	n := &Node{
-		Name: name, Dir: dir, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, "state"),
+		Name: name, Dir: dir, RunDir: filepath.Join(dir, "run"), StateDir: filepath.Join(dir, stateName),
 		PinDir: filepath.Join(l.Dir, "bpf", name), Logs: filepath.Join(dir, "log"), lab: l,
 	}
 	for _, d := range []string{n.RunDir, n.StateDir} { // the pins' directory is the loader's to make
@@ -51,6 +54,18 @@ func (n *Node) Start(args ...string) error {
 	argv := append(append(n.Flags(), "run"), args...)
 	return n.StartProgram(n.lab.opt.Executable, argv...)
 }
+
+// StartWithSrv is Start in a mount namespace of the node's own, in which /srv is Srv.
+func (n *Node) StartWithSrv(args ...string) error {
+	if err := os.MkdirAll(n.Srv(), 0o755); err != nil {
+		return fmt.Errorf("start %s: %w", n.Name, err)
+	}
+	argv := []string{"--mount", "/bin/sh", "-c", `mount --bind "$1" /srv && shift && exec "$@"`, "sh", n.Srv(), n.lab.opt.Executable}
+	return n.StartProgram("/usr/bin/unshare", append(append(append(argv, n.Flags()...), "run"), args...)...)
+}
+
+// Srv is the node's data: it outlives a reboot, as its state does.
+func (n *Node) Srv() string { return filepath.Join(n.Dir, "srv") }
 
 // StartProgram runs any program as the node's daemon.
 func (n *Node) StartProgram(path string, argv ...string) error {

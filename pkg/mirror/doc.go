@@ -25,5 +25,6 @@
 //
 // A file counts as unchanged if its size and its time in nanoseconds are those of the copy. Before
 // Linux 6.13 two changes within one tick (1 to 10 ms) leave the same time: where the size is the same
-// too and a run looked in between, the second change is copied with the file's next one.
+// too and a run looked in between, the second change is copied with the file's next one. The same holds, on
+// any kernel, for a file that two nodes which served apart have written last within one tick, to the same size.
 package mirror

@@ -15,7 +15,7 @@ import (
 )
 
 // data is where the test finds what a node's daemon has at /srv.
-func data(n *lab.Node, name string) string { return filepath.Join(n.Dir, "srv", name) }
+func data(n *lab.Node, name string) string { return filepath.Join(n.Srv(), name) }
 
 func content(n *lab.Node, name string) string {
 	b, err := os.ReadFile(data(n, name))
@@ -23,17 +23,6 @@ func content(n *lab.Node, name string) string {
 		return err.Error()
 	}
 	return string(b)
-}
-
-// startWithSrv starts the daemon in a mount namespace of its own, in which /srv is the node's own.
-func startWithSrv(t *testing.T, n *lab.Node) {
-	t.Helper()
-	must(t, os.MkdirAll(data(n, ""), 0o755))
-	executable, err := program()
-	must(t, err)
-	script := `mount --bind "$1" /srv && shift && exec "$@"`
-	args := append([]string{"-m", "sh", "-c", script, "sh", data(n, ""), executable}, n.Flags()...)
-	must(t, n.StartProgram("/usr/bin/unshare", append(args, "run")...))
 }
 
 // mirrored waits until a node says that the set flows in a direction, and a copy is complete.
@@ -57,7 +46,7 @@ func (c *cluster) mirrored(t *testing.T, node, direction string) {
 func TestTheOwnersDataIsOnTheOtherNode(t *testing.T) {
 	c := newCluster(t, lab.Scene{Profile: "cautious", Mirror: "{paths: [/srv]}"})
 	for _, n := range c.Nodes {
-		startWithSrv(t, n)
+		must(t, n.StartWithSrv())
 	}
 	c.awaitSettled(t, atHome)
 	one, two := c.Nodes[0], c.Nodes[1]
@@ -100,4 +89,165 @@ func TestTheOwnersDataIsOnTheOtherNode(t *testing.T) {
 	c.mirrored(t, lab.Serv2, control.MirrorIn)
 	must(t, os.WriteFile(data(one, "mail"), []byte("at home again"), 0o600))
 	same("mail", "at home again")
+}
+
+// withData is a cluster at home whose nodes have a /srv of their own, mirrored.
+func withData(t *testing.T, s lab.Scene) *cluster {
+	t.Helper()
+	s.Profile, s.SupervisorLease = "cautious", patientLease
+	c := newCluster(t, s)
+	for _, n := range c.Nodes {
+		must(t, n.StartWithSrv())
+	}
+	c.awaitSettled(t, atHome)
+	c.mirrored(t, lab.Serv1, control.MirrorOut)
+	c.mirrored(t, lab.Serv2, control.MirrorIn)
+	return c
+}
+
+func (c *cluster) has(t *testing.T, node, name, want string) {
+	t.Helper()
+	await(t, name+" on "+node, func() error {
+		if got := content(c.Node(node), name); got != want {
+			return fmt.Errorf("it holds %q, not %q", got, want)
+		}
+		return nil
+	})
+}
+
+func write(t *testing.T, n *lab.Node, name, text string) {
+	t.Helper()
+	must(t, os.WriteFile(data(n, name), []byte(text), 0o600))
+}
+
+// runs is how many runs of the first identity's set have ended well at a node.
+func (c *cluster) runs(t *testing.T, node string) float64 {
+	t.Helper()
+	n, known := c.mustMetrics(t, node)[`xdpha_mirror_runs_total{result="good",set="files"}`]
+	if !known {
+		t.Fatalf("%s counts no runs", node)
+	}
+	return n
+}
+
+func TestL13AScheduleMirrorsOneWayAndAFailureEndsIt(t *testing.T) {
+	c := withData(t, lab.Scene{Mirror: "{paths: [/srv], every: 1s, on_change: false}"})
+	one, two := c.Nodes[0], c.Nodes[1]
+	write(t, one, "mail", "of the owner")
+	write(t, two, "mail", "of the standby, which may not write")
+	write(t, two, "own", "what the owner has not")
+	c.has(t, lab.Serv2, "mail", "of the owner")
+	await(t, "what the owner has not is gone", func() error {
+		if _, err := os.Stat(data(two, "own")); !os.IsNotExist(err) {
+			return fmt.Errorf("it is there (%v)", err)
+		}
+		return nil
+	})
+	if got := content(one, "mail"); got != "of the owner" {
+		t.Errorf("the owner has %q", got)
+	}
+	began := c.runs(t, lab.Serv1)
+	await(t, "runs, though nothing changes", func() error {
+		if n := c.runs(t, lab.Serv1); n < began+2 {
+			return fmt.Errorf("%v more", n-began)
+		}
+		return nil
+	})
+
+	// The owner hangs: what it writes from now on reaches nobody, then or later.
+	c.breaks(t, lab.FaultHang, files)
+	await(t, "serv2 runs everything", func() error { return c.serves(lab.Serv2, everythingOn(lab.Serv2)) })
+	write(t, one, "mail", "of the old owner, after its failure")
+	write(t, one, "stale", "of the old owner, after its failure")
+	write(t, two, "mail", "of the new owner")
+	c.heal(t, lab.FaultHang, files)
+	c.has(t, lab.Serv1, "mail", "of the new owner")
+	c.awaitSettled(t, everythingOn(lab.Serv2))
+	c.mirrored(t, lab.Serv1, control.MirrorIn)
+	c.mirrored(t, lab.Serv2, control.MirrorOut)
+	if got := content(two, "mail"); got != "of the new owner" {
+		t.Errorf("the new owner has %q", got)
+	}
+	for _, n := range c.Nodes {
+		if _, err := os.Stat(data(n, "stale")); !os.IsNotExist(err) {
+			t.Errorf("%s has what the old owner wrote after its failure (%v)", n.Name, err)
+		}
+	}
+}
+
+// writer is a service that leaves a new file of some megabytes when it stops, and notes what it finds when it
+// starts: "NODE START|STOP NUMBER", of how often it was stopped.
+const writer = `#!/bin/sh
+mark=$2 notes=%[1]s last=/srv/last
+case $1 in
+start)
+	test -e "$mark" || echo "$XDPHA_NODE start $(head -n 1 $last)" >>$notes
+	touch "$mark"
+	;;
+stop)
+	test -e "$mark" || exit 0
+	n=$(($(head -n 1 $last) + 1))
+	{ echo $n; head -c 3000000 /dev/urandom; } >/srv/new && mv /srv/new $last
+	echo "$XDPHA_NODE stop $n" >>$notes
+	rm "$mark"
+	;;
+check) test -e "$mark" ;;
+esac
+`
+
+func TestL14ServicesAreOffOnBothNodesWhileTheLastChangesAreMirroredBack(t *testing.T) {
+	c := newCluster(t, lab.Scene{})
+	program, notes := filepath.Join(c.Dir, "writer"), filepath.Join(c.Dir, "notes")
+	must(t, os.WriteFile(program, fmt.Appendf(nil, writer, notes), 0o700))
+	must(t, c.WriteConfig(lab.Scene{Profile: "cautious", SupervisorLease: patientLease, Program: program, Mirror: "{paths: [/srv], bandwidth: 1MB}"}))
+	for _, n := range c.Nodes {
+		must(t, os.MkdirAll(n.Srv(), 0o755))
+		write(t, n, "last", "0\n")
+		must(t, n.StartWithSrv())
+	}
+	c.awaitSettled(t, atHome)
+	c.breaks(t, lab.FaultPower, files)
+	await(t, "serv2 runs everything", func() error { return c.serves(lab.Serv2, everythingOn(lab.Serv2)) })
+	write(t, c.Nodes[1], "meanwhile", "while serv1 was away")
+	c.heal(t, lab.FaultPower, files)
+	c.awaitSettled(t, everythingOn(lab.Serv2))
+	must(t, os.Remove(notes))
+
+	given := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		given <- c.api[lab.Serv1].Giveback(ctx, "files")
+	}()
+	runsAt := func() (nodes []string) {
+		for _, n := range c.Nodes {
+			if n.ServiceRuns("filesd") {
+				nodes = append(nodes, n.Name)
+			}
+		}
+		return nodes
+	}
+	await(t, "what the stop has left is under way, and the service is off on both nodes", func() error {
+		s, err := c.status(lab.Serv2)
+		if err != nil {
+			return err
+		}
+		if on := runsAt(); len(on) > 0 || !s.Mirrors[0].Running {
+			return fmt.Errorf("the service runs on %v, a copy is under way: %v", on, s.Mirrors[0].Running)
+		}
+		return nil
+	})
+	must(t, <-given)
+	c.awaitSettled(t, atHome)
+	got, err := os.ReadFile(notes)
+	must(t, err)
+	if want := "serv2 stop 1\nserv1 start 1\n"; string(got) != want {
+		t.Errorf("services did %q, want %q: started at home with what the stop has left", got, want)
+	}
+	c.has(t, lab.Serv1, "meanwhile", "while serv1 was away")
+	same, err := os.ReadFile(data(c.Nodes[0], "last"))
+	must(t, err)
+	if other, err := os.ReadFile(data(c.Nodes[1], "last")); err != nil || string(other) != string(same) {
+		t.Errorf("the nodes' data differ (%v)", err)
+	}
 }

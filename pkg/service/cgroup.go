@@ -47,14 +47,19 @@ func newGroups(stateDir string) (*groups, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(stateDir))
-	g.dir = filepath.Join(base, fmt.Sprintf("xdpha-%08x", h.Sum32()))
+	g.dir = filepath.Join(base, CgroupName(stateDir))
 	if err := os.Mkdir(g.dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make a cgroup: %w: run the daemon as root, or by its unit with Delegate=yes", err)
 	}
 	g.tidy()
 	return g, nil
+}
+
+// CgroupName is what the cgroup is called in which a daemon has its services' cgroups.
+func CgroupName(stateDir string) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(stateDir))
+	return fmt.Sprintf("xdpha-%08x", h.Sum32())
 }
 
 // cgroupFile is where a cgroup of version 2 is in the file system (proc_pid_mountinfo(5)): what is

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -35,7 +34,6 @@ type client struct {
 	book    *ledger // of what it writes
 	s       *scene
 
-	turn sync.Mutex // held while it asks
 	mu   sync.Mutex
 	past []sample
 }
@@ -55,9 +53,7 @@ func (c *client) run(ctx context.Context) {
 	tick := time.NewTicker(requestEvery)
 	defer tick.Stop()
 	for i := 0; pair.Pause(ctx, 0) == nil; i++ {
-		c.turn.Lock()
 		c.once(ctx, i)
-		c.turn.Unlock()
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -76,22 +72,6 @@ func (c *client) once(ctx context.Context, number int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.past = append(c.past, sample{from, lab.NowNs(), err})
-}
-
-// holdWriters keeps the clients that write from it until the function that it returns is called.
-func (s *scene) holdWriters() (release func()) {
-	var held []*client
-	for _, c := range s.clients {
-		if slices.ContainsFunc(keeps, func(k kept) bool { return slices.Contains(k.services, c.service) }) {
-			c.turn.Lock()
-			held = append(held, c)
-		}
-	}
-	return func() {
-		for _, c := range held {
-			c.turn.Unlock()
-		}
-	}
 }
 
 // seen is what a client saw in a time.

@@ -123,7 +123,7 @@ func (s *scene) eachBook(ctx context.Context, id lab.Identity, f func(b *ledger,
 	return nil
 }
 
-// promise reads all data of an identity, which must be there, and brings it to the other node.
+// promise reads all data of an identity, which must be there, and returns when it is on the other node too.
 // What was read is promised.
 func (s *scene) promise(ctx context.Context, r *Round, id lab.Identity, from *lab.Node) error {
 	err := s.eachBook(ctx, id, func(b *ledger, got map[string]string, readNs int64) {
@@ -139,7 +139,7 @@ func (s *scene) promise(ctx context.Context, r *Round, id lab.Identity, from *la
 		if k.identity != id.Name {
 			continue
 		}
-		if err := s.bring(ctx, id, from, k.paths); err != nil {
+		if err := s.awaitMirrored(ctx, from, k.paths); err != nil {
 			return err
 		}
 	}
