@@ -564,7 +564,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	left, err := os.ReadDir(n.StateDir)
 	must(t, err)
 	for _, f := range left {
-		if !slices.Contains([]string{"state.json", "journal", "journal.1"}, f.Name()) {
+		if !slices.Contains([]string{"state.json", "journal", "journal.1", "guard.lock"}, f.Name()) {
 			t.Errorf("%s was left in the state directory", f.Name())
 		}
 	}
