@@ -17,6 +17,8 @@ BENCH_TICKLE ?= -rounds 20
 FAULTS ?=
 # For example: make article ARTICLE='-faults hang,lan'; ARTICLE=-short breaks each node once.
 ARTICLE ?=
+# For example: make returns RETURNS='-rounds 50 -seed 1'
+RETURNS ?=
 # For example: make fuzz FUZZ='-for 10m -frames 100000000 -seed 7'
 FUZZ   ?=
 # How long a busy machine is looked at.
@@ -25,7 +27,7 @@ SOAK   ?= -for 30m
 # Tests and benchmarks measure milliseconds: packages run one after the other.
 TEST   ?= ./...
 
-.PHONY: build demo test unit race generate bench bench-peers bench-outage bench-tickle bench-mirror faults article soak sim orders fuzz lint clean
+.PHONY: build demo test unit race generate bench bench-peers bench-outage bench-tickle bench-mirror faults article returns soak sim orders fuzz lint clean
 
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN) ./ctl/xdpha
@@ -76,6 +78,11 @@ bench-mirror:
 # if a client was not served again, if data was lost, or if what must run once ran twice.
 article: build
 	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/article $(ARTICLE)
+
+# The return of a node, with a fault at a drawn moment of each. Exit status 1 if a service started before its
+# data was back.
+returns: build
+	$(GO) run $(if $(SUDO),-exec $(SUDO)) ./scripts/returns $(RETURNS)
 
 # Nothing breaks, the machine is only busy: nobody may move.
 soak: build

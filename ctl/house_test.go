@@ -24,8 +24,8 @@ var layers = [][]string{
 	{"loader", "pkg/host", "pkg/announce", "pkg/arbiter", "pkg/arbiter/etcd", "pkg/arbiter/etcdtest", "pkg/service", "pkg/mirror", "pkg/tickle", "pkg/control", "pkg/journal"},
 	{"pkg/metrics", "pkg/lab", "pkg/sim", "pkg/bench"},
 	{"pkg/node", "pkg/bench/pair", "pkg/bench/cost", "pkg/bench/example"},
-	{"ctl", "pkg/bench/peers", "pkg/bench/outage", "pkg/bench/article"},
-	{"ctl/xdpha", "scripts/bench", "scripts/bench-peers", "scripts/bench-outage", "scripts/sim", "scripts/fuzz", "scripts/article"},
+	{"ctl", "pkg/bench/peers", "pkg/bench/outage", "pkg/bench/article", "pkg/bench/returns"},
+	{"ctl/xdpha", "scripts/bench", "scripts/bench-peers", "scripts/bench-outage", "scripts/sim", "scripts/fuzz", "scripts/article", "scripts/returns"},
 }
 
 // only lists libraries that one package owns.

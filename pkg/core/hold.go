@@ -34,8 +34,9 @@ func (m *Machine) holdReturning() {
 	m.returning = !up || unheard
 }
 
-// endHold ends by itself a hold that is until the data is back: of all that has data and another node
-// owns, which is there to copy it from.
+// endHold ends by itself a hold that is until the data is back: of all that has data, another node owns it,
+// which is there to copy it from, or is up and neither owns it nor has newer data. Then this node's is the newest,
+// and to wait for more would leave it unserved.
 func (m *Machine) endHold() {
 	if !m.want.Held || !m.durable.Held {
 		return
@@ -44,7 +45,7 @@ func (m *Machine) endHold() {
 		if !id.cfg.Mirrored || !id.has(m.cfg.Self) {
 			continue
 		}
-		if m.obs.unsynced(id.index) || !m.peerOwns(id) {
+		if m.obs.unsynced(id.index) || !m.peerOwns(id) && !m.up(id) {
 			return
 		}
 	}

@@ -127,6 +127,25 @@ func (m *Manager) Estimate(ctx context.Context, name string) (Stats, error) {
 	return m.order(ctx, name, kindDry)
 }
 
+// PeerIsNewer asks the other node whether its data of an identity's sets is of a later owner's than this node's.
+func (m *Manager) PeerIsNewer(ctx context.Context, identity string) (newer bool, err error) {
+	for _, id := range m.Config.Identities {
+		if id.Name != identity {
+			continue
+		}
+		for _, name := range id.Mirror {
+			conn, theirs, err := m.ask(ctx, hello{Kind: kindWhose, Set: name})
+			if err != nil {
+				return false, fmt.Errorf("mirror set %s: %w", name, err)
+			}
+			conn.Close()
+			whole, _ := m.memory.lineage(name)
+			newer = newer || theirs.Generation > whole
+		}
+	}
+	return newer, nil
+}
+
 func (m *Manager) order(ctx context.Context, name string, k kind) (Stats, error) {
 	s, ok := m.sets[name]
 	if !ok {

@@ -228,6 +228,9 @@ func TestNewerDataIsNotOverwrittenUnasked(t *testing.T) {
 	r.b.follow(serv2Next, Owner) // serv1 is not told
 	r.b.write("file", "as serv2 went on")
 	r.b.restart()
+	if !r.a.peerIsNewer() || r.b.peerIsNewer() {
+		t.Error("that serv2 has the newer data is not what both say when they are asked")
+	}
 	r.flows(t, serv1Again)
 	refuses(t, r.a, "the data on serv2 is of generation 11, and serv1's goes on from that of 10")
 	if got := r.b.read("file"); got != "as serv2 went on" {

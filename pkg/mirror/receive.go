@@ -50,8 +50,11 @@ func (in *session) end(why error) error {
 func (m *Manager) serve(ctx context.Context, conn *line.Conn, h hello) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	if h.Kind == kindComplete {
+	switch h.Kind {
+	case kindComplete:
 		return refuse(conn, m.complete(conn, h))
+	case kindWhose:
+		return refuse(conn, m.tellWhose(conn, h))
 	}
 	in := &session{generation: h.Generation, cancel: cancel, done: make(chan struct{})}
 	s, r, err := m.admit(h, in)
@@ -207,6 +210,15 @@ func (s *set) received(h hello, r *root) {
 		s.arrived = map[string]directory{}
 	}
 	s.arrived[h.Path] = directory{r.fs, !h.Empty}
+}
+
+// tellWhose answers of which generation the data here is.
+func (m *Manager) tellWhose(conn *line.Conn, h hello) error {
+	if m.sets[h.Set] == nil {
+		return refused("mirror set %q is not in %s's configuration: copy the configuration", h.Set, m.self())
+	}
+	whole, _ := m.memory.lineage(h.Set)
+	return line.Write(conn, answer{OK: true, Generation: whole})
 }
 
 // complete is after a run of all paths: it is answered when the copy is on disk.

@@ -223,6 +223,14 @@ func (n *Node) Estimate(Nothing, out *Stats) (err error) {
 	return err
 }
 
+// Whose is an answer to PeerIsNewer.
+type Whose struct{ Newer bool }
+
+func (n *Node) PeerIsNewer(_ Nothing, w *Whose) (err error) {
+	w.Newer, err = n.m.PeerIsNewer(context.Background(), "files")
+	return err
+}
+
 func (n *Node) State(_ Nothing, out *State) error {
 	*out = n.m.States()[0]
 	return nil
@@ -259,6 +267,14 @@ func (n *node) sync() Stats {
 		n.t.Fatalf("sync: %v", err)
 	}
 	return s
+}
+
+// peerIsNewer asks, until there is an answer: the peer may have been started just now.
+func (n *node) peerIsNewer() bool {
+	n.t.Helper()
+	var w Whose
+	eventually(n.t, "the peer answers whose data it has", func() bool { return n.try("PeerIsNewer", Nothing{}, &w) == nil })
+	return w.Newer
 }
 
 func (n *node) view() (s State) {

@@ -18,6 +18,7 @@ const (
 	kindChanges  kind = "changes"  // compares the directories that the sender names
 	kindDry      kind = "dry"      // as full, and changes nothing
 	kindComplete kind = "complete" // every path was compared since AgeNS ago; nothing more follows
+	kindWhose    kind = "whose"    // asks of which generation the data is; nothing more follows
 )
 
 // hello is the sender's first word. The receiver compares each of its parts with what it knows.
@@ -39,12 +40,12 @@ const (
 	refusedOther = "other"   // it is tried again
 )
 
-// answer is the receiver's. After an OK the bytes are rsync's, but with kindComplete.
+// answer is the receiver's. After an OK the bytes are rsync's, but with kindComplete and kindWhose.
 type answer struct {
 	OK         bool   `json:"ok"`
 	Code       string `json:"code,omitempty"`
 	Text       string `json:"text,omitempty"`
-	Generation uint64 `json:"generation,omitempty"` // the highest that the receiver has seen
+	Generation uint64 `json:"generation,omitempty"` // the highest that the receiver has seen; with kindWhose that of its data
 }
 
 // refusal is an answer that is not OK, as an error.

@@ -41,6 +41,7 @@ type loopState struct {
 	etcd      etcd.State // as it was read last
 	told      [loader.MaxIdentities]toldStages
 	mirroring [loader.MaxIdentities]mirroring
+	questions [loader.MaxIdentities]question
 	unseen    [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
 	theirs    map[int]theirServices      // the last word on the peers' services, by identity
 }

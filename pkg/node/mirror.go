@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/control"
@@ -98,9 +99,58 @@ func (n *node) unsynced(s *loader.State) []bool {
 			set := states[name]
 			return !set.Whole || owner.Has(core.Owner) && set.WholeAt != owner.Gen()
 		}
-		list[i] = !s.Words[i].Has(core.Owner) && slices.ContainsFunc(id.Mirror, lacks)
+		list[i] = !s.Words[i].Has(core.Owner) && len(id.Mirror) > 0 && (n.newerThere(i, s) || slices.ContainsFunc(id.Mirror, lacks))
 	}
 	return list
+}
+
+// question is whether the peer has newer data of an identity that nobody owns: it may have owned it, and lost
+// it again, while it was not heard. No word tells of that, for a reboot clears them; its mirrors know.
+type question struct {
+	spell    int    // each time that the peer is heard anew it is another one
+	boot     uint64 // of the peer
+	heard    bool
+	asked    bool
+	answered bool // by the peer, or by the word of who owns it
+	newer    bool
+}
+
+const askAgain = 250 * time.Millisecond
+
+// newerThere reports that the peer is heard and has newer data, or that it is not known yet. The loop calls it.
+func (n *node) newerThere(i int, s *loader.State) bool {
+	q, p := &n.loop.questions[i], n.peerOf(s)
+	if heard := heardPeer(p); heard != q.heard || p.Boot != q.boot {
+		*q = question{spell: q.spell + 1, boot: p.Boot, heard: heard}
+	}
+	for _, w := range []core.Word{s.Words[i], p.Words[i]} {
+		if q.heard && (w.Has(core.Owner) || w.Has(core.Yield)) {
+			q.answered, q.newer = true, false
+		}
+	}
+	if q.heard && !q.answered && !q.asked {
+		q.asked = true
+		go n.askWhose(i, q.spell)
+	}
+	return q.heard && (q.newer || !q.answered)
+}
+
+// askWhose asks the peer's mirrors, which may take until its daemon runs.
+func (n *node) askWhose(i, spell int) {
+	newer, err := n.mirrors.PeerIsNewer(n.working, n.Config.Identities[i].Name)
+	if err != nil {
+		n.Log.Info("ask whose data is newer", "identity", n.Config.Identities[i].Name, "err", err)
+		select {
+		case <-time.After(askAgain):
+		case <-n.working.Done():
+		}
+	}
+	n.post(func() {
+		if q := &n.loop.questions[i]; q.spell == spell && !q.answered {
+			q.asked, q.answered, q.newer = err == nil, err == nil, newer
+		}
+	})
+	n.post(hint{})
 }
 
 // copyData brings an identity's sets to the other node, beside all else.

@@ -175,6 +175,26 @@ func TestL13AScheduleMirrorsOneWayAndAFailureEndsIt(t *testing.T) {
 	}
 }
 
+// TestAfterBothHaveBootedTheNewerDataIsServed: the home lost its power first, and has not heard of what the other
+// node served since.
+func TestAfterBothHaveBootedTheNewerDataIsServed(t *testing.T) {
+	c := withData(t, lab.Scene{Mirror: "{paths: [/srv]}", Extra: "hold: until-synced\n"})
+	write(t, c.Nodes[0], "mail", "before the failure")
+	c.has(t, lab.Serv2, "mail", "before the failure")
+	c.breaks(t, lab.FaultPower, files)
+	await(t, "serv2 runs everything", func() error { return c.serves(lab.Serv2, everythingOn(lab.Serv2)) })
+	write(t, c.Nodes[1], "mail", "after it")
+	c.breaks(t, lab.FaultBootBoth, files)
+	c.heal(t, lab.FaultPower, files)
+	c.heal(t, lab.FaultBootBoth, files)
+	c.awaitSettled(t, everythingOn(lab.Serv2))
+	for _, n := range c.Nodes {
+		c.has(t, n.Name, "mail", "after it")
+	}
+	c.bringHome(t)
+	c.has(t, lab.Serv1, "mail", "after it")
+}
+
 // writer is a service that leaves a new file of some megabytes when it stops, and notes what it finds when it
 // starts: "NODE START|STOP NUMBER", of how often it was stopped.
 const writer = `#!/bin/sh
