@@ -54,6 +54,9 @@ var program = sync.OnceValues(func() (string, error) {
 // patience bounds every wait; a machine with all CPUs busy needs some.
 const patience = 30 * time.Second
 
+// updelay is short: tests wait for what is carried where it belongs.
+const updelay = "500ms"
+
 // atHome is who owns what when all is well.
 var atHome = map[string]string{"files": lab.Serv1, "mail": lab.Serv2}
 
@@ -78,7 +81,7 @@ func newClusterOf(t *testing.T, nodes int, s lab.Scene) *cluster {
 		t.Skip("needs root")
 	}
 	if s.UpDelay == "" {
-		s.UpDelay = "500ms" // tests wait for what is carried where it belongs
+		s.UpDelay = updelay
 	}
 	c := &cluster{ahead: s.Staging == "ahead", api: map[string]*control.Client{}}
 	executable, err := program()

@@ -148,7 +148,7 @@ func (c *cluster) signsWith(t *testing.T, keys ...wire.Key) uint8 {
 
 // TestSecretsAreRotatedUnderTraffic goes through what xdpha keygen --help says, and what is refused on the way.
 func TestSecretsAreRotatedUnderTraffic(t *testing.T) {
-	s := lab.Scene{Profile: "cautious", SupervisorLease: "20s"}
+	s := lab.Scene{Profile: "cautious", SupervisorLease: "20s", UpDelay: updelay}
 	c := running(t, s)
 	raw, err := os.ReadFile(c.secretPath())
 	must(t, err)

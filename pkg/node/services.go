@@ -36,7 +36,7 @@ func (n *node) serviceChanged(s service.State) {
 	// What the core need not know wakes the loop all the same: the peers are told which services are up.
 	var ev any = func() {}
 	switch {
-	case s.Phase == service.Failed:
+	case s.Phase == service.Failed && !s.CalledOff:
 		ev = core.ServiceState{Identity: identity, Service: s.Service, Err: s.Reason}
 	case s.Phase == service.Up, s.Phase == service.Standby:
 		ev = core.ServiceState{Identity: identity, Service: s.Service, Healthy: true}

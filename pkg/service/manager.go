@@ -46,11 +46,12 @@ type State struct {
 	Reason   string // why it is not up
 	// Failure is why it was given up last, for as long as that counts: until it is up, or a restart
 	// window has passed since.
-	Failure string
-	Env     Env // of its last start
-	Since   time.Time
-	Active  bool     // it is for clients to use, or to become so; false: it is in standby, or stopped since its manager was made
-	Ports   []uint16 // that clients connect to
+	Failure   string
+	CalledOff bool // Failed, because its start was called off: that is not the service's failure
+	Env       Env  // of its last start
+	Since     time.Time
+	Active    bool     // it is for clients to use, or to become so; false: it is in standby, or stopped since its manager was made
+	Ports     []uint16 // that clients connect to
 }
 
 // Ready reports whether clients can be let in: its check was good after its start, and it was not given up since.

@@ -151,6 +151,10 @@ func (u *unit) fail(r *run, err error) {
 	if errors.Is(err, ErrStopped) || errors.Is(err, ErrClosed) || errors.Is(err, errRelieved) {
 		return // they say what becomes of it
 	}
+	if errors.Is(err, context.Canceled) { // whoever called the start off: it says nothing of the service
+		u.set(Failed, err.Error(), func(s *State) { s.CalledOff = true })
+		return
+	}
 	u.m.mu.Lock()
 	u.forget()
 	if u.m.closed.Err() == nil {

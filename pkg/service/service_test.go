@@ -194,8 +194,8 @@ func TestStartWhoseContextEndsIsCancelled(t *testing.T) {
 		t.Error(err)
 	}
 	hasEnded(t, pid)
-	if p := r.phase("a"); p != Failed {
-		t.Error(p)
+	if s, _ := r.State("a"); s.Phase != Failed || !s.CalledOff || s.Failure != "" {
+		t.Errorf("the start was called off, which is no failure of the service: %+v", s)
 	}
 }
 

@@ -39,12 +39,12 @@ func newUnit(m *Manager, cfg config.Service) *unit {
 
 // set changes the state and reports it.
 func (u *unit) set(p Phase, reason string, change ...func(*State)) {
-	u.change(append(change, func(s *State) {
+	u.change(append([]func(*State){func(s *State) { s.CalledOff = false }}, append(change, func(s *State) {
 		if s.Phase != p {
 			s.Since = time.Now()
 		}
 		s.Phase, s.Reason = p, reason
-	})...)
+	})...)...)
 }
 
 func (u *unit) change(change ...func(*State)) {
