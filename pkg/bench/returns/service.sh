@@ -41,6 +41,8 @@ start)
 	;;
 write) write "$2" ;;
 stop)
+	exec 8>>"$judge/stop-$XDPHA_NODE" # a daemon that is cut off and its guard may both stop it
+	flock 8
 	[[ -e $mark ]] || exit 0
 	pid=$(<"$mark")
 	while kill -KILL "$pid" 2>/dev/null; do sleep 0.01; done
