@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/xdpha/xdpha/pkg/config"
@@ -62,9 +63,12 @@ func TestNothingIsStartedThatIsNotPermitted(t *testing.T) {
 		s.Restart.Times = 1
 	})
 	r := newRig(t, s)
+	var mu sync.Mutex // guards what follows: a restart asks from a goroutine of its own
 	var refused error
 	var asked []Env
 	r.Permit = func(e Env) error {
+		mu.Lock()
+		defer mu.Unlock()
 		asked = append(asked, e)
 		return refused
 	}
@@ -72,13 +76,18 @@ func TestNothingIsStartedThatIsNotPermitted(t *testing.T) {
 	if err := r.Start(t.Context(), []string{"samba"}, env); err != nil {
 		t.Fatal(err)
 	}
-	refused = errors.New("not the owner any more")
+	no := errors.New("not the owner any more")
+	mu.Lock()
+	refused = no
+	mu.Unlock()
 	if err := os.Remove(filepath.Join(r.dir, alive)); err != nil {
 		t.Fatal(err)
 	}
-	if s := r.until("samba", Failed); !strings.Contains(s.Reason, refused.Error()) {
+	if s := r.until("samba", Failed); !strings.Contains(s.Reason, no.Error()) {
 		t.Errorf("it failed, for: %s", s.Reason)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	if len(asked) != 2 || asked[0] != env || asked[1] != env {
 		t.Errorf("it was asked for %v", asked)
 	}
