@@ -227,6 +227,15 @@ func cpuTicks(t *testing.T, pid int) (ticks uint64) {
 
 func noDescriptors(t *testing.T, c *cluster) {
 	pid := c.Node(lab.Serv1).PID()
+	await(t, "the services of serv1 are up: a start that cannot be run is a failure, a check that cannot is none", func() error {
+		s, err := c.status(lab.Serv1)
+		for _, svc := range s.Services {
+			if svc.State != "up" && svc.Name != "maild" {
+				err = errors.Join(err, fmt.Errorf("%s is %s", svc.Name, svc.State))
+			}
+		}
+		return err
+	})
 	w := c.watch(t, files, lab.Serv1, lab.Serv2)
 	var before unix.Rlimit
 	must(t, unix.Prlimit(pid, unix.RLIMIT_NOFILE, nil, &before))
