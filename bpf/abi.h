@@ -140,7 +140,7 @@ struct xd_minute {
 
 // An address of an identity that somebody else claims, as it stands in the map addresses.
 struct xd_claim {
-	__u64 identity; // its number and 1; 0: the slot is being written
+	__u64 mark; // the claim's number, and below it CLAIM_IDENTITY_BITS with the identity's number and 1; 0: being written, or done with
 	__u64 first, second;
 };
 

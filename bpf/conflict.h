@@ -5,6 +5,7 @@
 
 #include "gate.h"
 
+#define CLAIM_IDENTITY_BITS 8
 #define CONFLICT_EVERY_NS 100000000LL // of one identity told no more often: somebody may flood us
 
 // is_conflict counts and tells of a claim (RFC 5227, 2.4; RFC 4862, 5.4.4). With our own MAC it is
@@ -47,13 +48,15 @@ __noinline int deny_claim(__u32 id, __u64 first, __u64 second)
 		c = &st->claims[n & (CLAIMS_KEPT - 1)];
 		c->first = first;
 		c->second = second;
-		__sync_lock_test_and_set(&c->identity, id + 1ULL);
+		__sync_lock_test_and_set(&c->mark, n << CLAIM_IDENTITY_BITS | (id + 1));
 		return 1;
 	}
 	return 0;
 }
 
-// claim_to_deny gives the next claim that it is time for; 0: none.
+// claim_to_deny gives the next claim that it is time for; 0: none. Of two ticks at once that have
+// read the same claim the one that swaps its mark has it. The other must not touch what may be the
+// slot's next claim by then: one without a mark would be the last that is ever looked at.
 static __always_inline int claim_to_deny(struct xd_state *st, __u64 now, struct xd_claim *claim)
 {
 	__u64 n = *(volatile __u64 *)&st->denied;
@@ -65,12 +68,14 @@ static __always_inline int claim_to_deny(struct xd_state *st, __u64 now, struct 
 		st->denials_since_ns = now;
 		st->denials = 0;
 	}
-	if (st->denials >= DENIALS || !*(volatile __u64 *)&c->identity) // the latter: it is being written
+	if (st->denials >= DENIALS)
+		return 0;
+	*claim = (struct xd_claim){*(volatile __u64 *)&c->mark, *(volatile __u64 *)&c->first, *(volatile __u64 *)&c->second};
+	if (!claim->mark || !swap_word(&c->mark, claim->mark, 0)) // not written yet, or another tick's
 		return 0;
 	st->denials++;
-	*claim = *c;
-	c->identity = 0;
-	return swap_word(&st->denied, n, n + 1);
+	*(volatile __u64 *)&st->denied = n + 1;
+	return 1;
 }
 
 #endif

@@ -22,7 +22,7 @@ func claimed(kept uint64) func(*testing.T, view) {
 		want := bpf.XdphaXdClaim{}
 		if kept > 0 {
 			want.First, want.Second = halves(filesIP)
-			want.Identity = 1
+			want.Mark = 1
 		}
 		if s.Conflicts[0] != 1 || s.Conflicts[1] != 0 || s.Claimed != kept || s.Claims[0] != want {
 			t.Errorf("%d claims counted, %d to deny, %+v", s.Conflicts[0], s.Claimed, s.Claims[0])

@@ -94,7 +94,7 @@ func (l *ledger) claimed(kept bool) {
 	l.stamped(&want.ConflictToldNs[id], now.ConflictToldNs[id])
 	if n := want.Claimed; kept && n-want.Denied < 64 {
 		first, second := halves(address)
-		want.Claims[n%64] = bpf.XdphaXdClaim{Identity: uint64(id) + 1, First: first, Second: second}
+		want.Claims[n%64] = bpf.XdphaXdClaim{Mark: n<<8 | uint64(id) + 1, First: first, Second: second}
 		want.Claimed++
 	}
 }
@@ -352,7 +352,7 @@ func (l *ledger) denied() error {
 		return fmt.Errorf("one tick was done with %d claims of %d", done, want.Claimed-want.Denied)
 	}
 	for range done {
-		want.Claims[want.Denied%64].Identity = 0
+		want.Claims[want.Denied%64].Mark = 0
 		want.Denied++
 		want.Denials++
 	}

@@ -267,7 +267,7 @@ static __always_inline int reach_due(const struct xd_config *cfg, struct xd_stat
 		wait = answered ? 0 : st->reach_wait_ns;
 		next = answered ? cfg->probe_ns : 2 * wait;
 	}
-	if (now - st->reach_sent_ns < wait)
+	if ((__s64)(now - st->reach_sent_ns) < (__s64)wait) // another CPU may have asked meanwhile
 		return 0;
 	st->reach_wait_ns = next < REACH_EVERY_NS ? next : REACH_EVERY_NS;
 	return 1;
@@ -392,7 +392,7 @@ __noinline int deny(struct __sk_buff *skb, __u64 now)
 
 		if (!claim_to_deny(st, now, &claim))
 			return 0;
-		number = (claim.identity - 1) & (MAX_IDENTITIES - 1);
+		number = (claim.mark - 1) & (MAX_IDENTITIES - 1);
 		id = identity_config(cfg, number);
 		if (!gate_open(cfg, number))
 			continue;

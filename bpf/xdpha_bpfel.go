@@ -35,10 +35,10 @@ type XdphaXdAddress struct {
 }
 
 type XdphaXdClaim struct {
-	_        structs.HostLayout
-	Identity uint64
-	First    uint64
-	Second   uint64
+	_      structs.HostLayout
+	Mark   uint64
+	First  uint64
+	Second uint64
 }
 
 type XdphaXdConfig struct {

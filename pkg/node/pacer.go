@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -45,19 +44,19 @@ type pacer struct {
 	seeds  atomic.Uint64
 	kernel atomic.Pointer[string] // by which qdisc; nil: the thread
 
-	mu    sync.Mutex // guards start and the sockets' use: the pair may be made anew
-	past  int        // the socket that goes past the delay line
-	into  int        // and the one that goes into it
-	start int
+	past  int          // the socket that goes past the delay line
+	into  int          // and the one that goes into it
+	start atomic.Int64 // the pair's interface that ticks are sent into: the pair may be made anew
 }
 
 var paces = map[string]loader.Pace{host.PaceTbf: loader.PaceTBF, host.PaceFq: loader.PaceFQ}
 
 func newPacer(n *node, start int) (*pacer, error) {
 	p := &pacer{
-		host: n.host, dp: n.dp, want: n.Config.Timing.Pacer, probe: n.Config.Timing.Probe, past: -1, into: -1, start: start,
+		host: n.host, dp: n.dp, want: n.Config.Timing.Pacer, probe: n.Config.Timing.Probe, past: -1, into: -1,
 		tell: func(kind, text string) { n.tell(loader.Now(), kind, -1, text, nil) },
 	}
+	p.start.Store(int64(start))
 	if err := p.open(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the pacer's sockets: %w", err), p.close())
 	}
@@ -93,10 +92,8 @@ func (p *pacer) begin(log *slog.Logger) error {
 
 // useKernel makes the ring and sends a token round.
 func (p *pacer) useKernel() error {
-	p.mu.Lock()
-	mode, err := p.host.SetPace(p.start, loader.TokenBytes, p.lap())
-	start := p.start
-	p.mu.Unlock()
+	start := int(p.start.Load())
+	mode, err := p.host.SetPace(start, loader.TokenBytes, p.lap())
 	if err != nil {
 		return err
 	}
@@ -112,9 +109,7 @@ func (p *pacer) lap() time.Duration { return host.Lap(p.probe) }
 func (p *pacer) useThread() error {
 	p.kernel.Store(nil)
 	p.dp.SetPace(loader.PaceThread, 0, 0)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.host.RemovePace(p.start)
+	return p.host.RemovePace(int(p.start.Load()))
 }
 
 // mode names what paces, for people.
@@ -139,9 +134,7 @@ func (p *pacer) send(fd int, mark byte) error {
 	var frame [loader.TokenBytes]byte
 	frame[5] = mark
 	frame[12] = 8 // EtherType IPv4: what the clones will be
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	to := unix.SockaddrLinklayer{Ifindex: p.start, Protocol: 0x0008}
+	to := unix.SockaddrLinklayer{Ifindex: int(p.start.Load()), Protocol: 0x0008}
 	return unix.Sendto(fd, frame[:], 0, &to)
 }
 
@@ -202,16 +195,11 @@ func (p *pacer) mendPair() error {
 	if err != nil {
 		return err
 	}
-	p.mu.Lock()
-	moved := start != p.start
-	p.mu.Unlock()
-	if moved {
+	if int64(start) != p.start.Load() {
 		if err := p.dp.MoveTick(end); err != nil {
 			return err
 		}
-		p.mu.Lock()
-		p.start = start // not before its program is there: what failed is tried again
-		p.mu.Unlock()
+		p.start.Store(int64(start)) // not before its program is there: what failed is tried again
 	}
 	return nil
 }
