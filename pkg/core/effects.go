@@ -111,6 +111,7 @@ func (m *Machine) driveEffects(id *identity) {
 			limit: lim.Address,
 		})
 	}
+	m.noteOwned(id)
 	gen := id.word.Gen()
 	serving := id.word.Has(Owner) && id.addr.state == actOn && carried
 	if serving && (id.announced != gen || id.announceAgain) {

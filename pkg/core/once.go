@@ -5,11 +5,14 @@ package core
 // A service that must run once is started here when it has ended elsewhere. Who owns is not enough
 // for that: a node whose daemon does not act loses its identities by its kernel alone. There a guard
 // ends what runs, and the frames say when it has (PeerView.Runs). A node that is not heard cannot say
-// so; its guard ends what runs a known time after its right to serve (IdentityConfig.AfterSilence).
+// so; its guard ends what runs a known time after its right to serve (IdentityConfig.AfterSilence). That
+// right may have outlived its death here, by a key in etcd or the listed hosts' leave, but not the moment
+// in which this node came to own.
 
 // waiting is why services that shall start do not start yet.
 type waiting struct {
 	gen   uint64 // what is known here is of the ownership at this generation
+	since int64  // when that was first seen
 	until int64  // how long a peer is waited for that says that they run there; 0: none has said so
 	told  waitCause
 	over  bool // it was waited for long enough
@@ -26,9 +29,6 @@ const (
 // mustWait reports that services may still run on another node, or that it was told to wait longer.
 func (m *Machine) mustWait(id *identity) bool {
 	w := &id.wait
-	if gen := id.word.Gen(); w.gen != gen {
-		*w = waiting{gen: gen}
-	}
 	cause, p := m.holder(id)
 	if cause == waitRuns && w.until == 0 {
 		w.until = m.now + m.cfg.Limits.PeerServices
@@ -52,6 +52,13 @@ func (m *Machine) mustWait(id *identity) bool {
 	return true
 }
 
+// noteOwned remembers since when this node owns.
+func (m *Machine) noteOwned(id *identity) {
+	if gen := id.word.Gen(); id.word.Has(Owner) && id.wait.gen != gen {
+		id.wait = waiting{gen: gen, since: m.now}
+	}
+}
+
 // holder is a node that says that the services run there, or one that cannot say; who says comes first.
 func (m *Machine) holder(id *identity) (cause waitCause, p int) {
 	for _, other := range m.candidates(id) {
@@ -59,19 +66,31 @@ func (m *Machine) holder(id *identity) (cause waitCause, p int) {
 		switch {
 		case (v.State == PeerUp || v.State == PeerSuspect) && v.runs(id.index):
 			return waitRuns, other
-		case v.State == PeerDead && !m.obs.Fenced && v.mayRun(id.index) && m.now-m.peers[other].deadAt < id.cfg.AfterSilence:
+		case v.State != PeerDead || m.obs.Fenced:
+		case m.goesOn(v) && v.runs(id.index):
+			return waitRuns, other
+		case m.now-max(m.peers[other].deadAt, id.wait.since) < id.cfg.AfterSilence && m.mayRun(id, other):
 			cause, p = waitSilent, other
 		}
 	}
 	return cause, p
 }
 
+// goesOn is whether a silent node does not end what it runs: it asks nobody for its right, so it does
+// not know that it is cut off, or it was told to leave everything where it is. Its own word tells, or
+// the fence agent's. Without an arbiter it is not waited for.
+func (m *Machine) goesOn(v PeerView) bool {
+	return m.cfg.EndAfter != 0 && v.Frozen || m.cfg.EndAfter == 0 && m.cfg.Fence
+}
+
 // runs is whether services of an identity that must run once may run on a node, as it said last.
 func (v PeerView) runs(identity int) bool { return identity < len(v.Runs) && v.Runs[identity] }
 
-// mayRun: a silent node may run what it said, or could have started; one that was never heard, anything.
-func (v PeerView) mayRun(identity int) bool {
-	return v.Boot == 0 || v.runs(identity) || v.word(identity).Has(Owner)
+// mayRun: a node may run what it said before it fell silent, or could have started; one that was never
+// heard, anything; and if this node came to own later than that, it may have been the owner before.
+func (m *Machine) mayRun(id *identity, silent int) bool {
+	v := m.view(silent)
+	return v.Boot == 0 || v.runs(id.index) || v.word(id.index).Has(Owner) || id.wait.since > m.peers[silent].deadAt
 }
 
 // rightless is the time for which an owner has had no right to serve.

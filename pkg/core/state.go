@@ -131,6 +131,7 @@ type IdentityState struct {
 // WaitState is the wait for services to end elsewhere.
 type WaitState struct {
 	Gen   uint64
+	Since int64
 	Until int64
 	Told  int
 	Over  bool
@@ -182,7 +183,7 @@ func (m *Machine) saveIdentity(id *identity) IdentityState {
 		Handover: ho, UnownedSince: id.unownedSince, UnownedGen: id.unownedGen, Uncovered: id.uncovered, PeerBooted: id.peerBooted,
 		HomeReadySince: id.homeReadySince, Arrived: id.arrived, LastAuto: id.lastAuto, Hold: id.hold, LastFailed: id.lastFailed, Stays: id.stays,
 		TwoOwners: id.twoOwners, Failed: keys(id.failed), KeyWanted: id.wanted, KeyHeld: id.held, AsItIs: id.asItIs,
-		Wait: WaitState{id.wait.gen, id.wait.until, int(id.wait.told), id.wait.over}, RightlessSince: id.rightless.since, RightlessTold: id.rightless.told,
+		Wait: WaitState{id.wait.gen, id.wait.since, id.wait.until, int(id.wait.told), id.wait.over}, RightlessSince: id.rightless.since, RightlessTold: id.rightless.told,
 	}
 }
 
@@ -266,7 +267,7 @@ func (m *Machine) restoreIdentity(id *identity, s IdentityState) error {
 	id.stays = s.Stays
 	id.twoOwners, id.failed = s.TwoOwners, setOf(s.Failed)
 	id.wanted, id.held, id.asItIs = s.KeyWanted, s.KeyHeld, s.AsItIs
-	id.wait = waiting{s.Wait.Gen, s.Wait.Until, waitCause(s.Wait.Told), s.Wait.Over}
+	id.wait = waiting{s.Wait.Gen, s.Wait.Since, s.Wait.Until, waitCause(s.Wait.Told), s.Wait.Over}
 	id.rightless = rightless{s.RightlessSince, s.RightlessTold}
 	var err error
 	if id.carry, err = restoreActuator(s.Carry); err != nil {

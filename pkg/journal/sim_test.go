@@ -41,6 +41,8 @@ type twin struct {
 	restored *int
 }
 
+func (w *twin) Snapshot() core.Snapshot { return w.a.Snapshot() }
+
 func (w *twin) Step(now int64, ev core.Event) []core.Action {
 	if w.r.IntN(20) == 0 {
 		text, err := json.Marshal(w.a.State())
@@ -81,6 +83,7 @@ func TestARestoredCoreDecidesAsTheOneBefore(t *testing.T) {
 // recorded is a core with a journal, and what it did, by input.
 type recorded struct {
 	*Writer
+	*core.Machine
 	text *core.Transcript
 	out  *[]string
 }
@@ -114,10 +117,11 @@ func journalled(t *testing.T, dir string, seed uint64, full int64) (did [2][]str
 		}
 		j.full = full
 		open[cfg.Self] = j
-		j.Begin(Start{Version: "sim", Boot: fmt.Sprint(seed), Config: cfg, Saved: saved}, core.New(cfg, saved))
+		m := core.New(cfg, saved)
+		j.Begin(Start{Version: "sim", Boot: fmt.Sprint(seed), Config: cfg, Saved: saved}, m)
 		text := core.NewTranscript(cfg)
 		did[cfg.Self] = append(did[cfg.Self], strings.Join(text.Head(saved), "\n")+"\n")
-		return recorded{j, text, &did[cfg.Self]}
+		return recorded{j, m, text, &did[cfg.Self]}
 	})
 	for _, j := range open {
 		closed(t, j)

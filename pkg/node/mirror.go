@@ -45,7 +45,7 @@ func (n *node) followMirrors(snap core.Snapshot) {
 		return
 	}
 	for i, id := range snap.Identities {
-		n.tellMirrors(i, n.mirrorsOf(i, id.Owner, &snap.Peers[n.Config.Peer()]))
+		n.tellMirrors(i, n.mirrorsOf(i, id, &snap.Peers[n.Config.Peer()]))
 	}
 }
 
@@ -62,13 +62,14 @@ func (n *node) tellMirrors(i int, now mirroring) {
 }
 
 // mirrorsOf is what an identity's mirrors have to do: the owner's word says whose data it is. While
-// nobody is known to own it, nothing is copied, at the generation that was known.
-func (n *node) mirrorsOf(i, owner int, p *core.PeerView) mirroring {
+// nobody is known to own it, nothing is copied, at the generation that was known; nor while services that
+// did not stop would have their data changed under their hands.
+func (n *node) mirrorsOf(i int, id core.IdentitySnapshot, p *core.PeerView) mirroring {
 	peer := p.State == core.PeerUp
 	switch word := n.dp.Word(i); {
 	case word.Has(core.Owner):
 		return mirroring{word.Gen(), mirror.Owner, peer}
-	case owner == n.Config.Peer():
+	case id.Owner == n.Config.Peer() && id.Services == "stopped":
 		return mirroring{p.Words[i].Gen(), mirror.Standby, peer}
 	}
 	return mirroring{n.loop.mirroring[i].generation, mirror.None, peer}

@@ -23,6 +23,7 @@ type Stats struct {
 	OverlapMax int64 // the longest of them
 	Fenced     int   // nodes that were switched off by their peer
 	SettledNs  int64 // from the last fault's end until all was as it should be
+	Writes     int   // of mirrors
 	SimNs      int64 // how much time has passed in the run
 }
 
@@ -33,7 +34,8 @@ type checker struct {
 	overlap []overlap
 	owned   []map[uint64]int // by identity and generation: which node had it
 	served  []served
-	forced  []bool // by identity: somebody forced a move in this run
+	data    [][maxNodes]uint64 // by identity and node: the generation that its data is of
+	forced  []bool             // by identity: somebody forced a move in this run
 	stats   Stats
 }
 
@@ -44,7 +46,7 @@ type overlap struct {
 }
 
 func newChecker(w *world) checker {
-	c := checker{w: w, overlap: make([]overlap, len(w.ids)), served: make([]served, len(w.ids)), forced: make([]bool, len(w.ids))}
+	c := checker{w: w, overlap: make([]overlap, len(w.ids)), served: make([]served, len(w.ids)), data: make([][maxNodes]uint64, len(w.ids)), forced: make([]bool, len(w.ids))}
 	for range w.ids {
 		c.owned = append(c.owned, map[uint64]int{})
 	}
@@ -60,6 +62,7 @@ func (c *checker) open(n *node, i int) bool {
 func (c *checker) instant() {
 	w := c.w
 	for i := range w.ids {
+		c.once(i)
 		if w.p.Etcd {
 			c.keys(i)
 			c.rises(i)

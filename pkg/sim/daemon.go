@@ -19,11 +19,22 @@ type daemon struct {
 	replied map[uint64]bool
 	fencing uint64  // the Fence in flight
 	keeper  *keeper // nil: the arbiter is not etcd
+
+	// By identity.
+	lanes    []lane // of its services and mirrors
+	starting []*startOrder
+	runs     []uint64 // at which generation it has started, or taken, the services; 0: not
+	sets     []mirrored
 }
 
 var names = [maxNodes]string{"serv1", "serv2", "serv3", "serv4", "serv5"}
 
-func newDaemon(n *node) *daemon { return &daemon{n: n, replied: map[uint64]bool{}} }
+func newDaemon(n *node) *daemon {
+	count := len(n.w.ids)
+	return &daemon{
+		n: n, replied: map[uint64]bool{}, lanes: make([]lane, count), starting: make([]*startOrder, count), runs: make([]uint64, count), sets: make([]mirrored, count),
+	}
+}
 
 // start is of a node that has just booted, or of a daemon whose predecessor has ended.
 func (d *daemon) start(booted bool) {
@@ -32,16 +43,18 @@ func (d *daemon) start(booted bool) {
 	saved := core.Saved{Generations: maps.Clone(n.disk.Generations), Standby: n.disk.Standby, Frozen: n.disk.Frozen}
 	ids := slices.Clone(n.w.ids)
 	for i := range ids {
-		ids[i].Floor, ids[i].Aside = n.k.floor[i], n.aside[i]
+		ids[i].Floor, ids[i].Aside, ids[i].AfterSilence = n.k.floor[i], n.aside[i], n.w.p.afterSilence()
 	}
 	d.m = n.w.newCore(core.Config{
 		Self: n.self, Nodes: names[:n.w.p.Nodes], Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0, Hold: n.w.o.Seed%3 == 0 && booted,
 		Etcd: n.w.p.Etcd, Fence: n.w.p.Fence, FenceDelay: n.w.p.FenceDelay[max(1-n.self, 0)],
-		Limits: core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms, LanBack: 500 * ms, Fence: 5 * s},
+		EndAfter: n.w.p.endAfter(),
+		Limits:   core.Limits{Stage: 500 * ms, Release: 200 * ms, MoveEvery: 1000 * ms, LanBack: 500 * ms, Fence: 5 * s},
 	}, saved)
 	if n.w.p.Etcd {
 		d.keeper = startKeeper(d)
 	}
+	n.guarded()
 	d.step(core.Started{})
 	d.renew()
 	d.look()
@@ -96,6 +109,12 @@ func (d *daemon) read() {
 	d.n.dirty = false
 	d.n.k.lan = d.n.lanView()
 	d.step(d.n.observed())
+	for i, id := range d.m.Snapshot().Identities { // node.followGuard
+		if (id.Services == "running" || id.Services == "starting") && d.n.k.running[i].ended {
+			d.step(core.ServicesEnded{Identity: i})
+		}
+	}
+	d.tellMirrors()
 }
 
 func (d *daemon) step(ev core.Event) {
@@ -143,10 +162,9 @@ func (d *daemon) act(a core.Action) {
 	case core.RemoveAddresses:
 		d.result(a.Op, 20, w.rnd(ms, 10*ms), func() { n.addrs[a.Identity] = false })
 	case core.StartServices:
-		n.svc[a.Identity] = true
-		d.result(a.Op, 20, w.rnd(5*ms, 60*ms), nothing)
+		d.startServices(a)
 	case core.StopServices:
-		d.result(a.Op, 20, w.rnd(5*ms, 60*ms), func() { n.svc[a.Identity] = false })
+		d.stopServices(a)
 	case core.StartConcurrent:
 		d.result(a.Op, 1<<40, 5*ms, nothing)
 	case core.StopConcurrent:
@@ -177,6 +195,7 @@ func (d *daemon) act(a core.Action) {
 			d.keeper.release()
 		}
 		d.end()
+		n.guard = nil
 		n.restart(w.rnd(50*ms, 2*s))
 	case core.Pulse:
 		n.tick()

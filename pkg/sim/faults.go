@@ -59,6 +59,14 @@ var kinds = []kind{
 	}, func(w *world, f Fault) {
 		w.net.cable, w.net.nic[f.Node] = true, [nics]bool{true, true}
 	}},
+	{"isolated, its daemon stopped", 2500 * ms, func(w *world, f Fault) {
+		w.net.cable, w.net.nic[f.Node] = false, [nics]bool{}
+		if n := w.nodes[f.Node]; n.powered {
+			n.d.paused = w.now + f.ForNs
+		}
+	}, func(w *world, f Fault) {
+		w.net.cable, w.net.nic[f.Node] = true, [nics]bool{true, true}
+	}},
 	{"host", 300 * ms, func(w *world, f Fault) { w.net.host[f.Which%hosts] = false }, func(w *world, f Fault) { w.net.host[f.Which%hosts] = true }},
 	{"deaf for a host", 300 * ms, func(w *world, f Fault) { w.net.deaf[f.Node][f.Which%nics][f.Which%hosts] = true },
 		func(w *world, f Fault) { w.net.deaf[f.Node][f.Which%nics][f.Which%hosts] = false }},
@@ -90,6 +98,7 @@ var kinds = []kind{
 		thaw},
 	{"leave", 0, order(func(w *world, f Fault) core.Event { return core.CmdLeave{Op: w.op()} }), nil},
 	{"service fails", 200 * ms, service(false), wellAgain},
+	{"service ends by itself", 0, restartService, nil},
 }
 
 // etcdKinds are drawn beside the others where etcd is the arbiter.
@@ -197,6 +206,7 @@ var (
 func pause(w *world, f Fault) {
 	if n := w.nodes[f.Node]; n.powered {
 		n.paused = w.now + f.ForNs
+		n.excused = n.paused + excuse
 	}
 }
 

@@ -10,11 +10,17 @@ import (
 
 // say is what a sender says of itself, to whomever: hb_say.
 func (k *kernel) say(now int64) frame {
-	return frame{
+	f := frame{
 		from: k.self, boot: k.boot, sent: now, trueSent: k.trueTime(), age: now - k.renewed,
 		solo: k.p.Serve != 0 && k.serveUntil-now > k.p.Serve, standby: k.flags.Standby, frozen: k.flags.Frozen, lan: k.lan,
 		words: slices.Clone(k.words),
 	}
+	for i, r := range k.running {
+		if r.mark != 0 && !k.p.mutate("frames do not say what runs") {
+			f.runs |= 1 << i
+		}
+	}
+	return f
 }
 
 func (k *kernel) hbFresh(f *frame, now int64) bool {
@@ -40,6 +46,7 @@ func (k *kernel) hbFresh(f *frame, now int64) bool {
 			p.probeSeq[l] = f.seq
 		}
 		clear(p.words)
+		p.runs = 0
 		p.sent, p.soloSent, p.granted = 0, 0, 0
 		p.boot = f.boot
 		return true
@@ -136,7 +143,7 @@ var arrivalSteps = []struct {
 	}},
 	{"peer_word", func(k *kernel, a *arrival) {
 		for i := range k.words {
-			k.peerWord(a.f.from, i, a.f.words[i], a.now)
+			k.peerWord(a.f.from, i, a.f.words[i], a.f.runs, a.now)
 		}
 	}},
 	{"hb_granted", func(k *kernel, a *arrival) { k.hbGranted(a.peer(k), a.f.grant, a.now) }},

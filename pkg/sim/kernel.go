@@ -16,6 +16,7 @@ type frame struct {
 	solo, standby, frozen  bool
 	lan                    core.LanView
 	words                  []core.Word
+	runs                   bits  // WORD_RUNS, by identity
 	trueSent               int64 // for the checker alone
 }
 
@@ -36,6 +37,7 @@ type peer struct {
 	state                               core.PeerState
 	since, suspectAt                    int64
 	words                               []core.Word
+	runs                                bits  // as it says with words
 	said                                frame // its last one
 	saidAt                              int64
 	heard                               [links]int64
@@ -72,6 +74,7 @@ type kernel struct {
 	leave               []int64  // until when this node surely holds the identity's key in etcd
 	leaveGen            []uint64 // the generation that it holds it at
 	floor               []uint64
+	running             []running // by identity
 	flags               core.SetFlags
 	lan                 core.LanView
 }
@@ -87,7 +90,7 @@ func newKernel(p *Params, around around, self int, now int64, identities int) *k
 	k := &kernel{
 		p: p, around: around, self: self, candidates: make([]uint32, identities), boot: around.fresh(), peers: make([]peer, p.Nodes), started: now,
 		words: make([]core.Word, identities), floor: make([]uint64, identities), taken: make([]int64, identities),
-		leave: make([]int64, identities), leaveGen: make([]uint64, identities),
+		leave: make([]int64, identities), leaveGen: make([]uint64, identities), running: make([]running, identities),
 	}
 	for node := range k.peers {
 		if node != self {
@@ -284,13 +287,13 @@ func (k *kernel) forsakeOne(i, node int, now int64) {
 	}
 }
 
-func (k *kernel) peerWord(node, i int, theirs core.Word, now int64) {
+func (k *kernel) peerWord(node, i int, theirs core.Word, runs bits, now int64) {
 	p := &k.peers[node]
 	if theirs.Gen() < p.words[i].Gen() && p.state == core.PeerUp {
 		return
 	}
-	if theirs != p.words[i] {
-		p.words[i] = theirs
+	if theirs != p.words[i] || (runs^p.runs)>>i&1 != 0 {
+		p.words[i], p.runs = theirs, p.runs&^(1<<i)|runs&(1<<i)
 		k.news()
 	}
 	k.applyWord(node, i, theirs, now)

@@ -21,14 +21,17 @@ type node struct {
 	paused  int64 // the whole machine stands still until then
 	k       *kernel
 	d       *daemon
-	dirty   bool // the maps say something new
-	svc     []bool
+	dirty   bool     // the maps say something new
+	guard   *guard   // nil: its daemon has left in order
+	svc     []bool   // services run
+	seen    []uint64 // by identity: the highest generation that its mirrors have seen, on the disk
+	excused int64    // until when it is not promised that its guard has acted: the machine stood still
 	addrs   []bool
 	aside   []bool // the other NIC than its regular one carries the identity: there alone is its gate
 }
 
 func newNode(w *world, self int) *node {
-	n := &node{w: w, self: self, disk: core.Saved{Generations: map[string]uint64{}}}
+	n := &node{w: w, self: self, disk: core.Saved{Generations: map[string]uint64{}}, seen: make([]uint64, len(w.ids))}
 	n.offset = w.rnd(s, 1000*s)
 	n.drift = (2*w.r.Float64() - 1) * clockError
 	return n
@@ -71,6 +74,7 @@ func (n *node) power() {
 		for _, node := range id.Prefer {
 			n.k.candidates[i] |= 1 << node
 		}
+		n.k.running[i].mark = w.fresh() // nobody has looked yet
 	}
 	n.k.lan = n.lanView()
 	w.check.booted(n)
@@ -182,17 +186,19 @@ func (n *node) observed() core.Observed {
 		p := &k.peers[node]
 		o.Peers[node] = core.PeerView{
 			State: p.state, Boot: p.boot, SupervisorOK: p.state == core.PeerUp && p.said.age+(now-p.saidAt) < n.w.p.Lease*3/4,
-			Standby: p.said.standby, Frozen: p.said.frozen, Lan: p.said.lan, Words: slices.Clone(p.words),
+			Standby: p.said.standby, Frozen: p.said.frozen, Lan: p.said.lan, Words: slices.Clone(p.words), Runs: p.runs.list(len(p.words)),
 		}
 	}
 	if !k.many() {
 		dead := k.other().state == core.PeerDead
 		o.Fenced, o.Barred = dead && k.fencedOff(), dead && !k.mayServe(now)
 	}
+	for i := range k.words {
+		o.Granted = append(o.Granted, k.granted(i, now))
+	}
 	if n.w.p.Etcd {
 		for i := range k.words {
 			x := n.d.keeper.keys[i]
-			o.Granted = append(o.Granted, k.granted(i, now))
 			o.Keys = append(o.Keys, core.Key{Held: x.toldGen, Stored: x.v.stored, Elsewhere: x.v.ownerRev != 0 && !n.d.keeper.mine(x)})
 		}
 	}

@@ -25,6 +25,7 @@ type Options struct {
 // Core is what a daemon asks what to do.
 type Core interface {
 	Step(now int64, ev core.Event) []core.Action
+	Snapshot() core.Snapshot
 }
 
 // Result of a run.
@@ -44,6 +45,12 @@ var Mutations = []string{
 
 // FenceMutations are those that concern a fence agent.
 var FenceMutations = []string{"nobody need be off", "once off is off for ever"}
+
+// ServiceMutations are those that concern what must run once, and its data.
+var ServiceMutations = []string{
+	"frames do not say what runs", "a silent node's services are not waited for", "nobody ends what the daemon does not", "services start unasked",
+	"who writes is not ended", "a stale owner's run is admitted",
+}
 
 // EtcdMutations are those that concern etcd.
 var EtcdMutations = []string{

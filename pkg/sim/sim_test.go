@@ -74,6 +74,12 @@ func TestMutationsAreFound(t *testing.T) {
 			}
 		})
 	}
+	for _, m := range ServiceMutations {
+		t.Run(m, func(t *testing.T) {
+			t.Parallel()
+			inSeeds(t, balanced(true), m, plans[m])
+		})
+	}
 	for _, m := range FenceMutations {
 		t.Run(m, func(t *testing.T) {
 			t.Parallel()
@@ -145,6 +151,12 @@ var plans = map[string]func(seed uint64) []Fault{
 	"a key of an earlier boot is one's own":     quarrels,
 	"a key counts whose removal is under way":   quarrels,
 	"what a boot has forgotten is served again": forgets,
+	"nobody ends what the daemon does not":      hangs,
+}
+
+// hangs: one node is cut off, and its daemon stands still.
+func hangs(seed uint64) []Fault {
+	return []Fault{{AtNs: s, Kind: "isolated, its daemon stopped", Node: int(seed % 2), ForNs: s + int64(seed%20)*100*ms}}
 }
 
 // forgets: one node of a pair is cut off and its daemon stands still, the other takes over, and loses its

@@ -46,7 +46,7 @@ func main() {
 func run() error {
 	forTime := flag.Duration("for", time.Minute, "how `long` to go on")
 	first := flag.Uint64("seed", 0, "the `seed` to begin with")
-	bugs := slices.Concat(sim.Mutations, sim.FenceMutations, sim.EtcdMutations, sim.ManyMutations)
+	bugs := slices.Concat(sim.Mutations, sim.ServiceMutations, sim.FenceMutations, sim.EtcdMutations, sim.ManyMutations)
 	mutation := flag.String("mutation", "", fmt.Sprintf("put this `bug` into the model: one of %q", bugs))
 	orders := flag.Bool("orders", false, "look at all orders of what may happen in small worlds, instead of seeds")
 	states := flag.Int("states", 1_000_000, "with -orders: end at the first depth with so many `states`")
