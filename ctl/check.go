@@ -114,6 +114,8 @@ type checkTiming struct {
 	SupervisorLost   string      `json:"supervisor_lost"` // takeover | wait
 	Pacer            string      `json:"pacer"`
 	Arbiter          string      `json:"arbiter"`
+	// Once is of what must run once; nil: nothing must.
+	Once *checkOnce `json:"services_run_once,omitempty"`
 
 	who string // acts on a lost supervisor
 }
@@ -200,7 +202,7 @@ func newCheckTiming(cfg *config.Config) checkTiming {
 	out := checkTiming{
 		Profile: t.Profile, ProbeUS: t.Probe.Microseconds(), SuspectAfterUS: t.SuspectAfter.Microseconds(), DeadAfterUS: t.DeadAfter.Microseconds(),
 		ConfirmProbes: t.ConfirmProbes, SupervisorLeaseUS: t.SupervisorLease.Microseconds(), BootHoldUS: t.BootHold.Microseconds(),
-		SupervisorLostUS: t.SupervisorLost.Microseconds(), SupervisorLost: control.PolicyWait, Pacer: t.Pacer, Arbiter: cfg.Arbiter.Kind(), who: "this node",
+		SupervisorLostUS: t.SupervisorLost.Microseconds(), SupervisorLost: control.PolicyWait, Pacer: t.Pacer, Arbiter: cfg.Arbiter.Kind(), Once: newCheckOnce(cfg), who: "this node",
 	}
 	if t.DemandIfLost {
 		out.SupervisorLost = control.PolicyTakeover
@@ -544,6 +546,7 @@ func timingText(b *strings.Builder, t checkTiming) {
 		fmt.Fprintf(w, "supervisor lease\t%s\tas long a daemon may be away\n", us(t.SupervisorLeaseUS))
 		fmt.Fprintf(w, "supervisor lost\t%s\tsilence of the peer's daemon, its kernel answering (derived); then: %s\n", us(t.SupervisorLostUS), policyWord(control.Policy{SupervisorLost: t.SupervisorLost}, t.who))
 		fmt.Fprintf(w, "boot hold\t%s\ta peer that is not heard for that long after the start is dead\n", us(t.BootHoldUS))
+		onceText(w, t.Once)
 	})
 	if r := t.Right; r != nil {
 		fmt.Fprintf(b, "  the right ends before the peer takes over: L(1+ρ)+ε %s Δ(1−ρ), Δ being dead_after: %s %s %s\n", sign(r.Holds), micros(r.EndsUS), sign(r.Holds), micros(r.PeerUS))

@@ -165,7 +165,7 @@ func timing(profile string, probe, dead, suspect time.Duration, confirm int, ser
 		Profile: profile, Probe: probe, DeadAfter: dead, SuspectAfter: suspect, ConfirmProbes: confirm,
 		SupervisorLease: time.Second, BootHold: 3 * time.Second, SoloKeep: true, ServeFor: serve, Linger: linger,
 		Pacer: PacerAuto, SupervisorLost: 750 * time.Millisecond, DemandIfLost: true,
-		EndServices: 500 * time.Millisecond, AwaitServices: 10 * time.Second, UpDelay: 10 * time.Second,
+		EndServices: 500 * time.Millisecond, UpDelay: 10 * time.Second,
 	}
 }
 

@@ -52,7 +52,8 @@ const (
 	defaultRestartWithin = time.Minute
 	maxConfirmProbes     = 3
 	defaultEndServices   = 500 * time.Millisecond // longer than machines stall, and the peer has taken over long before
-	defaultAwaitServices = 10 * time.Second
+	defaultAwaitServices = 10 * time.Second       // or as long as a stop may take, and awaitMargin, if that is longer
+	awaitMargin          = 5 * time.Second        // for what is left then to be killed, and to be told
 	defaultUpDelay       = 10 * time.Second       // a switch that boots forwards late, and cables that are bad flap
 	silenceMargin        = 500 * time.Millisecond // for a guard to come to run, and to kill
 )

@@ -53,6 +53,26 @@ func (c *Config) AfterSilence(id Identity) (longest time.Duration) {
 	return longest
 }
 
+// AwaitServices is how long what must run once waits here for a peer to say that it has ended there:
+// longer than the longest stop may take, for a peer that acts is stopping it.
+func (c *Config) AwaitServices() time.Duration {
+	if c.Timing.AwaitServices != 0 {
+		return c.Timing.AwaitServices
+	}
+	longest := defaultAwaitServices
+	for i := range c.Services {
+		s := &c.Services[i]
+		stop := s.Timeout.Stop
+		if stop == 0 { // the agent's own
+			stop = defaultUnitTimeout
+		}
+		if !s.Concurrent {
+			longest = max(longest, stop+awaitMargin)
+		}
+	}
+	return longest
+}
+
 func (c *Config) afterSilence(s *Service) time.Duration {
 	switch {
 	case s.AfterSilence != nil:

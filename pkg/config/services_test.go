@@ -138,6 +138,33 @@ func TestServicesWaitForASilentNodesGuard(t *testing.T) {
 	}
 }
 
+func TestServicesWaitForAPeerAsLongAsAStopMayTake(t *testing.T) {
+	src := string(readFile(t, filepath.Join(testdata, "good", "services.yaml")))
+	for _, tt := range []struct {
+		name, src string
+		want      time.Duration
+	}{
+		{"of an agent, whose own time is not known", src, 95 * time.Second},
+		{"longer than that", strings.Replace(src, "timeout: {start: 30s}", "timeout: {start: 30s, stop: 3m}", 1), 185 * time.Second},
+		{"as it is written", strings.Replace(src, "profile: balanced", "{profile: balanced, await_services: 10s}", 1), 10 * time.Second},
+	} {
+		c, err := Parse("t.yaml", []byte(tt.src), options())
+		if err != nil {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		if got := c.AwaitServices(); got != tt.want {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+	least, err := Parse("t.yaml", readFile(t, filepath.Join(testdata, "good", "least.yaml")), options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := least.AwaitServices(); got != 10*time.Second {
+		t.Errorf("with no services: %v", got)
+	}
+}
+
 func TestTheDigestIsThatOfFilesFromBeforeServicesWaited(t *testing.T) {
 	src := string(readFile(t, filepath.Join(testdata, "good", "least.yaml")))
 	parse := func(timing string) *Config {

@@ -40,7 +40,7 @@ func (c *checker) timing() {
 	out.SoloKeep = c.soloKeep()
 	out.Pacer = or(t.pacer, PacerAuto)
 	out.SupervisorLost = time.Duration(float64(out.SupervisorLease) * lostShare)
-	out.EndServices, out.AwaitServices = or(t.endServices, defaultEndServices), or(t.awaitServices, defaultAwaitServices)
+	out.EndServices, out.AwaitServices = or(t.endServices, defaultEndServices), t.awaitServices.v
 	out.UpDelay = or(t.upDelay, defaultUpDelay)
 	out.DemandIfLost = or(t.supervisorLost, "takeover") == "takeover"
 }

@@ -94,7 +94,7 @@ type Timing struct {
 	DemandIfLost   bool // peer_supervisor_lost: takeover
 	// EndServices is after how long without the right to serve a node's guard ends what must run once.
 	EndServices time.Duration `json:",omitzero"`
-	// AwaitServices is how long such a service waits here for a peer to say that it has ended there.
+	// AwaitServices (await_services): see Config.AwaitServices; 0: as it is derived.
 	AwaitServices time.Duration `json:",omitzero"`
 	// UpDelay is how long an identity's regular NIC must be well before it is carried there again.
 	UpDelay time.Duration `json:",omitzero"`

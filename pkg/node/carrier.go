@@ -54,10 +54,10 @@ func (n *node) carry(a core.Carry) {
 	if a.Spare {
 		role = loader.Spare
 	}
-	n.do(n.effects.nics, func(context.Context) {
+	n.effects.nics.put(func(context.Context) {
 		n.carriers[a.Identity].Store(int32(role))
 		err := n.dp.Carry(a.Identity, int(n.places[role].Load()))
-		n.do(n.effects.addresses[a.Identity], func(context.Context) {
+		n.effects.addresses[a.Identity].put(func(context.Context) {
 			if err == nil {
 				err = n.prepareIdentity(a.Identity)
 			}

@@ -18,17 +18,13 @@ import (
 	"github.com/xdpha/xdpha/pkg/service"
 )
 
-// lane carries out jobs one after the other.
-type lane chan func(ctx context.Context)
-
-const laneSize = 64 // the core has at most a few in flight on each
-
 // effects carry out what the core decides: side by side, but for what must be in
 // order. Each result comes back as an event.
 type effects struct {
-	addresses, services []lane // by identity
-	disk, concurrent    lane
-	fence, nics         lane
+	addresses, services []*lane // by identity
+	disk, concurrent    *lane
+	fence, nics         *lane
+	persisting          atomic.Uint64                 // the last Persist's Op
 	fencing             context.CancelFunc            // of the Fence in flight; the loop's
 	copying             map[uint64]context.CancelFunc // by Op; the loop's
 	starting            []context.CancelFunc          // of StartServices, by identity; the loop's
@@ -41,18 +37,9 @@ type effects struct {
 type repairState struct{ waits, addresses, taken atomic.Bool }
 
 func (e *effects) start(n *node, ctx context.Context, wg *sync.WaitGroup) {
-	open := func() lane {
-		l := make(lane, laneSize)
-		wg.Go(func() {
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case job := <-l:
-					job(ctx)
-				}
-			}
-		})
+	open := func() *lane {
+		l := newLane()
+		wg.Go(func() { l.run(ctx) })
 		return l
 	}
 	e.repairing = make([]repairState, len(n.Config.Identities))
@@ -65,14 +52,6 @@ func (e *effects) start(n *node, ctx context.Context, wg *sync.WaitGroup) {
 	e.fencing, e.copying = func() {}, map[uint64]context.CancelFunc{}
 }
 
-// do gives a lane a job; none is lost but for the daemon's end.
-func (n *node) do(l lane, job func(ctx context.Context)) {
-	select {
-	case l <- job:
-	case <-n.ended:
-	}
-}
-
 // report turns a job's result into the core's event.
 func (n *node) report(op uint64, err error) {
 	if err != nil {
@@ -82,12 +61,20 @@ func (n *node) report(op uint64, err error) {
 	n.post(core.Done{Op: op})
 }
 
+// errPersistLater is the result of a Persist that waited so long for the disk that there is another one.
+var errPersistLater = errors.New("it waited for the disk until there was more to save")
+
 // act starts one action; the loop calls it.
 func (n *node) act(a core.Action) {
 	e := &n.effects
 	switch a := a.(type) {
 	case core.Persist:
-		n.do(e.disk, func(context.Context) {
+		e.persisting.Store(a.Op)
+		e.disk.put(func(context.Context) {
+			if e.persisting.Load() != a.Op { // what is to be kept is all in the later one
+				n.report(a.Op, errPersistLater)
+				return
+			}
 			err := n.store.save(a.Saved)
 			n.noteSaved(err)
 			n.report(a.Op, err)
@@ -95,7 +82,7 @@ func (n *node) act(a core.Action) {
 	case core.Carry:
 		n.carry(a)
 	case core.AddAddresses:
-		n.do(e.addresses[a.Identity], func(context.Context) {
+		e.addresses[a.Identity].put(func(context.Context) {
 			err := n.putAddresses(a.Identity)
 			n.mark(a.Identity, addressesPlaced, err)
 			n.report(a.Op, err)
@@ -103,7 +90,7 @@ func (n *node) act(a core.Action) {
 		})
 	case core.RemoveAddresses:
 		n.announce.Stop(n.Config.Identities[a.Identity].Name)
-		n.do(e.addresses[a.Identity], func(context.Context) {
+		e.addresses[a.Identity].put(func(context.Context) {
 			n.report(a.Op, n.host.RemoveAddresses(n.Config.Identities[a.Identity].Name))
 			n.restorePaths(a.Identity)
 		})
@@ -111,7 +98,7 @@ func (n *node) act(a core.Action) {
 		n.startServices(a)
 	case core.StopServices:
 		e.starting[a.Identity]()
-		n.do(e.services[a.Identity], func(ctx context.Context) {
+		e.services[a.Identity].put(func(ctx context.Context) {
 			err := n.stopServices(ctx, a.Identity)
 			if err == nil {
 				n.dp.SetEnded(a.Identity)
@@ -119,11 +106,11 @@ func (n *node) act(a core.Action) {
 			n.report(a.Op, err)
 		})
 	case core.StartConcurrent:
-		n.do(e.concurrent, func(ctx context.Context) {
+		e.concurrent.put(func(ctx context.Context) {
 			n.report(a.Op, n.startAll(ctx, n.concurrentNames(), service.Env{Node: n.self()}))
 		})
 	case core.StopConcurrent:
-		n.do(e.concurrent, func(ctx context.Context) { n.report(a.Op, n.services.Stop(ctx, n.concurrentNames())) })
+		e.concurrent.put(func(ctx context.Context) { n.report(a.Op, n.services.Stop(ctx, n.concurrentNames())) })
 	case core.Copy:
 		n.copyData(a)
 	case core.CancelCopy:
@@ -210,7 +197,7 @@ func (n *node) startServices(a core.StartServices) {
 	cancelled := make(chan struct{})
 	var once sync.Once
 	n.effects.starting[a.Identity] = func() { once.Do(func() { close(cancelled) }) }
-	n.do(n.effects.services[a.Identity], func(ctx context.Context) {
+	n.effects.services[a.Identity].put(func(ctx context.Context) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
 		stop := make(chan struct{})

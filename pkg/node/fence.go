@@ -32,7 +32,7 @@ func (n *node) fencePeer(a core.Fence) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var once sync.Once
 	n.effects.fencing = func() { once.Do(cancel) }
-	n.do(n.effects.fence, func(ended context.Context) {
+	n.effects.fence.put(func(ended context.Context) {
 		defer cancel()
 		stop := context.AfterFunc(ended, cancel)
 		defer stop()

@@ -144,7 +144,7 @@ func (n *node) repair(i int, addresses, taken bool) {
 	if !r.waits.CompareAndSwap(false, true) {
 		return
 	}
-	n.do(n.effects.addresses[i], func(ctx context.Context) {
+	n.effects.addresses[i].put(func(ctx context.Context) {
 		r.waits.Store(false)
 		err := n.putBack(i, r.addresses.Swap(false), r.taken.Swap(false))
 		if err != nil && ctx.Err() == nil && !errors.Is(err, errNoNIC) {

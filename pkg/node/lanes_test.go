@@ -7,39 +7,79 @@ import (
 	"testing"
 	"time"
 
+	"github.com/xdpha/xdpha/pkg/core"
 	"github.com/xdpha/xdpha/pkg/mirror"
 )
 
-// A database may take minutes to start; the loop that waited for it would lose the supervisor's lease.
-func TestAPeerThatIsSuspectedAgainAndAgainDoesNotFillALane(t *testing.T) {
+// A database may take minutes to start, and a peer be suspected many times meanwhile.
+func TestMirrorsAreToldTheLatestWhenFewJobsWait(t *testing.T) {
 	n := bare()
-	n.ended = make(chan struct{})
 	n.Config.Identities[0].Mirror = []string{"data"}
-	l := make(lane, laneSize) // whose job goes on and on
-	n.effects.services = []lane{l}
+	l := newLane() // whose job goes on and on
+	n.effects.services = []*lane{l}
+	for i := range 4 * tellWaiting {
+		n.tellMirrors(0, mirroring{2, mirror.Owner, i%2 == 0})
+	}
+	if w := l.waiting(); w != tellWaiting {
+		t.Errorf("%d jobs wait, want %d", w, tellWaiting)
+	}
+	for job := l.take(); job != nil; job = l.take() {
+		job(context.Background())
+	}
+	last := mirroring{4, mirror.Standby, true}
+	n.tellMirrors(0, last)
+	n.tellMirrors(0, last)
+	if l.waiting() != 1 || n.loop.mirroring[0] != last {
+		t.Errorf("with room again %d jobs tell of %+v", l.waiting(), n.loop.mirroring[0])
+	}
+}
+
+// The loop that waited for a disk that hangs would lose the supervisor's lease. What waits is all in
+// the last one.
+func TestADiskThatHangsHoldsNothingUp(t *testing.T) {
+	n, dir := bare(), t.TempDir()
+	n.inbox, n.ended = make(chan any, 300), make(chan struct{})
+	var err error
+	n.store, err = openStore(dir, n.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.effects.disk = newLane()
+	held, began := make(chan struct{}), make(chan struct{})
+	n.effects.disk.put(func(context.Context) { close(began); <-held })
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go n.effects.disk.run(ctx)
+	<-began
+	const many = 200
 	told := make(chan struct{})
 	go func() {
 		defer close(told)
-		for i := range 4 * laneSize {
-			n.tellMirrors(0, mirroring{2, mirror.Owner, i%2 == 0})
+		for op := range uint64(many) {
+			n.act(core.Persist{Op: op + 1, Saved: core.Saved{Generations: map[string]uint64{"files": op}}})
 		}
 	}()
 	select {
 	case <-told:
 	case <-time.After(30 * time.Second):
-		t.Fatal("the loop waits for a lane")
+		t.Fatal("the loop waits for the disk")
 	}
-	if room := cap(l) - len(l); room < laneSize/2 {
-		t.Errorf("there is room for %d more jobs", room)
+	close(held)
+	for op := range uint64(many) {
+		want := any(core.Failed{Op: op + 1, Err: errPersistLater.Error()})
+		if op+1 == many {
+			want = core.Done{Op: many}
+		}
+		if got := <-n.inbox; got != want {
+			t.Errorf("the result is %+v, want %+v", got, want)
+		}
 	}
-	for len(l) > 0 {
-		(<-l)(context.Background())
+	again, err := openStore(dir, n.Config)
+	if err != nil {
+		t.Fatal(err)
 	}
-	last := mirroring{4, mirror.Standby, true}
-	n.tellMirrors(0, last)
-	n.tellMirrors(0, last)
-	if len(l) != 1 || n.loop.mirroring[0] != last {
-		t.Errorf("with room again %d jobs tell of %+v", len(l), n.loop.mirroring[0])
+	if again.saved.Generations["files"] != many-1 {
+		t.Errorf("on the disk is %+v", again.saved)
 	}
 }
 

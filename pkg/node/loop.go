@@ -100,7 +100,7 @@ func (n *node) followOwners() {
 			continue
 		}
 		n.loop.owned[i] = owned
-		n.do(n.effects.addresses[i], func(context.Context) {
+		n.effects.addresses[i].put(func(context.Context) {
 			err := n.followOwner(i)
 			if err == nil || errors.Is(err, host.ErrNotPrepared) {
 				return

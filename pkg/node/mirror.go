@@ -49,16 +49,19 @@ func (n *node) followMirrors(snap core.Snapshot) {
 	}
 }
 
+// tellWaiting is how much may wait in a lane when the mirrors are told more.
+const tellWaiting = 32
+
 // tellMirrors tells an identity's mirrors what they have to do, among what is done with its services: what
 // is received while those stop would be under their hands. While these take their time a peer may be
-// suspected many times. The loop must not come to wait for them: it tells the latest when there is room again.
+// suspected many times: then the latest is told when fewer wait.
 func (n *node) tellMirrors(i int, now mirroring) {
 	l := n.effects.services[i]
-	if now == n.loop.mirroring[i] || len(n.Config.Identities[i].Mirror) == 0 || len(l) >= laneSize/2 {
+	if now == n.loop.mirroring[i] || len(n.Config.Identities[i].Mirror) == 0 || l.waiting() >= tellWaiting {
 		return
 	}
 	n.loop.mirroring[i] = now
-	n.do(l, func(context.Context) { n.followMirror(i, now) })
+	l.put(func(context.Context) { n.followMirror(i, now) })
 }
 
 // mirrorsOf is what an identity's mirrors have to do: the owner's word says whose data it is. While

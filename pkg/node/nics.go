@@ -94,7 +94,7 @@ func nicGoneText(role int, name string) string {
 func (n *node) nicGone(role int) {
 	n.places[role].Store(0)
 	n.tellTrouble(troubleNIC, role, nicGoneText(role, nic(n.Config.Nodes[n.Config.Self], role)), "")
-	n.do(n.effects.nics, func(context.Context) {
+	n.effects.nics.put(func(context.Context) {
 		if err := n.dp.DropNIC(role, n.carried(role)); err != nil {
 			n.tell(loader.Now(), "nic-failed", -1, err.Error(), nil)
 		}
@@ -113,7 +113,7 @@ func (n *node) nicChanged(role int, e host.Event) {
 	case !e.Link.Up:
 		n.trouble(troubleNIC, role, fmt.Sprintf("%s: %s is back, but switched off: ip link set %s up", loader.LinkNames[role], e.Link.Name, e.Link.Name))
 	case len(e.Link.MAC) == 6:
-		n.do(n.effects.nics, func(ctx context.Context) { n.takeNIC(ctx, role, e.Link) })
+		n.effects.nics.put(func(ctx context.Context) { n.takeNIC(ctx, role, e.Link) })
 	}
 }
 
@@ -154,7 +154,7 @@ func (n *node) lookForNIC(role int) {
 // restage puts back what went with an identity's carrier, and lets everybody know where it is.
 func (n *node) restage(i int) {
 	wanted := n.loop.machine.Snapshot().Identities[i].Addresses == "on"
-	n.do(n.effects.addresses[i], func(ctx context.Context) {
+	n.effects.addresses[i].put(func(ctx context.Context) {
 		wanted := wanted || n.dp.Word(i).Has(core.Owner)
 		err := n.prepareIdentity(i)
 		if err == nil && wanted {
@@ -188,7 +188,7 @@ func (n *node) watchPrograms(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		n.do(n.effects.nics, func(context.Context) {
+		n.effects.nics.put(func(context.Context) {
 			for role := range loader.Links {
 				if at := int(n.places[role].Load()); at != 0 {
 					n.guardNIC(role, at)

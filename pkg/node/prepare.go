@@ -184,7 +184,7 @@ func coreConfig(cfg *config.Config, booted bool, floor func(identity int) uint64
 		c.Fence, c.FenceDelay, c.Limits.Fence = true, int64(f.Nodes[cfg.Peer()].Delay), int64(agent.Limit()+fenceGrace)
 	}
 	c.Limits.LanBack = int64(cfg.Timing.UpDelay)
-	if c.Limits.PeerServices = int64(cfg.Timing.AwaitServices); cfg.Arbiter.AsksForRight() {
+	if c.Limits.PeerServices = int64(cfg.AwaitServices()); cfg.Arbiter.AsksForRight() {
 		c.EndAfter = int64(cfg.Timing.EndServices / 2) // the guard, which asks nobody, comes later
 	}
 	for i, id := range cfg.Identities {

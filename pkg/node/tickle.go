@@ -70,7 +70,7 @@ func (n *node) tickle(identity int, ready func(port uint16) bool) {
 	if n.tickles == nil {
 		return
 	}
-	n.do(n.effects.addresses[identity], func(ctx context.Context) {
+	n.effects.addresses[identity].put(func(ctx context.Context) {
 		if n.Config.Identities[identity].StagingAhead {
 			if err := n.followOwner(identity); err != nil {
 				n.Log.Warn("tickle", "identity", n.Config.Identities[identity].Name, "err", err)
