@@ -14,7 +14,11 @@
 //     or a gate that opens at a lower generation than one that was open before, see rises;
 //   - a generation that is owned two times, or one that is lower than the one before;
 //   - a word that is armed without a promise on the disk, or released while services run, unless
-//     that was forced.
+//     that was forced;
+//   - services of one identity on two nodes, unless the arbiter is none: they start when they are
+//     permitted, restart in place, stop late or not, outlive their daemon, and a guard ends them. A node
+//     that stood still may be late by as much as its guard takes;
+//   - a mirror that writes under services that run, or what is of an older generation.
 //
 // When everything has been healed, within a bounded time each identity must have one owner,
 // with its addresses and services, and peers that are armed; and with one node in standby the
@@ -23,10 +27,12 @@
 // Beside the seeds, all orders of what may happen in smaller worlds are looked at, to a depth: [Races]
 // are two kernels, whose processors may be held up between two steps, [Pairs] are two kernels with
 // their cores, and [Crowds] three kernels whose user space does as it likes. Bugs that are put into the
-// model on purpose ([Mutations], [EtcdMutations], [ManyMutations]) must be found by one of them.
+// model on purpose ([Mutations], [ServiceMutations], [FenceMutations], [EtcdMutations], [ManyMutations])
+// must be found by one of them.
 //
 // Times are nanoseconds. The model leaves out authentication but for boot ids and nonces; the seeds and
 // the crowds leave out the steps of two processors inside one kernel; and no world has two processors
 // with frames of one node. etcd is a store that is linearizable by itself, and its keeper a model of
-// what pkg/arbiter/etcd promises: that it keeps that is tested there.
+// what pkg/arbiter/etcd promises: that it keeps that is tested there. Of a service's start the last
+// question whether it may, and the birth of its process, are one instant; a guard is not killed.
 package sim
