@@ -19,7 +19,7 @@ const module = "github.com/xdpha/xdpha/"
 // layers is the only direction of imports: a package may import what stands in
 // an earlier layer, never its own or a later one.
 var layers = [][]string{
-	{"bpf", "pkg/core", "pkg/wire", "pkg/config", "pkg/privilege", "pkg/plan", "pkg/bench/stats"},
+	{"bpf", "pkg/core", "pkg/wire", "pkg/config", "pkg/privilege", "pkg/plan", "pkg/bench/stats", "pkg/bench/command"},
 	{"pkg/line"},
 	{"loader", "pkg/host", "pkg/announce", "pkg/arbiter", "pkg/arbiter/etcd", "pkg/arbiter/etcdtest", "pkg/service", "pkg/mirror", "pkg/tickle", "pkg/control", "pkg/journal"},
 	{"pkg/metrics", "pkg/lab", "pkg/sim", "pkg/bench"},

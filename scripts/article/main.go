@@ -7,37 +7,23 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"path/filepath"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/xdpha/xdpha/pkg/bench/article"
+	"github.com/xdpha/xdpha/pkg/bench/command"
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
-var errBad = errors.New("not as it should be: see what is WRONG above")
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
-	err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "article:", err)
-		os.Exit(1)
-	}
-}
+func main() { command.Main("article", run) }
 
 func run(ctx context.Context) error {
 	began := time.Now()
 	o := article.Options{Faults: article.Faults, Progress: func(s string) { fmt.Fprintf(os.Stderr, "%4.0f s  %s\n", time.Since(began).Seconds(), s) }}
-	flag.StringVar(&o.Executable, "xdpha", "bin/xdpha", "the xdpha `program`")
+	command.Program(&o.Executable)
 	flag.StringVar(&o.Example, "example", "testdata/examples/article", "the `folder` with etc/ and srv/ of both nodes")
 	only := flag.String("faults", "", fmt.Sprintf("some of the `faults` %v, as power,lan", article.Faults))
 	short := flag.Bool("short", false, "one fault at each node")
@@ -55,13 +41,9 @@ func run(ctx context.Context) error {
 			o.Faults = append(o.Faults, f)
 		}
 	}
-	var err error
-	if o.Executable, err = filepath.Abs(o.Executable); err != nil { // nodes run in directories of their own
-		return err
-	}
 	r, err := article.Run(ctx, os.Stdout, o)
 	if err == nil && !r.Good() {
-		err = errBad
+		err = command.ErrBad
 	}
 	return err
 }

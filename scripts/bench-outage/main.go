@@ -11,12 +11,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/xdpha/xdpha/pkg/bench/command"
 	"github.com/xdpha/xdpha/pkg/bench/outage"
 	"github.com/xdpha/xdpha/pkg/bench/stats"
 	"github.com/xdpha/xdpha/pkg/lab"
@@ -28,17 +27,7 @@ const (
 	shortFor    = 18 * time.Second
 )
 
-var errBad = errors.New("not as it should be: see the tables and what was told around it")
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench-outage:", err)
-		os.Exit(1)
-	}
-}
+func main() { command.Main("bench-outage", run) }
 
 func run(ctx context.Context) error {
 	o, file, err := parse()
@@ -50,13 +39,13 @@ func run(ctx context.Context) error {
 		err = errors.Join(err, stats.WriteJSON(file, r)) // what was measured until an error is worth having
 	}
 	if err == nil && !r.Good() {
-		err = errBad
+		err = command.ErrBad
 	}
 	return err
 }
 
 func parse() (o outage.Options, file string, err error) {
-	o.Progress = func(s string) { fmt.Fprintln(os.Stderr, s) }
+	o.Progress = command.Tell
 	flag.IntVar(&o.Rounds, "rounds", 100, "how many `faults` of each kind, pacer and number of addresses, with a tickle and without; and pairs of faults")
 	flag.IntVar(&o.From, "from", 0, "the first of the pairs of faults that follow from the seed: `number`")
 	flag.StringVar(&o.Keep, "keep", "", "write the story of each pair of faults that went wrong into this `directory` too")
@@ -64,7 +53,7 @@ func parse() (o outage.Options, file string, err error) {
 	flag.StringVar(&o.Profile, "profile", "fast", "timing `profile` of all but the ladder, which is balanced")
 	flag.Uint64Var(&o.Seed, "seed", 1, "`number` from which the order of faults follows")
 	flag.DurationVar(&o.Period, "period", 100*time.Microsecond, "how often the client asks in the sections kinds and addresses, and so how fine an outage is measured: `time`")
-	flag.StringVar(&o.Executable, "xdpha", "bin/xdpha", "the xdpha `program` to measure")
+	command.Program(&o.Executable)
 	only := flag.String("only", "", fmt.Sprintf("some of the `sections` %v, as kinds,starved", outage.Sections))
 	kinds := flag.String("kinds", "", fmt.Sprintf("some of the `faults` %v of the section kinds, or others %v; of the section pairs, which are all of them", outage.Faults, lab.Faults))
 	most := flag.Int("most", slices.Max(outage.Counts), "at most so many `addresses`")
@@ -94,7 +83,6 @@ func parse() (o outage.Options, file string, err error) {
 	if len(o.Counts) == 0 {
 		return o, file, fmt.Errorf("-most %d: at least %d", *most, outage.Counts[0])
 	}
-	o.Executable, err = filepath.Abs(o.Executable) // nodes run in directories of their own
 	return o, file, err
 }
 

@@ -9,9 +9,8 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"path/filepath"
 
+	"github.com/xdpha/xdpha/pkg/bench/command"
 	"github.com/xdpha/xdpha/pkg/bench/peers"
 	"github.com/xdpha/xdpha/pkg/bench/stats"
 )
@@ -19,21 +18,13 @@ import (
 // shortRounds are enough to see that it works, not for figures.
 const shortRounds = 2
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench-peers:", err)
-		os.Exit(1)
-	}
-}
+func main() { command.Main("bench-peers", run) }
 
 func run(ctx context.Context) (err error) {
-	o := peers.Options{Progress: func(s string) { fmt.Fprintln(os.Stderr, s) }}
+	o := peers.Options{Progress: command.Tell}
 	flag.IntVar(&o.Rounds, "rounds", 100, "how many `hangs` of each contender, and a tenth of it of every other fault")
 	flag.StringVar(&o.Profile, "profile", "fast", "xdpha's timing `profile`")
-	flag.StringVar(&o.Executable, "xdpha", "bin/xdpha", "the xdpha `program` to measure")
+	command.Program(&o.Executable)
 	short := flag.Bool("short", false, "few rounds: to see that it works, not for figures")
 	file := flag.String("json", "", "write the figures to this `file` too")
 	flag.Parse()
@@ -42,9 +33,6 @@ func run(ctx context.Context) (err error) {
 	}
 	if o.Rounds < 1 {
 		return fmt.Errorf("-rounds %d: at least one", o.Rounds)
-	}
-	if o.Executable, err = filepath.Abs(o.Executable); err != nil { // nodes run in directories of their own
-		return err
 	}
 	r, err := peers.Run(ctx, os.Stdout, o)
 	if err != nil {

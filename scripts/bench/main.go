@@ -10,12 +10,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/xdpha/xdpha/pkg/bench"
+	"github.com/xdpha/xdpha/pkg/bench/command"
 	"github.com/xdpha/xdpha/pkg/bench/cost"
 	"github.com/xdpha/xdpha/pkg/bench/stats"
 )
@@ -25,15 +24,7 @@ var errNotAsPromised = errors.New("not everything is as promised: see the table"
 // rest is the section that needs the whole program, in a lab.
 const rest = "rest"
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "bench:", err)
-		os.Exit(1)
-	}
-}
+func main() { command.Main("bench", run) }
 
 // report is all figures, as JSON.
 type report struct {
@@ -47,7 +38,8 @@ func run(ctx context.Context) (err error) {
 	flag.BoolVar(&o.Short, "short", false, "measure briefly: to see that it works, not for figures")
 	flag.IntVar(&o.Repeat, "runs", 1, "how many `runs`, each in new namespaces")
 	only := flag.String("only", "", "measure these `sections` only: any of "+strings.Join(names, ","))
-	program := flag.String("xdpha", "bin/xdpha", "the xdpha `program`, for the section "+rest)
+	var program string
+	command.Program(&program)
 	file := flag.String("json", "", "write the figures to this `file` too")
 	flag.Parse()
 	wanted := names
@@ -59,10 +51,7 @@ func run(ctx context.Context) (err error) {
 			return fmt.Errorf("-only %s: there is no section %q, only %s", *only, w, strings.Join(names, ", "))
 		}
 	}
-	if *program, err = filepath.Abs(*program); err != nil { // nodes run in directories of their own
-		return err
-	}
-	r, err := measure(ctx, os.Stdout, o, wanted, *program)
+	r, err := measure(ctx, os.Stdout, o, wanted, program)
 	if err != nil {
 		return err
 	}

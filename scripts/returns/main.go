@@ -6,47 +6,29 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
-	"os/signal"
-	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/xdpha/xdpha/pkg/bench/command"
 	"github.com/xdpha/xdpha/pkg/bench/returns"
 )
 
-var errBad = errors.New("not as it should be: see what is WRONG above")
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
-	err := run(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "returns:", err)
-		os.Exit(1)
-	}
-}
+func main() { command.Main("returns", run) }
 
 func run(ctx context.Context) error {
-	o := returns.Options{Progress: func(s string) { fmt.Fprintln(os.Stderr, s) }}
+	o := returns.Options{Progress: command.Tell}
 	flag.IntVar(&o.Rounds, "rounds", 50, "how many `returns`")
 	flag.IntVar(&o.From, "from", 0, "the first one that follows from the seed: `number`")
 	flag.Uint64Var(&o.Seed, "seed", 1, "`number` from which all that is drawn follows")
-	flag.StringVar(&o.Executable, "xdpha", "bin/xdpha", "the xdpha `program`")
+	command.Program(&o.Executable)
 	flag.Parse()
 	if o.Rounds < 1 || o.From < 0 {
 		return fmt.Errorf("-rounds %d, -from %d: at least one, and none", o.Rounds, o.From)
 	}
-	var err error
-	if o.Executable, err = filepath.Abs(o.Executable); err != nil { // nodes run in directories of their own
-		return err
-	}
 	r, err := returns.Run(ctx, os.Stdout, o)
 	if err == nil && !r.Good() {
-		err = errBad
+		err = command.ErrBad
 	}
 	return err
 }
