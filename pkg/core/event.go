@@ -138,8 +138,12 @@ type ServiceState struct {
 	Err      string
 }
 
-// ServicesEnded tells that all services of an identity were ended past this machine.
-type ServicesEnded struct{ Identity int }
+// ServicesEnded tells that an identity's services do not run, past this machine: the guard has ended
+// them, or, Refused, one that had ended by itself was not let start again.
+type ServicesEnded struct {
+	Identity int
+	Refused  bool `json:",omitzero"`
+}
 
 // CmdMove hands an identity over. To is a node's number, or -1 in a pair for the node that
 // does not own it. With Force, a service that does not stop does not hold it up.

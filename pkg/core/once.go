@@ -120,13 +120,20 @@ func (m *Machine) cutOff(id *identity) bool {
 	return true
 }
 
-// servicesEnded: past this machine all of an identity's services were ended. If they shall run they
-// are stopped as far as is known here, and started.
+// servicesEnded: past this machine an identity's services have ended. If they shall run they are stopped
+// as far as is known here, and started. While they are started anyway a refusal is no news.
 func (m *Machine) servicesEnded(e ServicesEnded) {
 	if e.Identity < 0 || e.Identity >= len(m.ids) {
 		return
 	}
 	id := m.ids[e.Identity]
+	switch {
+	case !e.Refused:
+		m.notify(KindServicesEnded, id, "the guard has ended the services of %s, for this daemon did not act", id.cfg.Name)
+	case id.svc.state == actOn:
+		m.notify(KindServicesEnded, id, "a service of %s was not let start again, for nobody let this node serve it: all are stopped, and started when it may", id.cfg.Name)
+	default:
+		return
+	}
 	id.svcGen = 0 // of no ownership
-	m.notify(KindServicesEnded, id, "the guard has ended the services of %s, for this daemon did not act", id.cfg.Name)
 }

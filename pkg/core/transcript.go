@@ -180,7 +180,7 @@ func (x *Transcript) Event(at int64, ev Event) string {
 	case ServiceState:
 		s = fmt.Sprintf("service %s %s %s", x.cfg.name(e.Identity), e.Service, pick(e.Expired, "expired", pick(e.Healthy, "healthy", "failed: "+e.Err)))
 	case ServicesEnded:
-		s = "ended " + x.cfg.name(e.Identity)
+		s = "ended " + x.cfg.name(e.Identity) + pick(e.Refused, " refused", "")
 	case CmdMove:
 		s = "cmd move " + x.cfg.name(e.Identity)
 		if e.To >= 0 && e.To < len(x.cfg.Nodes) {

@@ -38,7 +38,7 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	link serv2 crossover down
 //	see unsynced:files=yes                     its data is not whole here
 //	see peer-runs=files,mail                   whose services run there; none
-//	ended files                                by the guard
+//	ended files                                by the guard; refused: a service was not let start again
 //	ok|fail copy|persist|fence|swap|carry|add|remove|start|stop IDENTITY
 //	tick, cmd move files serv2, link crossover down, service files samba failed: exit status 1
 //	@12.5 tick                     at a time, instead of after the line above
@@ -175,7 +175,7 @@ func (x *transcript) do(f []string) []Action {
 	case "end-after":
 		x.cfg.EndAfter = x.duration(f[1])
 	case "ended":
-		return x.step(ServicesEnded{Identity: x.id(f[1])})
+		return x.step(ServicesEnded{Identity: x.id(f[1]), Refused: len(f) > 2 && f[2] == "refused"})
 	case "etcd":
 		x.cfg.Etcd = true
 	case "fence":

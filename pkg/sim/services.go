@@ -126,8 +126,12 @@ func restartService(w *world, f Fault) {
 			return
 		}
 		d.mayStart(i, gen, n.clock()+rightWait, &startOrder{}, func(err string) {
-			if err == "" && still() {
+			switch {
+			case !still():
+			case err == "":
 				n.runService(i, true)
+			default:
+				d.step(core.ServicesEnded{Identity: i, Refused: true})
 			}
 		})
 	})
