@@ -39,10 +39,11 @@ changed takes effect at the next start.`,
 			if err := needArgs(c, 0, 0); err != nil {
 				return err
 			}
-			log, err := newLog(env.Stderr, c.String("log"), c.String("log-level"))
+			log, lines, err := openLog(env.Stderr, c)
 			if err != nil {
 				return err
 			}
+			defer lines.Close()
 			cfg, err := loadConfig(c)
 			if err != nil {
 				return err
@@ -61,11 +62,17 @@ changed takes effect at the next start.`,
 			hangup := make(chan os.Signal, 1)
 			signal.Notify(hangup, unix.SIGHUP)
 			defer signal.Stop(hangup)
-			return node.Run(c.Context, node.Options{
+			signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE) // a log whose reader is gone ends no daemon; for children all stays as it was
+			err = node.Run(c.Context, node.Options{
 				Config: cfg, Load: func() (*config.Config, error) { return loadConfig(c) }, Hangup: hangup, RunDir: c.String("run-dir"), StateDir: c.String("state-dir"), PinDir: c.String("pin-dir"),
 				Keep: c.Bool("keep"), Log: log, Version: env.Version,
 				GuardFlags: []string{"--log", c.String("log"), "--log-level", c.String("log-level")},
 			})
+			if err != nil {
+				report(lines, err) // without waiting for a reader: what restarts the daemon waits for its end
+				return errBadNews
+			}
+			return nil
 		},
 	}
 }
@@ -82,16 +89,33 @@ func guardCommand(env Env) *cli.Command {
 	return &cli.Command{
 		Name: node.GuardCommand, Hidden: true, Flags: logFlags(),
 		Action: func(c *cli.Context) error {
-			log, err := newLog(env.Stderr, c.String("log"), c.String("log-level"))
+			log, lines, err := openLog(env.Stderr, c)
 			if err != nil {
 				return err
 			}
+			defer lines.Close()
 			return node.Guard(c.Context, os.Stdin, os.Stdout, log.With("part", node.GuardCommand))
 		},
 	}
 }
 
-func newLog(w io.Writer, format, level string) (*slog.Logger, error) {
+// openLog is the log of a process that must never wait for whoever reads it.
+func openLog(w io.Writer, c *cli.Context) (*slog.Logger, *node.LogWriter, error) {
+	own, err := newHandler(w, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	lines := node.NewLogWriter(w, own)
+	handler, err := newHandler(lines, c)
+	if err != nil {
+		return nil, nil, err
+	}
+	go lines.Run()
+	return slog.New(handler), lines, nil
+}
+
+func newHandler(w io.Writer, c *cli.Context) (slog.Handler, error) {
+	format, level := c.String("log"), c.String("log-level")
 	var l slog.Level
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, usagef("run: --log-level %q is none of debug, info, warn, error", level)
@@ -99,9 +123,9 @@ func newLog(w io.Writer, format, level string) (*slog.Logger, error) {
 	opt := &slog.HandlerOptions{Level: l}
 	switch format {
 	case "text":
-		return slog.New(slog.NewTextHandler(w, opt)), nil
+		return slog.NewTextHandler(w, opt), nil
 	case "json":
-		return slog.New(slog.NewJSONHandler(w, opt)), nil
+		return slog.NewJSONHandler(w, opt), nil
 	}
 	return nil, usagef("run: --log %q is neither text nor json", format)
 }

@@ -23,6 +23,12 @@
 // A Tick that changes nothing in the core's state but its clock is left out: the next input brings
 // a later time, and the core is then what it would have been. An idle node writes nothing.
 //
+// # The disk
+//
+// Who steps a core never waits for a disk: entries wait in memory, up to 4 MiB, and a goroutine writes
+// them, each second or sooner. At the first entry for which there is no room the journal ends, as it does
+// at the first write that fails. What waits at the end is waited for, for a second.
+//
 // # Damage
 //
 // What a killed process left half written at the end is cut off at the next start, and is not

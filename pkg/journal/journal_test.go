@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/xdpha/xdpha/pkg/core"
@@ -26,11 +27,19 @@ var (
 // opened is a journal whose core has begun.
 func opened(t *testing.T, path string) *Writer {
 	t.Helper()
+	j := unbegun(t, path)
+	j.Begin(start, core.New(config, saved))
+	return j
+}
+
+// unbegun is a journal without a core.
+func unbegun(t *testing.T, path string) *Writer {
+	t.Helper()
 	j, err := Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	j.Begin(start, core.New(config, saved))
+	j.disk.endTime = patience
 	return j
 }
 
@@ -169,10 +178,7 @@ func TestAReplayOfManyIsTheLiveTranscript(t *testing.T) {
 	}
 	yields := core.MakeWord(core.Owner|core.Yield|core.ToNode(2), 6)
 	dir := t.TempDir()
-	j, err := Open(filepath.Join(dir, Name))
-	if err != nil {
-		t.Fatal(err)
-	}
+	j := unbegun(t, filepath.Join(dir, Name))
 	j.Begin(from, core.New(from.Config, from.Saved))
 	want := lived(j, from, []core.Event{
 		core.Started{},
@@ -337,13 +343,13 @@ func TestAnInputThatTheCoreDiesOfIsKept(t *testing.T) {
 func TestAJournalThatCannotBeWrittenIsToldOnceAndStepsOn(t *testing.T) {
 	for name, spoil := range map[string]func(*testing.T, *Writer){
 		"written": func(t *testing.T, j *Writer) {
-			if err := j.f.Close(); err != nil {
+			if err := j.disk.f.Close(); err != nil {
 				t.Fatal(err)
 			}
 		},
 		"rotated": func(t *testing.T, j *Writer) {
 			j.full = 0
-			if err := os.Mkdir(j.path+Full, 0o700); err != nil {
+			if err := os.Mkdir(j.disk.path+Full, 0o700); err != nil {
 				t.Fatal(err)
 			}
 		},
@@ -355,7 +361,9 @@ func TestAJournalThatCannotBeWrittenIsToldOnceAndStepsOn(t *testing.T) {
 			if len(j.Step(20, core.Started{})) == 0 {
 				t.Error("the core is not stepped")
 			}
-			if err := j.Flush(); err == nil {
+			select {
+			case <-j.Failed():
+			case <-time.After(patience):
 				t.Error("nothing is told")
 			}
 			if len(j.Step(21, core.CmdGiveback{Op: 1})) == 0 {

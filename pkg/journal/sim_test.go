@@ -111,10 +111,7 @@ func journalled(t *testing.T, dir string, seed uint64, full int64) (did [2][]str
 		if j := open[cfg.Self]; j != nil {
 			closed(t, j)
 		}
-		j, err := Open(filepath.Join(dir, cfg.Nodes[cfg.Self], Name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		j := unbegun(t, filepath.Join(dir, cfg.Nodes[cfg.Self], Name))
 		j.full = full
 		open[cfg.Self] = j
 		m := core.New(cfg, saved)

@@ -3,12 +3,7 @@
 package journal
 
 import (
-	"bufio"
-	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"reflect"
 
 	"github.com/xdpha/xdpha/pkg/core"
@@ -23,63 +18,32 @@ const (
 // FileBytes is the size at which a file is full. It is passed by at most one entry.
 const FileBytes = 16 << 20
 
-// Writer steps a core and keeps what it was given. It is lost work, not lost safety, if a write
-// fails: the core is stepped all the same.
+// Writer steps a core and keeps what it was given. Who steps it never waits for a disk. It is lost
+// work, not lost safety, if a write fails: the core is stepped all the same.
 type Writer struct {
-	path string
-	f    *os.File
-	w    *bufio.Writer
-	size int64
+	disk *disk
+	size int64 // of the file, when all that waits is in it
 	full int64 // size at which the file is full
-	err  error // the first; nothing is written after it
-	told bool  // Flush returned it
 
 	start   Start
 	machine *core.Machine
 	lastNS  int64
 }
 
-// Open opens the journal for writing, and cuts off what a killed process left half written.
+// Open opens the journal for writing, and cuts off what a killed process left half written. It starts
+// the goroutine that writes, which Close ends.
 func Open(path string) (*Writer, error) {
-	j := &Writer{path: path, full: FileBytes}
-	return j, j.open()
+	f, size, err := openFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	d := newDisk(path, f)
+	go d.run()
+	return &Writer{disk: d, size: size, full: FileBytes}, nil
 }
 
-func (j *Writer) open() error {
-	f, err := os.OpenFile(j.path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("open journal: %w", err)
-	}
-	j.f, j.w = f, bufio.NewWriter(f)
-	if err := j.cutTail(); err != nil {
-		return errors.Join(fmt.Errorf("open journal: %w", err), f.Close())
-	}
-	return nil
-}
-
-// cutTail ends the file with its last whole line. Without one in the longest line's length it is
-// no journal: it is left as it is, and made to end a line.
-func (j *Writer) cutTail() error {
-	st, err := j.f.Stat()
-	if err != nil {
-		return err
-	}
-	j.size = st.Size()
-	tail := make([]byte, min(j.size, maxLine))
-	if _, err := j.f.ReadAt(tail, j.size-int64(len(tail))); err != nil {
-		return err
-	}
-	end := bytes.LastIndexByte(tail, '\n') + 1
-	switch {
-	case end == len(tail):
-		return nil
-	case end == 0 && j.size > maxLine:
-		j.size++
-		return j.w.WriteByte('\n')
-	}
-	j.size -= int64(len(tail) - end)
-	return j.f.Truncate(j.size)
-}
+// Failed gives the error, once, after which nothing more is kept.
+func (j *Writer) Failed() <-chan error { return j.disk.failed }
 
 // Begin writes the start of a daemon, whose core was made of it.
 func (j *Writer) Begin(s Start, m *core.Machine) {
@@ -90,15 +54,15 @@ func (j *Writer) Begin(s Start, m *core.Machine) {
 }
 
 // Step gives the core one event and keeps both that and the sum of what was decided. Should the
-// core panic, the event is on its way to the disk.
+// core panic, the event is on the disk, if that takes it in time: the process is at its end.
 func (j *Writer) Step(at int64, ev core.Event) (actions []core.Action) {
 	at = max(at, j.lastNS) // which is what the core takes it for
 	j.lastNS = at
 	in := Input{AtNS: at, Event: ev, Died: true}
 	defer func() {
 		if in.Died {
-			j.keep(in)
-			_ = j.Flush() // the panic is what is told
+			j.write(inputLine(in))
+			j.disk.end()
 		}
 	}()
 	_, isTick := ev.(core.Tick)
@@ -111,8 +75,11 @@ func (j *Writer) Step(at int64, ev core.Event) (actions []core.Action) {
 	if isTick && len(actions) == 0 && sameButNow(before, j.machine.State()) {
 		return nil
 	}
+	if !j.disk.takes() {
+		return actions
+	}
 	in.Decided = decided(j.start.Config, actions)
-	j.keep(in)
+	j.write(inputLine(in))
 	j.rotateIfFull()
 	return actions
 }
@@ -122,69 +89,40 @@ func sameButNow(a, b core.State) bool {
 	return reflect.DeepEqual(a, b)
 }
 
-func (j *Writer) keep(in Input) {
-	if j.err != nil {
-		return
-	}
-	j.write(inputLine(in))
-}
+func (j *Writer) write(line []byte, err error) { j.put(part{lines: line}, err) }
 
-func (j *Writer) write(line []byte, err error) {
-	if j.err == nil && err == nil && len(line) > maxLine {
-		err = fmt.Errorf("an entry has %d bytes, more than a line may", len(line))
-	}
-	if j.err == nil && err == nil {
-		_, err = j.w.Write(line)
-		j.size += int64(len(line))
-	}
-	j.fail("write", err)
-}
-
-func (j *Writer) fail(verb string, err error) {
-	if j.err == nil && err != nil {
-		j.err = fmt.Errorf("%s journal: %w", verb, err)
-	}
-}
-
-// rotateIfFull begins a new file with the core's state, and lets go of the file before the full one.
+// rotateIfFull begins a new file with the core's state, as it is between this entry and the next one.
 func (j *Writer) rotateIfFull() {
-	if j.err != nil || j.size < j.full {
-		return
-	}
-	if err := errors.Join(j.w.Flush(), j.f.Close()); err != nil {
-		j.fail("rotate", err)
-		return
-	}
-	if err := os.Rename(j.path, j.path+Full); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		j.fail("rotate", err)
-		return
-	}
-	if err := j.open(); err != nil {
-		j.fail("rotate", err)
+	if j.size < j.full {
 		return
 	}
 	state := j.machine.State()
 	line, err := startLine(j.start, &state)
-	j.write(line, err)
+	j.size = 0
+	j.put(part{lines: line, anew: true}, err)
 }
 
-// Flush hands what was written to the kernel. It returns the journal's error once.
-func (j *Writer) Flush() error {
-	if j.err == nil {
-		j.fail("write", j.w.Flush())
+// put hands one line to the disk.
+func (j *Writer) put(p part, err error) {
+	if err == nil && len(p.lines) > maxLine {
+		err = fmt.Errorf("an entry has %d bytes, more than a line may", len(p.lines))
 	}
-	if j.err == nil || j.told {
+	if err != nil {
+		j.disk.fail(fmt.Errorf("write journal: %w", err))
+		return
+	}
+	j.size += int64(len(p.lines))
+	j.disk.put(p)
+}
+
+// Close ends it: what waits is written, unless the disk takes longer than a second. It returns an error
+// that nobody has taken from Failed.
+func (j *Writer) Close() error {
+	j.disk.end()
+	select {
+	case err := <-j.disk.failed:
+		return err
+	default:
 		return nil
 	}
-	j.told = true
-	return j.err
-}
-
-// Close ends it.
-func (j *Writer) Close() error {
-	err := j.Flush()
-	if closed := j.f.Close(); !errors.Is(closed, os.ErrClosed) { // by a rotation that failed
-		err = errors.Join(err, closed)
-	}
-	return err
 }

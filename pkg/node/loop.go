@@ -18,9 +18,6 @@ import (
 	"github.com/xdpha/xdpha/pkg/host"
 )
 
-// flushEvery is how long an input may stay in this process's memory.
-const flushEvery = time.Second
-
 // lookEvery is how often the maps are read when nothing hints at a change.
 const lookEvery = 100 * time.Millisecond
 
@@ -66,8 +63,6 @@ func (n *node) post(ev any) {
 func (n *node) run(ctx context.Context) error {
 	look := time.NewTicker(min(lookEvery, n.loop.lease/10))
 	defer look.Stop()
-	flush := time.NewTicker(flushEvery)
-	defer flush.Stop()
 	for !n.loop.left {
 		n.renew()
 		select {
@@ -78,10 +73,8 @@ func (n *node) run(ctx context.Context) error {
 		case <-look.C:
 			n.look()
 			n.step(core.Tick{})
-		case <-flush.C:
-			if err := n.journal.Flush(); err != nil {
-				n.tell(loader.Now(), "journal-failed", -1, err.Error()+"; nothing more is kept until the daemon's next start, all else goes on", nil)
-			}
+		case err := <-n.journal.Failed():
+			n.tell(loader.Now(), "journal-failed", -1, err.Error()+"; nothing more is kept until the daemon's next start, all else goes on", nil)
 		}
 		n.followOwners()
 		n.publish()
