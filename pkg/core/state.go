@@ -115,7 +115,7 @@ type IdentityState struct {
 	AnnounceAgain                       bool
 	Handover                            HandoverState
 	UnownedSince                        int64
-	UnownedGen                          uint64
+	UnownedGen, Burnt                   uint64
 	Uncovered, PeerBooted               bool
 	HomeReadySince                      int64
 	Arrived, LastAuto, Hold, LastFailed int64
@@ -180,7 +180,7 @@ func (m *Machine) saveIdentity(id *identity) IdentityState {
 		Known: id.known, Word: id.word, Peer: id.peer, Role: int(id.role), Cause: id.cause, LastClaim: id.lastClaim, Released: id.released,
 		Swap: SwapState{id.swap.op, id.swap.old, id.swap.new, id.swap.deadline}, SwappedAt: id.swappedAt, Stale: id.stale,
 		Carry: id.carry.save(), Addr: id.addr.save(), Svc: id.svc.save(), SvcGen: id.svcGen, Announced: id.announced, AnnounceAgain: id.announceAgain,
-		Handover: ho, UnownedSince: id.unownedSince, UnownedGen: id.unownedGen, Uncovered: id.uncovered, PeerBooted: id.peerBooted,
+		Handover: ho, UnownedSince: id.unownedSince, UnownedGen: id.unownedGen, Burnt: id.burnt, Uncovered: id.uncovered, PeerBooted: id.peerBooted,
 		HomeReadySince: id.homeReadySince, Arrived: id.arrived, LastAuto: id.lastAuto, Hold: id.hold, LastFailed: id.lastFailed, Stays: id.stays,
 		TwoOwners: id.twoOwners, Failed: keys(id.failed), KeyWanted: id.wanted, KeyHeld: id.held, AsItIs: id.asItIs,
 		Wait: WaitState{id.wait.gen, id.wait.since, id.wait.until, int(id.wait.told), id.wait.over}, RightlessSince: id.rightless.since, RightlessTold: id.rightless.told,
@@ -262,7 +262,7 @@ func (m *Machine) restoreIdentity(id *identity, s IdentityState) error {
 	id.known, id.word, id.peer, id.role, id.cause, id.lastClaim, id.released = s.Known, s.Word, s.Peer, role(s.Role), s.Cause, s.LastClaim, s.Released
 	id.swap, id.swappedAt, id.stale = swapOp{s.Swap.Op, s.Swap.Old, s.Swap.New, s.Swap.Deadline}, s.SwappedAt, s.Stale
 	id.svcGen, id.announced, id.announceAgain = s.SvcGen, s.Announced, s.AnnounceAgain
-	id.unownedSince, id.unownedGen, id.uncovered, id.peerBooted = s.UnownedSince, s.UnownedGen, s.Uncovered, s.PeerBooted
+	id.unownedSince, id.unownedGen, id.burnt, id.uncovered, id.peerBooted = s.UnownedSince, s.UnownedGen, s.Burnt, s.Uncovered, s.PeerBooted
 	id.homeReadySince, id.arrived, id.lastAuto, id.hold, id.lastFailed = s.HomeReadySince, s.Arrived, s.LastAuto, s.Hold, s.LastFailed
 	id.stays = s.Stays
 	id.twoOwners, id.failed = s.TwoOwners, setOf(s.Failed)

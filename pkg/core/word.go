@@ -83,12 +83,16 @@ func (m *Machine) releasedWord(id *identity) Word {
 // own generation could make two owners, because the peer's kernel may be doing the
 // same in this moment. With Want in the very word that makes the peer adopt the
 // generation, the peer knows whose claim it is. The claim itself waits until the
-// peer's word shows that generation (see mayClaim).
+// peer's word shows that generation (see mayClaim). So does the next burning: a node that stood still
+// knows nothing of what the peer took meanwhile, and would get past that by the second one.
 func (m *Machine) burn(id *identity) Word {
-	if !m.promise(id, m.next(id, id.word.Gen()+1)) {
+	g := id.word.Gen()
+	shown := m.up(id) && m.theirs(id).Gen() >= g
+	if id.burnt == g && !shown || !m.promise(id, m.next(id, g+1)) {
 		return id.word
 	}
-	return MakeWord(Want, id.word.Gen()+1)
+	id.burnt = g + 1
+	return MakeWord(Want, g+1)
 }
 
 // next is the least generation above gen that this node may own: of its own residue, so that no

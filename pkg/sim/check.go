@@ -31,6 +31,8 @@ type Stats struct {
 type checker struct {
 	w       *world
 	sentAt  [maxNodes]int64 // by receiver: when the latest accepted frame left
+	heard   [maxNodes]int   // by receiver: so many frames were accepted
+	burnt   [][maxNodes]int // by identity and node: what heard was, and 1, when it went to a later generation unowned
 	overlap []overlap
 	owned   []map[uint64]int // by identity and generation: which node had it
 	served  []served
@@ -46,7 +48,7 @@ type overlap struct {
 }
 
 func newChecker(w *world) checker {
-	c := checker{w: w, overlap: make([]overlap, len(w.ids)), served: make([]served, len(w.ids)), data: make([][maxNodes]uint64, len(w.ids)), forced: make([]bool, len(w.ids))}
+	c := checker{w: w, overlap: make([]overlap, len(w.ids)), served: make([]served, len(w.ids)), data: make([][maxNodes]uint64, len(w.ids)), burnt: make([][maxNodes]int, len(w.ids)), forced: make([]bool, len(w.ids))}
 	for range w.ids {
 		c.owned = append(c.owned, map[uint64]int{})
 	}
@@ -121,6 +123,7 @@ func (c *checker) begins(i int) {
 
 // passed notes a frame that was accepted.
 func (c *checker) passed(to *node, f *frame) {
+	c.heard[to.self]++
 	c.sentAt[to.self] = max(c.sentAt[to.self], f.trueSent)
 }
 
@@ -184,12 +187,21 @@ func (c *checker) owns(n *node, i int, gen uint64, why string) {
 		c.w.fail("%s: serv%d takes generation %d, which serv%d has owned", c.w.ids[i].Name, n.self+1, gen, before+1)
 	}
 	c.owned[i][gen] = n.self
+	c.burnt[i][n.self] = 0
 }
 
-// swap: nobody is armed for a generation that is not promised on the disk, and nobody releases
+// swap: nobody goes from one generation to the next, and on, without hearing anybody: who took it meanwhile
+// would lose it. Nobody is armed for a generation that is not promised on the disk, and nobody releases
 // what its services still use, unless that was forced.
 func (c *checker) swap(n *node, a core.Swap) {
 	name := c.w.ids[a.Identity].Name
+	if a.New.Gen() > a.Old.Gen() && !a.New.Has(core.Owner) && !c.w.p.Etcd { // etcd tells of later ones
+		burnt := &c.burnt[a.Identity][n.self]
+		if *burnt == c.heard[n.self]+1 {
+			c.w.fail("serv%d %s: %v -> %v, and no frame has come since it went to a later generation before", n.self+1, name, a.Old, a.New)
+		}
+		*burnt = c.heard[n.self] + 1
+	}
 	if a.New.Flags() == core.Yield && n.svc[a.Identity] && !c.forced[a.Identity] {
 		c.w.fail("serv%d %s: released while its services run", n.self+1, name)
 	}
