@@ -215,7 +215,12 @@ func (c *checker) swap(n *node, a core.Swap) {
 // fenced: a node is switched off by its peer.
 func (c *checker) fenced(*node) { c.stats.Fenced++ }
 
-func (c *checker) booted(n *node) { c.sentAt[n.self] = 0 }
+func (c *checker) booted(n *node) {
+	c.sentAt[n.self] = 0
+	for i := range c.burnt {
+		c.burnt[i][n.self] = 0
+	}
+}
 
 // unsettled says what is missing until all is as it should be without a fault; "": nothing.
 func (c *checker) unsettled() string {
