@@ -81,7 +81,7 @@ type watched struct {
 // Guard is the guard of the daemon that has started this process, and goes on when that one is
 // stopped, killed, or hangs. It returns when that daemon leaves in order, or another one's guard asks it to.
 func Guard(ctx context.Context, in io.Reader, out io.Writer, log *slog.Logger) error {
-	signal.Ignore(unix.SIGHUP, unix.SIGPIPE) // who reads its log may end with the daemon
+	outlive()
 	orders := bufio.NewReader(in)
 	line, err := orders.ReadBytes('\n')
 	g := &guard{log: log}
@@ -117,6 +117,10 @@ func Guard(ctx context.Context, in io.Reader, out io.Writer, log *slog.Logger) e
 	g.wg.Wait()
 	return nil
 }
+
+// outlive lets this process go on when who reads its log, or the terminal, ends with the daemon. Its
+// commands inherit nothing of that, as they would if it ignored these signals (signal(7)).
+func outlive() { signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGPIPE) }
 
 // watch looks until ctx ends. The thread is its own, so that it comes to run among ordinary ones.
 func (g *guard) watch(ctx context.Context) {

@@ -5,13 +5,19 @@ package node
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"math"
 	"os"
+	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
@@ -139,5 +145,21 @@ func TestAGuardGivesWayToItsDaemon(t *testing.T) {
 	g.wg.Wait()
 	if ctx.Err() != nil || len(k.ended) > 0 || k.some != 1 {
 		t.Errorf("it ended %v, and %d times some (%v)", k.ended, k.some, ctx.Err())
+	}
+}
+
+// What ends with the daemon does not end its guard; the commands that it runs are used to ending so.
+func TestAGuardsCommandsInheritNoIgnoredSignals(t *testing.T) {
+	outlive()
+	defer signal.Reset(unix.SIGHUP, unix.SIGPIPE)
+	for _, sig := range []unix.Signal{unix.SIGHUP, unix.SIGPIPE} {
+		out, err := exec.Command("/bin/sh", "-c", fmt.Sprintf("kill -%d $$; echo lives", sig)).CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.Exited() {
+			t.Errorf("a command that gets %s: %v, %s", sig, err, out)
+		}
+		if err := unix.Kill(os.Getpid(), sig); err != nil { // this process would end here
+			t.Error(err)
+		}
 	}
 }

@@ -30,8 +30,6 @@ const GuardCommand = "guard"
 const (
 	guardStart = 15 * time.Second // more than it takes to replace another one
 	guardAgain = time.Second      // before another one is started
-	rightWait  = 100 * time.Millisecond
-	rightPoll  = 5 * time.Millisecond
 )
 
 // itsGuard is the daemon's guard. Until there is one, or none is to be had, no service is started.
@@ -154,7 +152,8 @@ func (n *node) endGuard() error {
 
 // mayStart permits the start of a service to its identity's owner, at the generation that it was
 // ordered for: the order may be older than a time in which this daemon did not run. What starts is
-// known to run before it does, to the guard and to the other nodes.
+// known to run before it does, to the guard and to the other nodes. Asked again while it runs it tells
+// whether it may go on.
 func (n *node) mayStart(env service.Env) error {
 	i := slices.IndexFunc(n.Config.Identities, func(id config.Identity) bool { return id.Name == env.Identity })
 	if i < 0 {
@@ -168,9 +167,6 @@ func (n *node) mayStart(env service.Env) error {
 			return fmt.Errorf("neither another node nor the arbiter lets this one serve %s", env.Identity)
 		}
 		return nil
-	}
-	for waited := time.Duration(0); why() != nil && waited < rightWait; waited += rightPoll {
-		time.Sleep(rightPoll) // the right may be about to come with a frame, of which nothing tells
 	}
 	if err := why(); err != nil {
 		return err

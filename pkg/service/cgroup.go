@@ -115,7 +115,11 @@ type cgroup struct {
 	dir    string
 }
 
+// of is a service's; nil if there are none.
 func (g *groups) of(service string) *cgroup {
+	if g == nil {
+		return nil
+	}
 	return &cgroup{parent: g, dir: filepath.Join(g.dir, service)}
 }
 

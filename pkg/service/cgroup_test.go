@@ -258,7 +258,7 @@ func TestCgroupsAreMadeBesideTheDaemonsWhereItHasOne(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(g.removeIfEmpty)
-	argv := joining(g.dir, []string{os.Args[0], "-test.run", "^" + t.Name() + "$"})
+	argv := command{argv: []string{os.Args[0], "-test.run", "^" + t.Name() + "$"}, group: g}.prepared()
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), inside+"="+base)
 	if out, err := cmd.CombinedOutput(); err != nil {

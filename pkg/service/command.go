@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -35,15 +37,62 @@ type command struct {
 	// whole: a failure ends all that runs in group, not the command's process group alone.
 	whole bool
 	quiet bool // what it prints on its standard error goes nowhere
+	leave leave
 }
 
 // shell is how a command of the configuration is run.
 func shell(script string) []string { return []string{"/bin/sh", "-c", script} }
 
-// joining runs argv in a cgroup. The process joins by itself before it becomes the command, so that
-// no child of it can be outside. (clone3 could do it, but a unit with RestrictNamespaces= has none.)
-func joining(dir string, argv []string) []string {
-	return append([]string{"/bin/sh", "-c", `echo 0 >"$0/cgroup.procs" && exec "$@"`, dir}, argv...)
+// prepared is argv as the process runs it. It joins its cgroup by itself before it becomes the command,
+// so that no child of it can be outside. (clone3 could do it, but a unit with RestrictNamespaces= has
+// none.) Then it waits at its gate, if it has to.
+func (c command) prepared() []string {
+	dir, script := "", ""
+	if c.group != nil {
+		dir, script = c.group.dir, `echo 0 >"$0/cgroup.procs" && `
+	}
+	if c.leave != nil {
+		script += `echo >&3 && read -r go <&3 && `
+	}
+	if script == "" {
+		return c.argv
+	}
+	return append([]string{"/bin/sh", "-c", script + `exec "$@" 3>&-`, dir}, c.argv...)
+}
+
+// gate is where a process waits for the leave to become its command. Who ends what is in its cgroup
+// after the leave was given ends it, too, however late this process comes to open the gate.
+type gate struct{ ours, its *os.File }
+
+func newGate() (*gate, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fds[0], true) // for a deadline
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make a gate: %w", err)
+	}
+	return &gate{os.NewFile(uintptr(fds[0]), "gate"), os.NewFile(uintptr(fds[1]), "gate")}, nil
+}
+
+func (g *gate) close() {
+	g.ours.Close()
+	g.its.Close()
+}
+
+// open waits for the process to come to the gate, and lets it pass if l permits it. Without an error
+// the process may have ended, or ctx.
+func (g *gate) open(ctx context.Context, l leave) error {
+	g.its.Close() // so that the process's end is seen
+	defer context.AfterFunc(ctx, func() { _ = g.ours.SetReadDeadline(time.Unix(1, 0)) })()
+	if _, err := g.ours.Read(make([]byte, 1)); err != nil {
+		return nil
+	}
+	if err := l.before(ctx); err != nil {
+		return err
+	}
+	_, _ = g.ours.WriteString("\n") // who has ended meanwhile reads nothing
+	return l.after()
 }
 
 // run runs the command to its end. Its output goes to out, which may stay in
@@ -57,15 +106,23 @@ func (c command) run(ctx context.Context, out *os.File) error {
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", c.verb, context.Cause(ctx))
 	}
-	argv := c.argv
 	if c.group != nil {
 		if err := c.group.make(); err != nil {
 			return fmt.Errorf("run %s: %w", c.verb, err)
 		}
 		defer c.group.removeIfEmpty()
-		argv = joining(c.group.dir, argv)
 	}
+	argv := c.prepared()
 	cmd := exec.Command(argv[0], argv[1:]...)
+	var g *gate
+	if c.leave != nil {
+		var err error
+		if g, err = newGate(); err != nil {
+			return fmt.Errorf("run %s: %w", c.verb, err)
+		}
+		defer g.close()
+		cmd.ExtraFiles = []*os.File{g.its}
+	}
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), forDaemon), c.env...)
 	cmd.Stdout, cmd.Stderr = out, out // files: Wait waits for the process alone
 	if c.quiet {
@@ -77,6 +134,13 @@ func (c command) run(ctx context.Context, out *os.File) error {
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
+	if g != nil {
+		if err := g.open(ctx, c.leave); err != nil {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // gone meanwhile is as good
+			<-exited
+			return fmt.Errorf("%s: %w", c.verb, err)
+		}
+	}
 	select {
 	case err := <-exited:
 		if err != nil {

@@ -25,10 +25,13 @@ func (r role) String() string { return [...]string{"stopped", "standby", "active
 // called one after the other, but for changed, prepare and cgroupDir. A warm service is in standby after
 // start; to promote, demote and stop must be harmless when that is done already.
 type driver interface {
-	start(ctx context.Context, env Env) error
-	promote(ctx context.Context, env Env) error
+	// start and promote take their leave as the last thing before the service runs, or becomes active.
+	start(ctx context.Context, env Env, l leave) error
+	promote(ctx context.Context, env Env, l leave) error
 	demote(ctx context.Context, env Env) error
 	stop(ctx context.Context, env Env) error
+	// kill ends what runs at once, asking none of it: what is in group, if it is not nil, or systemd's unit.
+	kill(ctx context.Context, group *cgroup) error
 	// look returns why the service does not run as it should, errGone if that is sure.
 	look(ctx context.Context, env Env, want role) error
 	// find returns what runs, errUnknown if nothing tells, and another error for what runs and is not good.
@@ -55,7 +58,46 @@ var (
 	errInVain = errors.New("in vain")
 	// errNotLooked is in the error of a look that this process could not take.
 	errNotLooked = errors.New("not looked")
+	// errRefused is in the error of a start or promotion that was not permitted, and did not begin.
+	errRefused = errors.New("not permitted")
+	// errOverruled is in the error of one that began, and was not permitted any more.
+	errOverruled = errors.New("not permitted any more")
 )
+
+const (
+	leaveWait = 100 * time.Millisecond // for a permission that may be about to be given
+	leavePoll = 5 * time.Millisecond   // nothing tells of it
+)
+
+// leave asks for the permission to have a service run for clients; nil: none is needed.
+type leave func() error
+
+// before is asked when nothing is left to do before the service runs.
+func (l leave) before(ctx context.Context) error {
+	err := l.still()
+	for waited := time.Duration(0); err != nil && waited < leaveWait && pause(ctx, leavePoll); waited += leavePoll {
+		err = l.still()
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errRefused, err)
+	}
+	return nil
+}
+
+// after is asked when it has begun to: this process may have stood still in between.
+func (l leave) after() error {
+	if err := l.still(); err != nil {
+		return fmt.Errorf("%w: %w", errOverruled, err)
+	}
+	return nil
+}
+
+func (l leave) still() error {
+	if l == nil {
+		return nil
+	}
+	return l()
+}
 
 // inVain makes an error one of errInVain without a word more.
 type inVain struct{ error }
@@ -106,6 +148,8 @@ func (c *commands) keep(o *output) {
 }
 
 func (c *commands) close() { c.keep(nil) }
+
+func (c *commands) kill(_ context.Context, group *cgroup) error { return group.kill() }
 
 func (c *commands) cgroupDir(context.Context) (string, error) {
 	if c.group == nil || !c.group.populated() {

@@ -25,29 +25,34 @@ func (m *Manager) Groups() string {
 
 // End ends services of the daemon that has its files in dir, an absolute path, and its services' cgroups
 // in groupsDir, from another process, because that daemon does not: first all that runs in the cgroups
-// is killed, so that nothing goes on for as long as a stop may take; then each service is stopped, for
-// what is not in a cgroup: a unit of systemd's, or what an agent set up. It returns when that is done, or
-// with what was not. When ctx ends nothing more is done, for what then runs is the daemon's.
+// and in units of systemd's is killed, so that nothing goes on for as long as a stop may take; then each
+// service is stopped, for what lives elsewhere: what an agent set up, or a command had others start. It
+// returns when that is done, or with what was not. When ctx ends nothing more is done, for what then runs
+// is the daemon's.
 func End(ctx context.Context, services []config.Service, env Env, dir, groupsDir string, log *slog.Logger) error {
-	errs := make([]error, len(services))
-	if groupsDir != "" {
-		own := &groups{dir: groupsDir}
-		var wg sync.WaitGroup
-		for i, s := range services {
-			wg.Go(func() { errs[i] = own.of(s.Name).kill() })
-		}
-		wg.Wait()
-	}
-	m := newManager(services, dir, log, nil, nil)
+	m := newManager(services, dir, log, nil, nil) // its commands are not in the cgroups, where they would be killed
 	defer m.Close()
-	for _, u := range m.units {
-		u.state.Env = env
+	m.patience = endPatience
+	var own *groups
+	if groupsDir != "" {
+		own = &groups{dir: groupsDir}
 	}
+	errs := make([]error, len(m.names))
+	var wg sync.WaitGroup
+	for i, name := range m.names {
+		u := m.units[name]
+		u.state.Env = env
+		wg.Go(func() { errs[i] = u.driver.kill(ctx, own.of(name)) })
+	}
+	wg.Wait()
 	return errors.Join(append(errs, m.Stop(ctx, m.names))...)
 }
 
 // kill ends all that runs in it at once. It returns when nothing lives there.
 func (c *cgroup) kill() error {
+	if c == nil {
+		return nil
+	}
 	err := os.WriteFile(filepath.Join(c.dir, "cgroup.kill"), []byte("1"), 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil // there is none

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/xdpha/xdpha/pkg/config"
 )
@@ -54,53 +55,263 @@ func TestEndTellsWhatItCouldNotStop(t *testing.T) {
 	}
 }
 
-// A restart in place, and a promotion, ask as the first start does.
+// permission is what a rig's services need; its answers may be asked for by many goroutines.
+type permission struct {
+	mu    sync.Mutex
+	no    error
+	asked []Env
+}
+
+func (r *rig) needsPermission() *permission {
+	p := &permission{}
+	r.Permit = func(e Env) error {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.asked = append(p.asked, e)
+		return p.no
+	}
+	return p
+}
+
+func (p *permission) refuse(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.no = err
+}
+
+var errNotOwner = errors.New("not the owner any more")
+
+// has reports that a rig's service has come to where it writes a file.
+func (r *rig) has(name string) bool {
+	_, err := os.Stat(filepath.Join(r.dir, name))
+	return err == nil
+}
+
+// A restart in place asks as the first start does. That it is refused says nothing of the service, which
+// is started when it is permitted again.
 func TestNothingIsStartedThatIsNotPermitted(t *testing.T) {
-	alive := "alive"
 	s := svc("samba", func(s *config.Service) {
-		s.Start += "; touch $D/" + alive
-		s.Check = "test -e $D/" + alive
+		s.Start += "; touch $D/alive"
+		s.Check = "test -e $D/alive"
 		s.Restart.Times = 1
 	})
 	r := newRig(t, s)
-	var mu sync.Mutex // guards what follows: a restart asks from a goroutine of its own
-	var refused error
-	var asked []Env
-	r.Permit = func(e Env) error {
-		mu.Lock()
-		defer mu.Unlock()
-		asked = append(asked, e)
-		return refused
-	}
+	p := r.needsPermission()
 	env := Env{Identity: "files", Generation: 5, Node: "serv1"}
-	if err := r.Start(t.Context(), []string{"samba"}, env); err != nil {
-		t.Fatal(err)
-	}
-	no := errors.New("not the owner any more")
-	mu.Lock()
-	refused = no
-	mu.Unlock()
-	if err := os.Remove(filepath.Join(r.dir, alive)); err != nil {
-		t.Fatal(err)
-	}
-	if s := r.until("samba", Failed); !strings.Contains(s.Reason, no.Error()) {
-		t.Errorf("it failed, for: %s", s.Reason)
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if len(asked) != 2 || asked[0] != env || asked[1] != env {
-		t.Errorf("it was asked for %v", asked)
+	r.ok(r.Start(t.Context(), []string{"samba"}, env))
+	p.refuse(errNotOwner)
+	r.remove("alive")
+	if s := r.until("samba", Failed); !strings.Contains(s.Reason, errNotOwner.Error()) || !s.CalledOff || s.Failure != "" {
+		t.Errorf("what it was refused is told as %+v", s)
 	}
 	r.traced("start-samba stop-samba")
+	p.refuse(nil)
+	r.until("samba", Up)
+	r.traced("start-samba stop-samba start-samba")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, e := range p.asked {
+		if e != env {
+			t.Errorf("it was asked for %+v", e)
+		}
+	}
+}
+
+func TestWhatWasRefusedAndIsStoppedIsNotTriedAgain(t *testing.T) {
+	r := newRig(t, svc("samba", nil))
+	p := r.needsPermission()
+	p.refuse(errNotOwner)
+	if err := r.Start(t.Context(), []string{"samba"}, Env{Identity: "files"}); !errors.Is(err, errNotOwner) {
+		t.Errorf("it said %v", err)
+	}
+	u := r.units["samba"]
+	r.ok(r.Stop(t.Context(), []string{"samba"}))
+	p.refuse(nil)
+	r.mu.Lock()
+	n := u.failures
+	r.mu.Unlock()
+	u.expire(n)
+	if s := r.phase("samba"); s != Stopped {
+		t.Errorf("it is %s", s)
+	}
+	r.traced("stop-samba")
+}
+
+// Refused together, they are started in their order when it is permitted.
+func TestWhatIsPermittedLaterStartsInOrder(t *testing.T) {
+	r := newRig(t,
+		svc("disk", func(s *config.Service) { s.Start = "echo x >$D/begun; read y <$D/go; " + s.Start }),
+		svc("db", func(s *config.Service) { s.After = []string{"disk"} }))
+	r.fifo("begun")
+	r.fifo("go")
+	p := r.needsPermission()
+	p.refuse(errNotOwner)
+	if err := r.Start(t.Context(), []string{"disk", "db"}, Env{Identity: "files"}); !errors.Is(err, errNotOwner) {
+		t.Errorf("it said %v", err)
+	}
+	for len(r.states) > 0 {
+		<-r.states
+	}
+	p.refuse(nil)
+	r.await("begun")
+	r.untilFunc("db waits for disk", func(s State) bool { return s.Service == "db" && s.Reason == "waiting for disk" })
+	r.write("go", "x\n")
+	r.until("db", Up)
+	r.traced("start-disk start-db")
+}
+
+// What an earlier daemon left is stopped first, and the permission is taken while that lasts.
+func TestAStartAsksAfterAllThatTakesTime(t *testing.T) {
+	needGroups(t)
+	s := svc("samba", func(s *config.Service) {
+		s.Start = "sleep 1000 & " + s.Start
+		s.Stop = "echo x >$D/stopping; read y <$D/go; " + s.Stop
+	})
+	r := newRig(t, s)
+	r.fifo("stopping")
+	r.fifo("go")
+	env := Env{Identity: "files", Generation: 5, Node: "serv1"}
+	r.ok(r.Start(t.Context(), []string{"samba"}, env))
+	r.Close()
+	back := &rig{t: t, dir: r.dir, log: r.log, Manager: New([]config.Service{r.units["samba"].cfg}, r.dir, r.Manager.log, nil)}
+	defer back.Close()
+	p := back.needsPermission()
+	started := make(chan error, 1)
+	go func() { started <- back.Start(t.Context(), []string{"samba"}, env) }()
+	back.await("stopping")
+	p.refuse(errNotOwner)
+	back.write("go", "x\n")
+	if err := <-started; !errors.Is(err, errNotOwner) {
+		t.Errorf("it said %v", err)
+	}
+	back.traced("start-samba stop-samba")
+}
+
+// The daemon stands still when it was permitted a start; its guard ends everything meanwhile. When the
+// daemon goes on the service does not run for a moment.
+func TestAStartThatWasEndedBetweenLeaveAndCommandNeverRuns(t *testing.T) {
+	needGroups(t)
+	services := []config.Service{svc("samba", nil)}
+	r := newRig(t, services...)
+	asked := 0
+	var ended error
+	r.Permit = func(Env) error {
+		if asked++; asked == 1 {
+			ended = r.end(services...)
+			return nil
+		}
+		return errNotOwner
+	}
+	if err := r.Start(t.Context(), []string{"samba"}, Env{Identity: "files"}); !errors.Is(err, errNotOwner) {
+		t.Errorf("it said %v", err)
+	}
+	r.ok(ended)
+	if slices.Contains(r.read("trace"), "start-samba") {
+		t.Errorf("it ran: %v", r.read("trace"))
+	}
+	if s, _ := r.State("samba"); s.Phase != Failed || !s.CalledOff {
+		t.Errorf("%+v", s)
+	}
+}
+
+// What began, and is not permitted any more, is killed before its stop is asked for.
+func TestWhatIsNotPermittedAnyMoreWhenItHasStartedIsKilled(t *testing.T) {
+	needGroups(t)
+	s := svc("samba", func(s *config.Service) {
+		s.Start = `setsid sh -c 'trap "" TERM; echo $$ >$D/pid; while :; do sleep 1; done' >/dev/null 2>&1 & until [ -s $D/pid ]; do sleep 0.01; done`
+		s.Stop = `if grep -q "^State:.[DRST]" /proc/$(cat $D/pid)/status 2>/dev/null; then echo alive >>$D/trace; else echo stop-$XDPHA_SERVICE >>$D/trace; fi`
+		s.Restart.Times = 5 // of which none is used for this
+	})
+	r := newRig(t, s)
+	r.Permit = func(Env) error {
+		if r.has("pid") {
+			return errNotOwner
+		}
+		return nil
+	}
+	if err := r.Start(t.Context(), []string{"samba"}, Env{Identity: "files"}); !errors.Is(err, errNotOwner) {
+		t.Errorf("it said %v", err)
+	}
+	hasEnded(t, r.read("pid")[0])
+	r.traced("stop-samba")
+	if s, _ := r.State("samba"); s.Phase != Failed || !s.CalledOff || s.Failure != "" || s.Restarts != 0 {
+		t.Errorf("%+v", s)
+	}
 }
 
 func TestAWarmServiceIsPromotedByPermission(t *testing.T) {
 	r := newRig(t, warm("db", nil))
-	r.Permit = func(Env) error { return errors.New("not the owner") }
-	if err := r.Standby(t.Context(), []string{"db"}, Env{}); err != nil {
-		t.Errorf("to be in standby needs no permission: %v", err)
+	p := r.needsPermission()
+	p.refuse(errNotOwner)
+	r.ok(r.Standby(t.Context(), []string{"db"}, Env{})) // which needs none
+	r.write("trace", "")
+	if err := r.Start(t.Context(), []string{"db"}, Env{Identity: "files"}); !errors.Is(err, errNotOwner) {
+		t.Errorf("it said %v", err)
 	}
-	if err := r.Start(t.Context(), []string{"db"}, Env{Identity: "files"}); err == nil || slices.Contains(r.read("trace"), "promote-db") {
-		t.Errorf("it was promoted (%v)", err)
+	p.refuse(nil)
+	r.until("db", Up)
+	r.traced("promote-db") // it was left in standby
+}
+
+func TestAPromotionThatIsNotPermittedAnyMoreIsUndone(t *testing.T) {
+	needGroups(t)
+	r := newRig(t, warm("db", func(s *config.Service) {
+		s.Start += "; sleep 1000 & echo $! >$D/pid"
+		s.Promote += "; touch $D/promoted"
+	}))
+	r.Permit = func(Env) error {
+		if r.has("promoted") {
+			return errNotOwner
+		}
+		return nil
 	}
+	r.ok(r.Standby(t.Context(), []string{"db"}, Env{}))
+	r.write("trace", "")
+	if err := r.Start(t.Context(), []string{"db"}, Env{Identity: "files"}); !errors.Is(err, errNotOwner) {
+		t.Errorf("it said %v", err)
+	}
+	hasEnded(t, r.read("pid")[0])
+	r.traced("promote-db demote-db stop-db")
+}
+
+// The daemon's stop waits for its guard's, which has begun.
+func TestTwoProcessesDoNotStopAServiceAtOnce(t *testing.T) {
+	services := []config.Service{svc("samba", func(s *config.Service) { s.Stop = "echo x >$D/stopping; read y <$D/go; " + s.Stop })}
+	r := newRig(t, services...)
+	r.fifo("stopping")
+	r.fifo("go")
+	ended, stopped := make(chan error, 1), make(chan error, 1)
+	go func() { ended <- r.end(services...) }()
+	r.await("stopping")
+	go func() { stopped <- r.Stop(t.Context(), []string{"samba"}) }()
+	r.logged("another process stops the service")
+	if r.has("trace") {
+		t.Error("a stop has ended")
+	}
+	r.write("go", "x\n")
+	r.ok(<-ended)
+	r.await("stopping")
+	r.traced("stop-samba")
+	r.write("go", "x\n")
+	r.ok(<-stopped)
+	r.traced("stop-samba stop-samba")
+}
+
+// logged waits for a line of the log, where nothing else tells.
+func (r *rig) logged(text string) {
+	r.t.Helper()
+	for began := time.Now(); !strings.Contains(r.log.String(), text); time.Sleep(time.Millisecond) {
+		if time.Since(began) > 30*time.Second {
+			r.t.Fatalf("it did not log %q, but\n%s", text, r.log)
+		}
+	}
+}
+
+// A daemon that stands still in the middle of a stop has the lock for as long as it does.
+func TestAGuardDoesNotWaitForADaemonThatStandsStill(t *testing.T) {
+	services := []config.Service{svc("samba", nil)}
+	r := newRig(t, services...)
+	defer r.units["samba"].stopAlone(t.Context())()
+	r.ok(r.end(services...))
+	r.traced("stop-samba")
 }

@@ -18,7 +18,7 @@ type execDriver struct {
 
 // start begins with a stop where processes are left of which nobody knew: an earlier daemon's, whose
 // service is not to be adopted. Two of it would be worse than none.
-func (d *execDriver) start(ctx context.Context, env Env) error {
+func (d *execDriver) start(ctx context.Context, env Env, l leave) error {
 	if d.group != nil && d.group.populated() {
 		d.lines.log.Warn("processes of the service are left from before: it is stopped first")
 		if err := d.stop(ctx, env); err != nil {
@@ -30,12 +30,14 @@ func (d *execDriver) start(ctx context.Context, env Env) error {
 		r = standby
 	}
 	c := d.command("start", d.cfg.Start, env, r, d.cfg.Timeout.Start)
-	c.whole = true
+	c.whole, c.leave = true, l
 	return d.runKeeping(ctx, c)
 }
 
-func (d *execDriver) promote(ctx context.Context, env Env) error {
-	return d.run(ctx, d.command("promote", d.cfg.Promote, env, active, d.cfg.Timeout.Start), d.lines)
+func (d *execDriver) promote(ctx context.Context, env Env, l leave) error {
+	c := d.command("promote", d.cfg.Promote, env, active, d.cfg.Timeout.Start)
+	c.leave = l
+	return d.run(ctx, c, d.lines)
 }
 
 func (d *execDriver) demote(ctx context.Context, env Env) error {

@@ -75,8 +75,9 @@ var (
 // Manager runs the services of one node.
 type Manager struct {
 	// Permit is asked right before a service is started or promoted for clients to use, whoever wants
-	// that and however long ago, and refuses it by its error. nil: it is permitted. It is set before
-	// anything is started.
+	// that and however long ago, and again when that has begun and when it is done; by its error it
+	// refuses it, or has what was begun ended at once. It must not wait. nil: it is permitted. It is
+	// set before anything is started.
 	Permit func(Env) error
 
 	log    *slog.Logger
@@ -87,6 +88,8 @@ type Manager struct {
 	dir    string
 	closed context.Context
 	close  context.CancelCauseFunc
+
+	patience time.Duration // with another process that stops the same service
 
 	notifyMu sync.Mutex // keeps a service's reports in order
 	notify   func(State)
@@ -111,7 +114,7 @@ func New(services []config.Service, dir string, log *slog.Logger, notify func(St
 }
 
 func newManager(services []config.Service, dir string, log *slog.Logger, own *groups, notify func(State)) *Manager {
-	m := &Manager{log: log, units: map[string]*unit{}, bus: newBus(log), dir: dir, groups: own, notify: notify}
+	m := &Manager{log: log, units: map[string]*unit{}, bus: newBus(log), dir: dir, groups: own, notify: notify, patience: stopPatience}
 	m.closed, m.close = context.WithCancelCause(context.Background())
 	for _, s := range services {
 		m.units[s.Name] = newUnit(m, s)
@@ -121,10 +124,7 @@ func newManager(services []config.Service, dir string, log *slog.Logger, own *gr
 }
 
 func (m *Manager) newDriver(s config.Service) driver {
-	c := commands{service: s.Name, lines: newLineLog(m.log.With("service", s.Name))}
-	if m.groups != nil {
-		c.group = m.groups.of(s.Name)
-	}
+	c := commands{service: s.Name, lines: newLineLog(m.log.With("service", s.Name)), group: m.groups.of(s.Name)}
 	switch s.Kind() {
 	case "systemd":
 		return &systemdDriver{bus: m.bus, cfg: s, unit: m.bus.unit(s.Systemd)}

@@ -99,37 +99,43 @@ func newOCFDriver(c commands, s config.Service, dir string) *ocfDriver {
 	}
 }
 
-func (d *ocfDriver) start(ctx context.Context, env Env) error {
+func (d *ocfDriver) start(ctx context.Context, env Env, l leave) error {
 	if err := d.ready(ctx); err != nil {
 		return err
 	}
 	d.notify(ctx, env, "pre", "start")
-	err := d.action(ctx, "start", env, gone, d.limit("start", d.cfg.Timeout.Start), d.runKeeping)
+	err := d.action(ctx, "start", env, gone, d.limit("start", d.cfg.Timeout.Start), func(ctx context.Context, c command) error {
+		c.leave = l
+		return d.runKeeping(ctx, c)
+	})
 	if err == nil {
 		d.notify(ctx, env, "post", "start")
 	}
 	return err
 }
 
-func (d *ocfDriver) promote(ctx context.Context, env Env) error {
-	return d.rankTo(ctx, env, "promote", standby, d.cfg.Timeout.Start)
+func (d *ocfDriver) promote(ctx context.Context, env Env, l leave) error {
+	return d.rankTo(ctx, env, "promote", standby, d.cfg.Timeout.Start, l)
 }
 
 // demote is harmless if nothing runs: then there is nothing to demote.
 func (d *ocfDriver) demote(ctx context.Context, env Env) error {
-	err := d.rankTo(ctx, env, "demote", active, d.cfg.Timeout.Stop)
+	err := d.rankTo(ctx, env, "demote", active, d.cfg.Timeout.Stop, nil)
 	if status(err) == ocfNotRunning {
 		return nil
 	}
 	return err
 }
 
-func (d *ocfDriver) rankTo(ctx context.Context, env Env, verb string, from role, limit time.Duration) error {
+func (d *ocfDriver) rankTo(ctx context.Context, env Env, verb string, from role, limit time.Duration, l leave) error {
 	if err := d.ready(ctx); err != nil {
 		return err
 	}
 	d.notify(ctx, env, "pre", verb)
-	err := d.action(ctx, verb, env, from, d.limit(verb, limit), d.runLogged)
+	err := d.action(ctx, verb, env, from, d.limit(verb, limit), func(ctx context.Context, c command) error {
+		c.leave = l
+		return d.runLogged(ctx, c)
+	})
 	if err == nil {
 		d.notify(ctx, env, "post", verb)
 	}

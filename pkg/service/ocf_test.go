@@ -238,6 +238,31 @@ func TestAnAgentHearsOfItsPromotions(t *testing.T) {
 		"notify:pre-demote demote notify:post-demote notify:pre-stop stop notify:post-stop")
 }
 
+// What an agent says of itself, and what it is told before, is not what it is permitted to do.
+func TestAnAgentsActionAsksAfterWhatComesBeforeIt(t *testing.T) {
+	r := newRecorder(t, func(s *config.Service) { s.Warm = true }, "path", "/srv")
+	before := "notify:pre-start"
+	r.Permit = func(Env) error {
+		if slices.Contains(r.read("trace"), before) {
+			return errNotOwner
+		}
+		return nil
+	}
+	start := func() {
+		t.Helper()
+		if err := r.Start(t.Context(), []string{"rec"}, Env{Identity: "files", Node: "serv1"}); !errors.Is(err, errNotOwner) {
+			t.Errorf("it said %v", err)
+		}
+	}
+	start()
+	r.traced("notify:pre-start")
+	before = "notify:pre-promote"
+	r.ok(r.Standby(t.Context(), []string{"rec"}, Env{Node: "serv1"}))
+	r.write("trace", "")
+	start()
+	r.traced("notify:pre-promote")
+}
+
 func TestAnExitStatusIsToldByItsNameWithTheAgentsReason(t *testing.T) {
 	r := newRecorder(t, func(s *config.Service) { s.Restart.Times = 1 }, "path", "/srv")
 	r.write("start", "1")

@@ -15,6 +15,9 @@ import (
 // restartPause is before each restart but the first of a row.
 const restartPause = 500 * time.Millisecond
 
+// leaveAgain is before a service that was not permitted is tried again.
+const leaveAgain = 500 * time.Millisecond
+
 // run is the time from a start to its stop, or to the start of another role.
 type run struct {
 	role   role // that it brings the service to, and keeps it in
@@ -151,19 +154,30 @@ func (u *unit) fail(r *run, err error) {
 	if errors.Is(err, ErrStopped) || errors.Is(err, ErrClosed) || errors.Is(err, errRelieved) {
 		return // they say what becomes of it
 	}
-	if errors.Is(err, context.Canceled) { // whoever called the start off: it says nothing of the service
-		u.set(Failed, err.Error(), func(s *State) { s.CalledOff = true })
+	calledOff := func(s *State) { s.CalledOff = true } // it says nothing of the service
+	if errors.Is(err, context.Canceled) {              // whoever called the start off
+		u.set(Failed, err.Error(), calledOff)
 		return
 	}
+	if notPermitted(err) { // who takes the node's right to it stops it; who does not may give it again
+		u.tryAfter(leaveAgain)
+		u.set(Failed, err.Error(), calledOff)
+		return
+	}
+	u.tryAfter(u.cfg.Restart.Within)
+	u.set(Failed, err.Error(), func(s *State) { s.Failure = err.Error() })
+}
+
+// tryAfter has expire end what keeps the service from running, after a time.
+func (u *unit) tryAfter(d time.Duration) {
 	u.m.mu.Lock()
+	defer u.m.mu.Unlock()
 	u.forget()
 	if u.m.closed.Err() == nil {
 		u.failures++
 		n := u.failures
-		u.expiry = time.AfterFunc(u.cfg.Restart.Within, func() { u.expire(n) })
+		u.expiry = time.AfterFunc(d, func() { u.expire(n) })
 	}
-	u.m.mu.Unlock()
-	u.set(Failed, err.Error(), func(s *State) { s.Failure = err.Error() })
 }
 
 // expire is the end of a failure: it does not speak against this node any more. The service is tried
@@ -174,7 +188,7 @@ func (u *unit) expire(failure uint64) {
 	}
 	defer u.release()
 	u.m.mu.Lock()
-	expired, r, env := u.expiry != nil && u.failures == failure, u.run, u.state.Env
+	expired, r, env, failed := u.expiry != nil && u.failures == failure, u.run, u.state.Env, u.state.Failure
 	if expired {
 		u.expiry, u.state.Failure = nil, ""
 	}
@@ -185,9 +199,31 @@ func (u *unit) expire(failure uint64) {
 		u.change()
 	default:
 		<-r.done
-		u.m.log.Info("service is tried again: its failure has expired", "service", u.cfg.Name)
-		u.launch(env, r.role, nil, nil)
+		if failed != "" {
+			u.m.log.Info("service is tried again: its failure has expired", "service", u.cfg.Name)
+		}
+		u.launch(env, r.role, nil, u.m.alsoTried(u.cfg.After))
 	}
+}
+
+// alsoTried are the runs of units which one that is tried again waits for as at its first start: those
+// that are under way, or that wait for a permission, too.
+func (m *Manager) alsoTried(names []string) map[*unit]*run {
+	runs := map[*unit]*run{}
+	for _, name := range names {
+		if u := m.units[name]; u != nil {
+			if r := u.current(); r != nil && (r.live() || r.refused()) {
+				runs[u] = r
+			}
+		}
+	}
+	return runs
+}
+
+// refused reports that it has ended, for want of a permission to start.
+func (r *run) refused() bool {
+	<-r.done
+	return notPermitted(r.err)
 }
 
 // gaveUp reports whether the run has ended by itself, and nobody has stopped the service since.
@@ -228,6 +264,9 @@ func (u *unit) keep(r *run) {
 func (u *unit) bringUp(r *run, failure error) error {
 	for row := 0; ; row++ {
 		if failure != nil {
+			if notPermitted(failure) {
+				return failure
+			}
 			if errors.Is(failure, errInVain) {
 				return fmt.Errorf("%w (a restart here would not mend it)", failure)
 			}
@@ -270,16 +309,13 @@ func (u *unit) startOnce(ctx context.Context, want role) error {
 			return err
 		}
 	}
-	u.unranked = false
 	if want == active && u.cfg.Warm {
-		if err := u.permit(env); err != nil {
-			return fmt.Errorf("promote: %w", err)
-		}
 		began = time.Now()
-		if err := u.driver.promote(ctx, env); err != nil {
+		if err := u.begun(ctx, env, want, u.driver.promote); err != nil {
 			return err
 		}
 	}
+	u.unranked = false
 	if err := u.ready(ctx, want, began); err != nil {
 		return err
 	}
@@ -296,18 +332,43 @@ func (u *unit) startDriver(ctx context.Context, env Env, want role) error {
 			u.m.log.Warn("service did not stop before its restart", "service", u.cfg.Name, "error", err)
 		}
 	}
-	if want == active {
-		if err := u.permit(env); err != nil {
-			return fmt.Errorf("start: %w", err)
-		}
-	}
-	u.known, u.dirty = true, true
-	return u.driver.start(ctx, env)
+	return u.begun(ctx, env, want, u.driver.start)
 }
 
-func (u *unit) permit(env Env) error {
-	if u.m.Permit == nil {
+// begun starts or promotes the service, if that is permitted. What was begun without is ended at once:
+// the permission may have gone while this process stood still.
+func (u *unit) begun(ctx context.Context, env Env, want role, begin func(context.Context, Env, leave) error) error {
+	known, dirty, unranked := u.known, u.dirty, u.unranked
+	u.known, u.dirty, u.unranked = true, true, false
+	l := u.leave(env, want)
+	err := begin(ctx, env, l)
+	if errors.Is(err, errRefused) {
+		u.known, u.dirty, u.unranked = known, dirty, unranked
+		return err
+	}
+	overruled := err
+	if !errors.Is(err, errOverruled) {
+		if overruled = l.after(); overruled == nil {
+			return err
+		}
+	}
+	u.m.log.Warn("service is ended at once", "service", u.cfg.Name, "error", overruled)
+	if err := u.driver.kill(context.WithoutCancel(ctx), u.m.groups.of(u.cfg.Name)); err != nil {
+		u.m.log.Warn("service was not killed", "service", u.cfg.Name, "error", err)
+	}
+	if err := u.stopDriver(ctx); err != nil {
+		u.m.log.Warn("service did not stop", "service", u.cfg.Name, "error", err)
+	}
+	return overruled
+}
+
+// leave is what a service needs that clients are to use; in standby it needs none.
+func (u *unit) leave(env Env, want role) leave {
+	if u.m.Permit == nil || want != active {
 		return nil
 	}
-	return u.m.Permit(env)
+	return func() error { return u.m.Permit(env) }
 }
+
+// notPermitted tells what says nothing of the service.
+func notPermitted(err error) bool { return errors.Is(err, errRefused) || errors.Is(err, errOverruled) }

@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"path"
 	"strings"
+	"syscall"
 	"time"
 
+	systemd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
 
 	"github.com/xdpha/xdpha/pkg/config"
@@ -22,9 +24,16 @@ type systemdDriver struct {
 	cfg  config.Service
 }
 
-func (d *systemdDriver) start(ctx context.Context, _ Env) error {
+func (d *systemdDriver) start(ctx context.Context, _ Env, l leave) error {
 	return d.job(ctx, "start", d.cfg.Timeout.Start, func(ctx context.Context, c *connection, done chan<- string) (int, error) {
-		return c.StartUnitContext(ctx, d.unit.name, "replace", done)
+		if err := l.before(ctx); err != nil {
+			return 0, err
+		}
+		job, err := c.StartUnitContext(ctx, d.unit.name, "replace", done)
+		if err == nil {
+			err = l.after()
+		}
+		return job, err
 	})
 }
 
@@ -32,15 +41,36 @@ func (d *systemdDriver) stop(ctx context.Context, _ Env) error {
 	err := d.job(ctx, "stop", d.cfg.Timeout.Stop, func(ctx context.Context, c *connection, done chan<- string) (int, error) {
 		return c.StopUnitContext(ctx, d.unit.name, "replace", done)
 	})
-	if isNamed(err, "org.freedesktop.systemd1.NoSuchUnit") {
+	if isNamed(err, noSuchUnit) {
 		return nil // it is not there, so it does not run
 	}
 	return err
 }
 
+// kill queues the stop before it kills: systemd starts nothing anew, by Restart=, for which a stop waits.
+func (d *systemdDriver) kill(ctx context.Context, _ *cgroup) error {
+	ctx, cancel := context.WithTimeout(ctx, busAnswer)
+	defer cancel()
+	c, err := d.bus.connected(ctx)
+	if err != nil {
+		return fmt.Errorf("kill %s: %w", d.unit.name, err)
+	}
+	_, err = c.StopUnitContext(ctx, d.unit.name, "replace", nil)
+	killed := c.KillUnitWithTarget(ctx, d.unit.name, systemd.All, int32(syscall.SIGKILL))
+	if isNamed(killed, noSuchUnit) || isNamed(killed, "org.freedesktop.DBus.Error.NotSupported") {
+		return nil // none is loaded, or it is of a type that has no processes
+	}
+	if err = errors.Join(err, killed); err != nil {
+		return fmt.Errorf("kill %s: %w", d.unit.name, refusal(err))
+	}
+	return nil
+}
+
+const noSuchUnit = "org.freedesktop.systemd1.NoSuchUnit"
+
 // A unit has no roles: the configuration refuses to make it warm.
-func (d *systemdDriver) promote(context.Context, Env) error { return nil }
-func (d *systemdDriver) demote(context.Context, Env) error  { return nil }
+func (d *systemdDriver) promote(context.Context, Env, leave) error { return nil }
+func (d *systemdDriver) demote(context.Context, Env) error         { return nil }
 
 // job has systemd do something, and waits until it says that this is done.
 func (d *systemdDriver) job(ctx context.Context, verb string, limit time.Duration, queue func(context.Context, *connection, chan<- string) (int, error)) error {
@@ -77,7 +107,7 @@ func (d *systemdDriver) job(ctx context.Context, verb string, limit time.Duratio
 // refusal adds what to do about an error by which systemd refuses a job for good.
 func refusal(err error) error {
 	for name, remedy := range map[string]string{
-		"org.freedesktop.systemd1.NoSuchUnit":                         "install it, or correct systemd: in the configuration",
+		noSuchUnit:                                                    "install it, or correct systemd: in the configuration",
 		"org.freedesktop.systemd1.LoadFailed":                         "correct it, see systemctl status",
 		"org.freedesktop.systemd1.UnitMasked":                         "systemctl unmask it",
 		"org.freedesktop.DBus.Error.AccessDenied":                     "name it in /etc/polkit-1/rules.d/50-xdpha.rules",

@@ -37,6 +37,8 @@ func TestUnitsUnderSystemd(t *testing.T) {
 		"a unit that systemd restarts itself is left to it":  testUnitRestartsItself,
 		"a unit that fails to start says why":                testUnitFails,
 		"what takes too long is given up":                    testUnitTooSlow,
+		"a unit is killed, and does not come back":           testUnitKilled,
+		"a unit that was not to start is ended":              testUnitNotPermitted,
 		"a unit that runs is adopted":                        testUnitAdopted,
 		"an alias is followed":                               testUnitAlias,
 		"the bus may be restarted":                           testBusRestarts,
@@ -49,11 +51,14 @@ func TestUnitsUnderSystemd(t *testing.T) {
 // units are all in the machine, which is thrown away after the test.
 var units = map[string]string{
 	"one.service": sleeper, "two.service": sleeper, "seven.service": sleeper, "eight.service": sleeper, "nine.service": sleeper, "ten.service": sleeper,
-	"three.service":  sleeper + "Restart=always\nRestartSec=200ms\n",
-	"four.service":   "[Service]\nType=oneshot\nExecStart=/bin/false\n",
-	"five.service":   "[Service]\nType=oneshot\nExecStart=/bin/true\n",
-	"six.service":    "[Service]\nType=oneshot\nExecStart=/bin/sleep infinity\n",
-	"eleven.service": sleeper + "[Install]\nWantedBy=multi-user.target\n",
+	"three.service":    sleeper + "Restart=always\nRestartSec=200ms\n",
+	"four.service":     "[Service]\nType=oneshot\nExecStart=/bin/false\n",
+	"five.service":     "[Service]\nType=oneshot\nExecStart=/bin/true\n",
+	"six.service":      "[Service]\nType=oneshot\nExecStart=/bin/sleep infinity\n",
+	"twelve.service":   "[Service]\nExecStart=/bin/sh -c 'trap \"\" TERM; while :; do sleep 1; done'\nTimeoutStopSec=infinity\nRestart=always\nRestartSec=0\n",
+	"thirteen.target":  "[Unit]\n",
+	"fourteen.service": sleeper,
+	"eleven.service":   sleeper + "[Install]\nWantedBy=multi-user.target\n",
 }
 
 func writeUnits(t *testing.T) {
@@ -155,6 +160,42 @@ func testUnitTooSlow(t *testing.T) {
 	r.ok(r.Stop(t.Context(), []string{"a"}))
 	if got := systemctl(t, "is-active", "six.service"); got == "activating" {
 		t.Error(got)
+	}
+}
+
+// Asked politely it would never stop; killed alone it would be started anew.
+func testUnitKilled(t *testing.T) {
+	later := unitSvc("later", "none.service", nil) // is not there, and stops first
+	services := []config.Service{unitSvc("a", "twelve.service", nil), unitSvc("b", "thirteen.target", nil), later}
+	r := newRig(t, services...)
+	r.ok(r.Start(t.Context(), []string{"a", "b"}, Env{}))
+	pid := systemctl(t, "show", "-P", "MainPID", "twelve.service")
+	r.ok(r.end(services...))
+	hasEnded(t, pid)
+	if got := systemctl(t, "show", "-P", "MainPID", "-P", "NRestarts", "-P", "ControlPID", "twelve.service"); strings.Join(strings.Fields(got), " ") != "0 0 0" {
+		t.Errorf("its processes and restarts are %q", got)
+	}
+	if got := systemctl(t, "is-active", "thirteen.target"); got != "inactive" {
+		t.Error(got)
+	}
+	r.ok(r.end(services...))
+}
+
+func testUnitNotPermitted(t *testing.T) {
+	r := newRig(t, unitSvc("a", "fourteen.service", nil))
+	asked := 0
+	r.Permit = func(Env) error {
+		if asked++; asked > 1 {
+			return errNotOwner
+		}
+		return nil
+	}
+	outcome(t, r.Start(t.Context(), []string{"a"}, Env{}), "start fourteen.service: not permitted any more: not the owner any more")
+	if got := systemctl(t, "is-active", "fourteen.service"); got == "active" || got == "activating" {
+		t.Error(got)
+	}
+	if s, _ := r.State("a"); !s.CalledOff {
+		t.Errorf("%+v", s)
 	}
 }
 

@@ -140,6 +140,7 @@ func (u *unit) end() {
 
 // stopDriver stops what runs, from whichever role.
 func (u *unit) stopDriver(ctx context.Context) error {
+	defer u.stopAlone(ctx)()
 	env := u.env()
 	if u.cfg.Warm && !u.unranked {
 		if err := u.driver.demote(ctx, env); err != nil && ctx.Err() == nil {
@@ -179,7 +180,9 @@ func (u *unit) demote(ctx context.Context, env Env) error {
 		}
 	}
 	u.set(Stopping, "demoting")
+	over := u.stopAlone(ctx)
 	err := u.driver.demote(ctx, env)
+	over()
 	if err == nil {
 		if runs { // what only may run is started after this: that is harmless if it does
 			u.known, u.dirty, u.unranked = true, true, true
