@@ -3,6 +3,7 @@
 package service
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"os"
@@ -18,7 +19,9 @@ import (
 
 // end ends a rig's services as another process would.
 func (r *rig) end(services ...config.Service) error {
-	return End(r.t.Context(), services, Env{Identity: "files", Node: "serv1"}, r.dir, r.Groups(), slog.New(slog.NewTextHandler(r.log, nil)))
+	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
+	defer cancel()
+	return End(ctx, services, Env{Identity: "files", Node: "serv1"}, r.dir, r.Groups(), slog.New(slog.NewTextHandler(r.log, nil)))
 }
 
 // What ignores SIGTERM and has left its process group, and whose stop would take its time, is gone
@@ -196,8 +199,11 @@ func TestAStartThatWasEndedBetweenLeaveAndCommandNeverRuns(t *testing.T) {
 	asked := 0
 	var ended error
 	r.Permit = func(Env) error {
-		if asked++; asked == 1 {
+		switch asked++; asked {
+		case 1:
 			ended = r.end(services...)
+			return nil
+		case 2: // it would stand still again, or it would be killed as soon as it ran
 			return nil
 		}
 		return errNotOwner
