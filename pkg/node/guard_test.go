@@ -22,6 +22,7 @@ import (
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/core"
+	"github.com/xdpha/xdpha/pkg/service"
 )
 
 // kernelSays is what a guard sees, made up.
@@ -161,5 +162,17 @@ func TestAGuardsCommandsInheritNoIgnoredSignals(t *testing.T) {
 		if err := unix.Kill(os.Getpid(), sig); err != nil { // this process would end here
 			t.Error(err)
 		}
+	}
+}
+
+// A service that was not let start again has not failed; that it does not run the core must know.
+func TestARefusedStartIsNoFailure(t *testing.T) {
+	s := service.State{Service: "samba", Phase: service.Failed, Reason: "exit status 1"}
+	if ev := serviceEvent(1, s); ev != (core.ServiceState{Identity: 1, Service: "samba", Err: "exit status 1"}) {
+		t.Errorf("a failure is told as %#v", ev)
+	}
+	s.CalledOff, s.Refused = true, true
+	if ev := serviceEvent(1, s); ev != (core.ServicesEnded{Identity: 1, Refused: true}) {
+		t.Errorf("a refusal is told as %#v", ev)
 	}
 }

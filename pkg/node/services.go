@@ -33,17 +33,23 @@ func (n *node) stopServices(ctx context.Context, identity int) error {
 func (n *node) serviceChanged(s service.State) {
 	identity := slices.IndexFunc(n.Config.Identities, func(id config.Identity) bool { return id.Name == s.Env.Identity })
 	n.letIn(identity, s)
-	// What the core need not know wakes the loop all the same: the peers are told which services are up.
-	var ev any = func() {}
+	n.told.post(n, serviceEvent(identity, s))
+}
+
+// serviceEvent is what the core is told. What it need not know wakes the loop all the same: the peers
+// are told which services are up.
+func serviceEvent(identity int, s service.State) any {
 	switch {
+	case s.Refused:
+		return core.ServicesEnded{Identity: identity, Refused: true}
 	case s.Phase == service.Failed && !s.CalledOff:
-		ev = core.ServiceState{Identity: identity, Service: s.Service, Err: s.Reason}
+		return core.ServiceState{Identity: identity, Service: s.Service, Err: s.Reason}
 	case s.Phase == service.Up, s.Phase == service.Standby:
-		ev = core.ServiceState{Identity: identity, Service: s.Service, Healthy: true}
+		return core.ServiceState{Identity: identity, Service: s.Service, Healthy: true}
 	case s.Phase == service.Stopped && s.Failure == "":
-		ev = core.ServiceState{Identity: identity, Service: s.Service, Expired: true} // if it had failed
+		return core.ServiceState{Identity: identity, Service: s.Service, Expired: true} // if it had failed
 	}
-	n.told.post(n, ev)
+	return func() {}
 }
 
 // row passes on what is told of services, in order: what was told last must be what the core takes

@@ -90,8 +90,8 @@ func (r *rig) has(name string) bool {
 	return err == nil
 }
 
-// A restart in place asks as the first start does. That it is refused says nothing of the service, which
-// is started when it is permitted again.
+// A restart in place asks as the first start does. That it is refused says nothing of the service, nor
+// does it use up a restart.
 func TestNothingIsStartedThatIsNotPermitted(t *testing.T) {
 	s := svc("samba", func(s *config.Service) {
 		s.Start += "; touch $D/alive"
@@ -104,12 +104,12 @@ func TestNothingIsStartedThatIsNotPermitted(t *testing.T) {
 	r.ok(r.Start(t.Context(), []string{"samba"}, env))
 	p.refuse(errNotOwner)
 	r.remove("alive")
-	if s := r.until("samba", Failed); !strings.Contains(s.Reason, errNotOwner.Error()) || !s.CalledOff || s.Failure != "" {
+	if s := r.until("samba", Failed); !strings.Contains(s.Reason, errNotOwner.Error()) || !s.CalledOff || !s.Refused || s.Failure != "" {
 		t.Errorf("what it was refused is told as %+v", s)
 	}
 	r.traced("start-samba stop-samba")
 	p.refuse(nil)
-	r.until("samba", Up)
+	r.ok(r.Start(t.Context(), []string{"samba"}, env))
 	r.traced("start-samba stop-samba start-samba")
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -118,49 +118,6 @@ func TestNothingIsStartedThatIsNotPermitted(t *testing.T) {
 			t.Errorf("it was asked for %+v", e)
 		}
 	}
-}
-
-func TestWhatWasRefusedAndIsStoppedIsNotTriedAgain(t *testing.T) {
-	r := newRig(t, svc("samba", nil))
-	p := r.needsPermission()
-	p.refuse(errNotOwner)
-	if err := r.Start(t.Context(), []string{"samba"}, Env{Identity: "files"}); !errors.Is(err, errNotOwner) {
-		t.Errorf("it said %v", err)
-	}
-	u := r.units["samba"]
-	r.ok(r.Stop(t.Context(), []string{"samba"}))
-	p.refuse(nil)
-	r.mu.Lock()
-	n := u.failures
-	r.mu.Unlock()
-	u.expire(n)
-	if s := r.phase("samba"); s != Stopped {
-		t.Errorf("it is %s", s)
-	}
-	r.traced("stop-samba")
-}
-
-// Refused together, they are started in their order when it is permitted.
-func TestWhatIsPermittedLaterStartsInOrder(t *testing.T) {
-	r := newRig(t,
-		svc("disk", func(s *config.Service) { s.Start = "echo x >$D/begun; read y <$D/go; " + s.Start }),
-		svc("db", func(s *config.Service) { s.After = []string{"disk"} }))
-	r.fifo("begun")
-	r.fifo("go")
-	p := r.needsPermission()
-	p.refuse(errNotOwner)
-	if err := r.Start(t.Context(), []string{"disk", "db"}, Env{Identity: "files"}); !errors.Is(err, errNotOwner) {
-		t.Errorf("it said %v", err)
-	}
-	for len(r.states) > 0 {
-		<-r.states
-	}
-	p.refuse(nil)
-	r.await("begun")
-	r.untilFunc("db waits for disk", func(s State) bool { return s.Service == "db" && s.Reason == "waiting for disk" })
-	r.write("go", "x\n")
-	r.until("db", Up)
-	r.traced("start-disk start-db")
 }
 
 // What an earlier daemon left is stopped first, and the permission is taken while that lasts.
@@ -255,7 +212,7 @@ func TestAWarmServiceIsPromotedByPermission(t *testing.T) {
 		t.Errorf("it said %v", err)
 	}
 	p.refuse(nil)
-	r.until("db", Up)
+	r.ok(r.Start(t.Context(), []string{"db"}, Env{Identity: "files"}))
 	r.traced("promote-db") // it was left in standby
 }
 

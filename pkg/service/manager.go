@@ -48,6 +48,7 @@ type State struct {
 	// window has passed since.
 	Failure   string
 	CalledOff bool // Failed, because its start was called off: that is not the service's failure
+	Refused   bool // CalledOff, by Permit: whoever wants it started must start it again
 	Env       Env  // of its last start
 	Since     time.Time
 	Active    bool     // it is for clients to use, or to become so; false: it is in standby, or stopped since its manager was made

@@ -15,9 +15,6 @@ import (
 // restartPause is before each restart but the first of a row.
 const restartPause = 500 * time.Millisecond
 
-// leaveAgain is before a service that was not permitted is tried again.
-const leaveAgain = 500 * time.Millisecond
-
 // run is the time from a start to its stop, or to the start of another role.
 type run struct {
 	role   role // that it brings the service to, and keeps it in
@@ -154,30 +151,23 @@ func (u *unit) fail(r *run, err error) {
 	if errors.Is(err, ErrStopped) || errors.Is(err, ErrClosed) || errors.Is(err, errRelieved) {
 		return // they say what becomes of it
 	}
-	calledOff := func(s *State) { s.CalledOff = true } // it says nothing of the service
-	if errors.Is(err, context.Canceled) {              // whoever called the start off
-		u.set(Failed, err.Error(), calledOff)
+	switch {
+	case errors.Is(err, context.Canceled): // whoever called the start off: it says nothing of the service
+		u.set(Failed, err.Error(), func(s *State) { s.CalledOff = true })
+		return
+	case notPermitted(err): // nor does this
+		u.set(Failed, err.Error(), func(s *State) { s.CalledOff, s.Refused = true, true })
 		return
 	}
-	if notPermitted(err) { // who takes the node's right to it stops it; who does not may give it again
-		u.tryAfter(leaveAgain)
-		u.set(Failed, err.Error(), calledOff)
-		return
-	}
-	u.tryAfter(u.cfg.Restart.Within)
-	u.set(Failed, err.Error(), func(s *State) { s.Failure = err.Error() })
-}
-
-// tryAfter has expire end what keeps the service from running, after a time.
-func (u *unit) tryAfter(d time.Duration) {
 	u.m.mu.Lock()
-	defer u.m.mu.Unlock()
 	u.forget()
 	if u.m.closed.Err() == nil {
 		u.failures++
 		n := u.failures
-		u.expiry = time.AfterFunc(d, func() { u.expire(n) })
+		u.expiry = time.AfterFunc(u.cfg.Restart.Within, func() { u.expire(n) })
 	}
+	u.m.mu.Unlock()
+	u.set(Failed, err.Error(), func(s *State) { s.Failure = err.Error() })
 }
 
 // expire is the end of a failure: it does not speak against this node any more. The service is tried
@@ -188,7 +178,7 @@ func (u *unit) expire(failure uint64) {
 	}
 	defer u.release()
 	u.m.mu.Lock()
-	expired, r, env, failed := u.expiry != nil && u.failures == failure, u.run, u.state.Env, u.state.Failure
+	expired, r, env := u.expiry != nil && u.failures == failure, u.run, u.state.Env
 	if expired {
 		u.expiry, u.state.Failure = nil, ""
 	}
@@ -199,31 +189,9 @@ func (u *unit) expire(failure uint64) {
 		u.change()
 	default:
 		<-r.done
-		if failed != "" {
-			u.m.log.Info("service is tried again: its failure has expired", "service", u.cfg.Name)
-		}
-		u.launch(env, r.role, nil, u.m.alsoTried(u.cfg.After))
+		u.m.log.Info("service is tried again: its failure has expired", "service", u.cfg.Name)
+		u.launch(env, r.role, nil, nil)
 	}
-}
-
-// alsoTried are the runs of units which one that is tried again waits for as at its first start: those
-// that are under way, or that wait for a permission, too.
-func (m *Manager) alsoTried(names []string) map[*unit]*run {
-	runs := map[*unit]*run{}
-	for _, name := range names {
-		if u := m.units[name]; u != nil {
-			if r := u.current(); r != nil && (r.live() || r.refused()) {
-				runs[u] = r
-			}
-		}
-	}
-	return runs
-}
-
-// refused reports that it has ended, for want of a permission to start.
-func (r *run) refused() bool {
-	<-r.done
-	return notPermitted(r.err)
 }
 
 // gaveUp reports whether the run has ended by itself, and nobody has stopped the service since.

@@ -39,7 +39,7 @@ func newUnit(m *Manager, cfg config.Service) *unit {
 
 // set changes the state and reports it.
 func (u *unit) set(p Phase, reason string, change ...func(*State)) {
-	u.change(append([]func(*State){func(s *State) { s.CalledOff = false }}, append(change, func(s *State) {
+	u.change(append([]func(*State){func(s *State) { s.CalledOff, s.Refused = false, false }}, append(change, func(s *State) {
 		if s.Phase != p {
 			s.Since = time.Now()
 		}
