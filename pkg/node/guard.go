@@ -39,7 +39,8 @@ const (
 // guardTask is what a daemon tells its guard, as the first line on its standard input. After it comes
 // the word end, if the daemon leaves in order; a daemon that dies says nothing.
 type guardTask struct {
-	Node, StateDir, Groups      string // Groups: of service.Manager
+	Node, StateDir              string
+	Groups, Locks               string // of service.Manager
 	SupervisorLost, EndServices time.Duration
 	Identities                  []guardedIdentity
 }
@@ -187,7 +188,7 @@ func (g *guard) end(ctx context.Context, i int, running uint64, why string) {
 	id := g.task.Identities[i]
 	g.log.Warn("services are ended", "identity", id.Name, "reason", why)
 	env := service.Env{Identity: id.Name, Generation: g.dp.Word(i).Gen(), Node: g.task.Node}
-	err := service.End(ctx, id.Services, env, g.task.StateDir, g.task.Groups, g.log)
+	err := service.End(ctx, id.Services, env, g.task.StateDir, g.task.Groups, g.task.Locks, g.log)
 	if err != nil {
 		g.watched[i].retryNS.Store(loader.Now() + int64(guardRetry))
 		g.log.Error("services did not end: it is tried again", "identity", id.Name, "error", err)

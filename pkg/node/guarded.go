@@ -41,7 +41,7 @@ type itsGuard struct {
 }
 
 func (n *node) guardTask() guardTask {
-	t := guardTask{Node: n.self(), StateDir: n.StateDir, Groups: n.services.Groups(), SupervisorLost: n.Config.Timing.SupervisorLost, EndServices: n.Config.Timing.EndServices}
+	t := guardTask{Node: n.self(), StateDir: n.StateDir, Groups: n.services.Groups(), Locks: n.services.Locks, SupervisorLost: n.Config.Timing.SupervisorLost, EndServices: n.Config.Timing.EndServices}
 	if dir, err := filepath.Abs(n.StateDir); err == nil {
 		t.StateDir = dir
 	}

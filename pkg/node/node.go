@@ -241,6 +241,9 @@ func (n *node) prepare() (err error) {
 	}
 	n.services = service.New(cfg.Services, n.StateDir, n.Log, n.serviceChanged)
 	n.services.Permit = n.mayStart
+	if n.services.Locks, err = filepath.Abs(n.RunDir); err != nil {
+		return err
+	}
 	n.metrics = metrics.NewCollector(source{n})
 	n.pacer, err = newPacer(n, tick.start)
 	if err != nil {

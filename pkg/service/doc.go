@@ -35,8 +35,12 @@
 // at the stop's time limit; so does a start that fails. What an agent's stop leaves is the agent's to
 // say. Without a cgroup tree to write to, process groups have to do, and what leaves them stays.
 //
-// Another process can end them by End, where the daemon does not act; Manager.Permit is asked before
-// each start and promotion, so that an order from before that is not carried out after it.
+// Another process can end them by End, where the daemon does not act. So that an order from before that
+// is not carried out after it, Manager.Permit is asked for each start and promotion when nothing else is
+// left to do: the process is there, in its cgroup, and waits to become the command. Killed there, it never
+// does. It is asked again when the command runs, and when it is done, and what is not permitted by then is
+// killed and stopped: a unit, or where there are no cgroups, may have begun to start.
+// Two processes that stop a service do so one after the other, with a limit to their patience.
 //
 // What commands print goes to the log. It passes through a memory file instead of a pipe, so that a
 // service which keeps its start's output open neither blocks nor gets a SIGPIPE when this daemon ends.

@@ -23,16 +23,16 @@ func (m *Manager) Groups() string {
 	return m.groups.dir
 }
 
-// End ends services of the daemon that has its files in dir, an absolute path, and its services' cgroups
-// in groupsDir, from another process, because that daemon does not: first all that runs in the cgroups
+// End ends services of the daemon that has its files in dir, an absolute path, its services' cgroups in
+// groupsDir, and its Locks in locks, from another process, because that daemon does not: first all that runs in the cgroups
 // and in units of systemd's is killed, so that nothing goes on for as long as a stop may take; then each
 // service is stopped, for what lives elsewhere: what an agent set up, or a command had others start. It
 // returns when that is done, or with what was not. When ctx ends nothing more is done, for what then runs
 // is the daemon's.
-func End(ctx context.Context, services []config.Service, env Env, dir, groupsDir string, log *slog.Logger) error {
+func End(ctx context.Context, services []config.Service, env Env, dir, groupsDir, locks string, log *slog.Logger) error {
 	m := newManager(services, dir, log, nil, nil) // its commands are not in the cgroups, where they would be killed
 	defer m.Close()
-	m.patience = endPatience
+	m.Locks, m.patience = locks, endPatience
 	var own *groups
 	if groupsDir != "" {
 		own = &groups{dir: groupsDir}

@@ -21,7 +21,7 @@ import (
 func (r *rig) end(services ...config.Service) error {
 	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
 	defer cancel()
-	return End(ctx, services, Env{Identity: "files", Node: "serv1"}, r.dir, r.Groups(), slog.New(slog.NewTextHandler(r.log, nil)))
+	return End(ctx, services, Env{Identity: "files", Node: "serv1"}, r.dir, r.Groups(), r.dir, slog.New(slog.NewTextHandler(r.log, nil)))
 }
 
 // What ignores SIGTERM and has left its process group, and whose stop would take its time, is gone

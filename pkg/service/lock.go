@@ -22,8 +22,11 @@ const (
 // guard's, do not hinder each other. It waits for as long as this process has patience, and then for
 // nobody: a stop that hinders another one is better than none.
 func (u *unit) stopAlone(ctx context.Context) (over func()) {
-	f, err := os.OpenFile(filepath.Join(u.m.dir, "stop-"+u.cfg.Name+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil { // of a disk that is full, or not to be written to
+	if u.m.Locks == "" {
+		return func() {}
+	}
+	f, err := os.OpenFile(filepath.Join(u.m.Locks, "stop-"+u.cfg.Name+".lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil { // the directory may have gone with a daemon that has died
 		u.m.log.Debug("service is stopped without a lock", "service", u.cfg.Name, "error", err)
 		return func() {}
 	}

@@ -80,6 +80,9 @@ type Manager struct {
 	// refuses it, or has what was begun ended at once. It must not wait. nil: it is permitted. It is
 	// set before anything is started.
 	Permit func(Env) error
+	// Locks is a directory, not of a disk, which may hang, where one who stops a service keeps others
+	// from doing so at the same time; empty: nobody else stops them. It is set as Permit is.
+	Locks string
 
 	log    *slog.Logger
 	units  map[string]*unit

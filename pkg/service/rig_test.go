@@ -74,6 +74,7 @@ func newRig(t *testing.T, services ...config.Service) *rig {
 	}
 	log := slog.New(slog.NewTextHandler(r.log, nil))
 	r.Manager = New(services, r.dir, log, func(s State) { r.states <- s })
+	r.Locks = r.dir
 	t.Cleanup(func() {
 		r.Close()
 		for _, s := range services {
