@@ -258,15 +258,15 @@ func (d *Datapath) State(n int) State {
 		StrangerNS: l(&p.StrangerNs), StrangerSays: uint8(u(&p.StrangerVersion)), FencedNS: l(&d.control.FencedNs),
 		SelfStalls: u(&p.SelfStalls), LeaseUntilNS: d.LeaseUntil(), SupervisorAtNS: l(&d.control.RenewedNs),
 	}
+	for i := range n { // before the peers: what was taken from a dead one is not seen before its death
+		s.Words = append(s.Words, d.Word(i))
+		s.GrantedUntilNS = append(s.GrantedUntilNS, d.grantedUntil(i))
+		s.LeaveNS = append(s.LeaveNS, l(&d.control.LeaveNs[i]))
+	}
 	for node := range s.Peers {
 		if node != int(d.cfg.Self) {
 			s.Peers[node] = readPeer(&d.peers[node], n, int(d.cfg.Self) < node)
 		}
-	}
-	for i := range n {
-		s.Words = append(s.Words, d.Word(i))
-		s.GrantedUntilNS = append(s.GrantedUntilNS, d.grantedUntil(i))
-		s.LeaveNS = append(s.LeaveNS, l(&d.control.LeaveNs[i]))
 	}
 	for i := range s.Conflicts {
 		s.Conflicts[i] = u(&p.Conflicts[i])

@@ -33,7 +33,7 @@ type identity struct {
 	unownedSince int64 // since when nobody owns it although the peer is up; 0: not so
 	unownedGen   uint64
 	burnt        uint64 // the generation that this node has burnt its way to last
-	uncovered    bool // reported
+	uncovered    bool   // reported
 	// peerBooted: the peer has booted, and its word has shown nothing of its daemon since: its
 	// kernel adopts this node's generation before its daemon has looked at what it promised.
 	peerBooted     bool

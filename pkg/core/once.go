@@ -87,10 +87,12 @@ func (m *Machine) goesOn(v PeerView) bool {
 func (v PeerView) runs(identity int) bool { return identity < len(v.Runs) && v.Runs[identity] }
 
 // mayRun: a node may run what it said before it fell silent, or could have started; one that was never
-// heard, anything; and if this node came to own later than that, it may have been the owner before.
+// heard, anything. If this node came to own by that death, the other one may have taken it by this
+// node's, and if later, have been the owner before.
 func (m *Machine) mayRun(id *identity, silent int) bool {
-	v := m.view(silent)
-	return v.Boot == 0 || v.runs(id.index) || v.word(id.index).Has(Owner) || id.wait.since > m.peers[silent].deadAt
+	v, since, died := m.view(silent), id.wait.since, m.peers[silent].deadAt
+	word := v.word(id.index)
+	return v.Boot == 0 || v.runs(id.index) || word.Has(Owner) || since > died || since == died && word.Has(Ready)
 }
 
 // rightless is the time for which an owner has had no right to serve.
