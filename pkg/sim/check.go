@@ -36,6 +36,7 @@ type checker struct {
 	overlap []overlap
 	owned   []map[uint64]int // by identity and generation: which node had it
 	served  []served
+	both    []int64            // by identity: until when two gates were open, longer than silence is waited for
 	data    [][maxNodes]uint64 // by identity and node: the generation that its data is of
 	forced  []bool             // by identity: somebody forced a move in this run
 	stats   Stats
@@ -48,7 +49,7 @@ type overlap struct {
 }
 
 func newChecker(w *world) checker {
-	c := checker{w: w, overlap: make([]overlap, len(w.ids)), served: make([]served, len(w.ids)), data: make([][maxNodes]uint64, len(w.ids)), burnt: make([][maxNodes]int, len(w.ids)), forced: make([]bool, len(w.ids))}
+	c := checker{w: w, overlap: make([]overlap, len(w.ids)), served: make([]served, len(w.ids)), both: make([]int64, len(w.ids)), data: make([][maxNodes]uint64, len(w.ids)), burnt: make([][maxNodes]int, len(w.ids)), forced: make([]bool, len(w.ids))}
 	for range w.ids {
 		c.owned = append(c.owned, map[uint64]int{})
 	}
@@ -86,7 +87,11 @@ func (c *checker) instant() {
 			c.overlap[i] = overlap{w.now, words}
 			c.begins(i)
 		}
-		c.stats.OverlapMax = max(c.stats.OverlapMax, w.now-c.overlap[i].from)
+		lasts := w.now - c.overlap[i].from
+		c.stats.OverlapMax = max(c.stats.OverlapMax, lasts)
+		if lasts > excuse {
+			c.both[i] = w.now
+		}
 		loser := a
 		if a.k.words[i].Gen() >= b.k.words[i].Gen() {
 			loser = b

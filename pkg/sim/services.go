@@ -304,9 +304,10 @@ func (p *Params) endAfter() int64 {
 }
 
 // once: what must run once runs on one node. A node that stood still, and its guard with it, is not
-// promised to have ended it for a while after; and without an arbiter who is cut off goes on.
+// promised to have ended it for a while after; without an arbiter who is cut off goes on; and where both
+// serve for long, as arbiter reach documents it, both run what they serve.
 func (c *checker) once(i int) {
-	if c.w.p.Serve == 0 && !c.w.p.Fence {
+	if c.w.p.Serve == 0 && !c.w.p.Fence || c.both[i] != 0 && c.w.now-c.both[i] < excuse {
 		return
 	}
 	var by *node
