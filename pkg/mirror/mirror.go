@@ -139,8 +139,7 @@ func (m *Manager) PeerIsNewer(ctx context.Context, identity string) (newer bool,
 				return false, fmt.Errorf("mirror set %s: %w", name, err)
 			}
 			conn.Close()
-			whole, _ := m.memory.lineage(name)
-			newer = newer || theirs.Generation > whole
+			newer = newer || theirs.Generation > m.memory.whole(name)
 		}
 	}
 	return newer, nil

@@ -5,6 +5,7 @@ package mirror
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -36,7 +37,7 @@ func (s *sender) once(ctx context.Context, k kind, under map[string]map[string]b
 	}
 	if err == nil && k == kindFull {
 		if err = s.tellComplete(ctx, begin); err == nil {
-			err = s.remember(paths)
+			err = errors.Join(s.m.memory.gave(s.cfg.Name, s.generation), s.remember(paths))
 		}
 	}
 	stats.Took = time.Since(begin)
@@ -83,8 +84,9 @@ func (s *sender) path(ctx context.Context, k kind, path string, dirs map[string]
 			return stats, d, nil
 		}
 	}
-	_, base := s.m.memory.lineage(s.cfg.Name)
-	conn, err := s.m.call(ctx, hello{Kind: k, Set: s.cfg.Name, Path: path, Generation: s.generation, Base: base, Empty: r.empty, Accepted: accepted})
+	conn, err := s.m.call(ctx, hello{
+		Kind: k, Set: s.cfg.Name, Path: path, Generation: s.generation, Past: s.m.memory.past(s.cfg.Name), Empty: r.empty, Accepted: accepted,
+	})
 	if err != nil {
 		return stats, d, err
 	}
@@ -95,7 +97,9 @@ func (s *sender) path(ctx context.Context, k kind, path string, dirs map[string]
 
 // tellComplete says that all was compared, and waits until it is on the other node's disk.
 func (s *sender) tellComplete(ctx context.Context, begin time.Time) error {
-	conn, err := s.m.call(ctx, hello{Kind: kindComplete, Set: s.cfg.Name, Generation: s.generation, AgeNS: int64(time.Since(begin))})
+	conn, err := s.m.call(ctx, hello{
+		Kind: kindComplete, Set: s.cfg.Name, Generation: s.generation, Past: s.m.memory.past(s.cfg.Name), AgeNS: int64(time.Since(begin)),
+	})
 	if err != nil {
 		return err
 	}
