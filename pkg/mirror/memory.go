@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 )
 
@@ -112,13 +113,24 @@ func (m *memory) own(set string, generation uint64) error {
 	})
 }
 
-// gave notes that the other node has a complete copy of what this node owns at a generation.
-func (m *memory) gave(set string, generation uint64) error {
+// alone notes that what this node owns at a generation is written from here on while the other one is away.
+func (m *memory) alone(set string, generation uint64) error {
 	return m.change(set, func(r *remembered) bool {
-		if last := r.Past.last(); last.Generation != generation || last.Both {
+		if r.Past.last().Generation != generation {
 			return false
 		}
-		r.Past = r.Past.shared()
+		r.Past = r.Past.begin(generation)
+		return true
+	})
+}
+
+// gave notes that the other node has all that was written in a term.
+func (m *memory) gave(set string, t term) error {
+	return m.change(set, func(r *remembered) bool {
+		if i := slices.IndexFunc(r.Past, t.is); i < 0 || r.Past[i].Both {
+			return false
+		}
+		r.Past = r.Past.shared(t)
 		return true
 	})
 }
@@ -133,7 +145,7 @@ func (m *memory) got(set string, p past) error {
 		if late || r.Past.last().is(p.last()) {
 			return false
 		}
-		r.Past = p.shared()
+		r.Past = p.shared(p.last())
 		return true
 	})
 	if late {

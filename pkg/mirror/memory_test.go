@@ -117,9 +117,11 @@ func TestWhoseDataAnOwnerGoesOnFromIsKnown(t *testing.T) {
 		func() error { return m.own("data", 2) }, // after a restart, too
 		func() error { return m.got("data", m.past("data").begin(3)) },
 		func() error { return m.own("data", 6) },
-		func() error { return m.own("data", 8) }, // alone
-		func() error { return m.gave("data", 6) },
-		func() error { return m.gave("data", 8) },
+		func() error { return m.own("data", 8) },   // alone
+		func() error { return m.alone("data", 6) }, // which is over
+		func() error { return m.alone("data", 8) },
+		func() error { return m.gave("data", term{Generation: 8, Draw: "another"}) },
+		func() error { return m.gave("data", m.past("data").last()) },
 	} {
 		if err := f(); err != nil {
 			t.Fatal(err)
@@ -132,7 +134,7 @@ func TestWhoseDataAnOwnerGoesOnFromIsKnown(t *testing.T) {
 	for _, x := range m.past("data") {
 		got = append(got, term{Generation: x.Generation, Both: x.Both})
 	}
-	if want := []term{{2, "", false}, {3, "", true}, {6, "", false}, {8, "", true}}; !slices.Equal(got, want) || m.whole("data") != 8 {
+	if want := []term{{2, "", false}, {3, "", true}, {6, "", false}, {8, "", false}, {8, "", true}}; !slices.Equal(got, want) || m.whole("data") != 8 {
 		t.Errorf("it has gone through %v, want %v", got, want)
 	}
 }

@@ -274,6 +274,23 @@ func TestARefusalOutlivesTheNextGeneration(t *testing.T) {
 	}
 }
 
+// No frame passes, and both reach who decides: each owns it, at its own generation, for as long as that lasts.
+func TestWhatBothHaveServedAtOnceIsNotOverwrittenUnasked(t *testing.T) {
+	r := newRig(t, config.Mirror{})
+	r.a.write("file", "before the split")
+	r.flows(t, serv1Owns)
+	r.a.sync()
+	r.a.do("Alone", uint64(serv1Owns))
+	r.a.write("file", "serv1's clients")
+	r.b.follow(serv2Next, Owner)
+	r.b.write("file", "serv2's clients")
+	r.a.follow(serv2Next, Standby)
+	refuses(t, r.b, "the data on serv1 is of generation 10, and serv2's is of generation 11; both go on from that of generation 10")
+	if got := r.a.read("file"); got != "serv1's clients" {
+		t.Errorf("serv1 has %q", got)
+	}
+}
+
 // What a node alone has served many times is one node's doing: the other one's copy is a part of it.
 func TestAnOwnerThatBootsAloneIsNotRefused(t *testing.T) {
 	r := newRig(t, config.Mirror{})
@@ -283,6 +300,7 @@ func TestAnOwnerThatBootsAloneIsNotRefused(t *testing.T) {
 	for _, generation := range []uint64{serv1Back, serv1Back + 2, serv1Back + 4} {
 		r.a.restart()
 		r.a.follow(generation, Owner)
+		r.a.do("Alone", generation)
 	}
 	r.a.write("file", "as serv1 went on")
 	r.b.restart()

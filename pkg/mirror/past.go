@@ -10,8 +10,8 @@ import (
 // term is one time of an owner in which it may have written.
 type term struct {
 	Generation uint64 `json:"generation"`
-	// Draw tells it from another one of the same generation: a node whose disk was replaced, or put back
-	// from a backup, counts anew.
+	// Draw tells it from another one of the same generation: what an owner writes alone is of one of its own,
+	// and a node whose disk was replaced, or put back from a backup, counts anew.
 	Draw string `json:"draw"`
 	Both bool   `json:"both,omitempty"` // the other node has had all of it
 }
@@ -54,11 +54,11 @@ func (p past) begin(generation uint64) past {
 	return append(slices.Clone(p), term{Generation: generation, Draw: rand.Text()}).short()
 }
 
-// shared is it with its last term on both nodes.
-func (p past) shared() past {
+// shared is it with a term of it on both nodes.
+func (p past) shared(t term) past {
 	p = slices.Clone(p)
-	if len(p) > 0 {
-		p[len(p)-1].Both = true
+	if i := slices.IndexFunc(p, t.is); i >= 0 {
+		p[i].Both = true
 	}
 	return p.short()
 }

@@ -45,7 +45,7 @@ func send(t *testing.T, from, to *disk, gentle bool) (heard bool) {
 		t.Errorf("%v is not taken for a part of %v", to.past, from.past)
 	}
 	if may {
-		to.past, to.data = from.past.shared(), maps.Clone(from.data)
+		to.past, to.data = from.past.shared(from.past.last()), maps.Clone(from.data)
 		return false // the answer may be lost
 	}
 	return true
@@ -75,8 +75,13 @@ func TestOnlyDataThatTheOtherHasIsOverwritten(t *testing.T) {
 				if !send(t, from, to, gentle) && !to.past.last().is(before) {
 					copies++
 					if r.IntN(3) > 0 { // else the word that it is there is lost
-						from.past = from.past.shared()
+						from.past = from.past.shared(from.past.last())
 					}
+				}
+			case n == 17 && seed%3 == 0: // the owner goes on alone, at its generation
+				if o := &nodes[owner]; len(o.past) > 0 {
+					o.past = o.past.begin(o.past.last().Generation)
+					o.data[o.past.last().Draw] = true
 				}
 			case n == 17:
 				backups[i] = nodes[i].copy()
@@ -99,8 +104,9 @@ func TestOnlyDataThatTheOtherHasIsOverwritten(t *testing.T) {
 
 // A node that takes and loses it alone for weeks still knows what the other one has of it.
 func TestAPastStaysShortAndKnowsWhatTheOtherNodeHas(t *testing.T) {
-	all := past(nil).begin(4).shared()
+	all := past(nil).begin(4)
 	theirs := all.last()
+	all = all.shared(theirs)
 	for g := uint64(6); g < 4000; g += 2 {
 		all = all.begin(g)
 	}
@@ -111,7 +117,8 @@ func TestAPastStaysShortAndKnowsWhatTheOtherNodeHas(t *testing.T) {
 		t.Error("a term of the same number, on another disk, counts as the same")
 	}
 	for g := uint64(4001); g < 4400; g++ {
-		all = all.begin(g).shared()
+		all = all.begin(g)
+		all = all.shared(all.last())
 	}
 	if len(all) != mostTerms || all.last().Generation != 4399 {
 		t.Errorf("of changes with a copy each: %d terms: %v", len(all), all)

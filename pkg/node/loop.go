@@ -39,6 +39,7 @@ type loopState struct {
 	told      [loader.MaxIdentities]toldStages
 	mirroring [loader.MaxIdentities]mirroring
 	questions [loader.MaxIdentities]question
+	alone     [loader.MaxIdentities]servedAlone
 	served    [loader.MaxIdentities]uint64 // the highest generation at which the other node of a pair is known to have owned it
 	unseen    [loader.MaxIdentities]bool   // services that an earlier daemon left, not looked at yet
 	theirs    map[int]theirServices        // the last word on the peers' services, by identity

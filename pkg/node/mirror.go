@@ -24,6 +24,7 @@ type mirroring struct {
 	generation uint64
 	role       mirror.Role
 	peer       bool // it is heard: what failed without it is worth another try
+	alone      bool // this node serves, and the peer may do so too
 }
 
 // prepareMirrors makes their manager, if there are sets.
@@ -73,11 +74,11 @@ func (n *node) mirrorsOf(i int, id core.IdentitySnapshot, p *core.PeerView) mirr
 	peer := p.State == core.PeerUp
 	switch word := n.dp.Word(i); {
 	case word.Has(core.Owner):
-		return mirroring{word.Gen(), mirror.Owner, peer}
+		return mirroring{word.Gen(), mirror.Owner, peer, n.loop.alone[i].served >= aloneAfter}
 	case id.Owner == n.Config.Peer() && id.Services == "stopped":
-		return mirroring{p.Words[i].Gen(), mirror.Standby, peer}
+		return mirroring{p.Words[i].Gen(), mirror.Standby, peer, false}
 	}
-	return mirroring{n.loop.mirroring[i].generation, mirror.None, peer}
+	return mirroring{n.loop.mirroring[i].generation, mirror.None, peer, false}
 }
 
 // followMirror returns when nobody else writes to the identity's sets any more.
@@ -85,7 +86,12 @@ func (n *node) followMirror(identity int, now mirroring) {
 	if n.mirrors == nil {
 		return
 	}
-	if err := n.mirrors.Follow(n.Config.Identities[identity].Name, now.generation, now.role); err != nil {
+	name := n.Config.Identities[identity].Name
+	err := n.mirrors.Follow(name, now.generation, now.role)
+	if now.alone {
+		err = errors.Join(err, n.mirrors.Alone(name, now.generation))
+	}
+	if err != nil {
 		n.tell(loader.Now(), "mirror-failed", identity, err.Error(), nil)
 	}
 }
@@ -106,6 +112,7 @@ func (n *node) unsynced(s *loader.State) (lacks, unasked []bool) {
 			continue
 		}
 		n.noteServed(i, n.peerOf(s))
+		n.noteAlone(i, s)
 		owner := n.peerOf(s).Words[i] // of whose generation the mirrors may not have been told yet
 		old := slices.ContainsFunc(id.Mirror, func(name string) bool {
 			set := states[name]
@@ -127,6 +134,27 @@ func (n *node) noteServed(i int, p *loader.Peer) {
 	if w := p.Words[i]; p.Digest == n.Config.Digest && (w.Has(core.Owner) || w.Has(core.Yield)) {
 		n.loop.served[i] = max(n.loop.served[i], w.Gen())
 	}
+}
+
+// servedAlone is for how long this node has served an identity while the peer is dead.
+type servedAlone struct{ served, at int64 }
+
+// aloneAfter is far more than a node that is cut off goes on to serve.
+const aloneAfter = int64(5 * time.Second)
+
+// noteAlone counts how long this node serves and cannot know whether its peer does so too, where the arbiter
+// leaves that possible. A node that stood still has not served: only what was looked at counts.
+func (n *node) noteAlone(i int, s *loader.State) {
+	a := &n.loop.alone[i]
+	open, _ := s.GateOpen(i)
+	if arbiter := n.Config.Arbiter; !open || n.peerOf(s).State != core.PeerDead || arbiter.Fence != nil || arbiter.Etcd != nil {
+		*a = servedAlone{}
+		return
+	}
+	if a.at != 0 {
+		a.served += min(s.AtNS-a.at, 2*int64(lookEvery))
+	}
+	a.at = s.AtNS
 }
 
 // question is whether the peer has newer data of an identity that nobody owns: it may have owned it, and lost

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
@@ -116,5 +117,48 @@ func TestAPeerThatCannotBeAskedIsTold(t *testing.T) {
 	q.hear(q.spell, false, nil)
 	if got := look(); got != "" {
 		t.Errorf("after its answer: %s", got)
+	}
+}
+
+// What an owner writes while its peer is silent, and may serve too, is told from what both have; not so what it writes in
+// the moment until it knows that it is cut off, nor in the time in which it stood still.
+func TestWhoServesAloneForLongIsTakenToServeApart(t *testing.T) {
+	const second = int64(time.Second)
+	serving := func(at int64) *loader.State {
+		s := reading(core.MakeWord(core.Owner, 4), 0)
+		s.AtNS, s.LeaseUntilNS, s.Peers[1].State = at, at+second, core.PeerDead
+		return s
+	}
+	for name, tt := range map[string]struct {
+		spoil func(s *loader.State)
+		fence *config.Fence
+		every int64
+		want  bool
+	}{
+		"the peer is dead":           {func(*loader.State) {}, nil, second / 10, true},
+		"the peer is heard":          {func(s *loader.State) { s.Peers[1].State = core.PeerUp }, nil, second / 10, false},
+		"it is not the owner":        {func(s *loader.State) { s.Words[0] = core.MakeWord(core.Ready, 4) }, nil, second / 10, false},
+		"it is cut off":              {func(s *loader.State) { s.ServeNeeded, s.GrantedUntilNS, s.LeaveNS = true, []int64{s.AtNS}, []int64{0} }, nil, second / 10, false},
+		"the peer was switched off":  {func(*loader.State) {}, &config.Fence{}, second / 10, false},
+		"it stands still in between": {func(*loader.State) {}, nil, 5 * second, false},
+	} {
+		n := mirroringNode(t)
+		n.Config.Arbiter.Fence = tt.fence
+		for at := second; at < 20*second; at += tt.every {
+			s := serving(at)
+			tt.spoil(s)
+			n.noteAlone(0, s)
+			if at < second+aloneAfter && n.loop.alone[0].served >= aloneAfter {
+				t.Fatalf("%s: after %v", name, time.Duration(at-second))
+			}
+		}
+		if got := n.loop.alone[0].served >= aloneAfter; got != tt.want {
+			t.Errorf("%s: %v", name, got)
+		}
+		back := serving(21 * second)
+		back.Peers[1].State = core.PeerUp
+		if n.noteAlone(0, back); n.loop.alone[0].served != 0 {
+			t.Errorf("%s: that it is heard again does not end it", name)
+		}
 	}
 }

@@ -62,8 +62,8 @@ func copied(sets string, generation uint64) (uint64, error) {
 		return 0, err
 	}
 	past := file.Sets[lab.Identities[0].Name].Past
-	if n := len(past); n > 0 && past[n-1].Generation == generation {
-		past = past[:n-1]
+	for len(past) > 0 && past[len(past)-1].Generation == generation {
+		past = past[:len(past)-1]
 	}
 	if len(past) == 0 {
 		return 0, nil
