@@ -21,12 +21,19 @@ func waitFlag() cli.Flag {
 	return &cli.DurationFlag{Name: "timeout", Value: time.Minute, Usage: "how long to wait for it to be done"}
 }
 
+// waitDoneFlag is for orders that copy data first, for as long as that takes.
+func waitDoneFlag() cli.Flag {
+	return &cli.DurationFlag{Name: "timeout", DefaultText: "until it is done, or has failed", Usage: "how long to wait for it to be done; it goes on after that"}
+}
+
 // order sends an order and says what was done.
 func order(env Env, c *cli.Context, done string, f func(context.Context, *control.Client) error) error {
 	return withClient(c, func(ctx context.Context, client *control.Client) error {
-		limit := c.Duration("timeout")
-		ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within %s; look at: xdpha status", limit))
-		defer cancel()
+		if limit := c.Duration("timeout"); limit > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeoutCause(ctx, limit, fmt.Errorf("not done within %s; look at: xdpha status", limit))
+			defer cancel()
+		}
 		if err := f(ctx, client); err != nil {
 			if ctx.Err() != nil {
 				err = context.Cause(ctx)
@@ -49,8 +56,11 @@ must be there, and be the identity's home or in its prefer, and the order is giv
    xdpha move files            to the other node of two
    xdpha move files serv2      to serv2; if it is there already, nothing happens
 
+Data that is mirrored is copied first, while services run, and what has changed since while they are
+stopped: it waits for that, hours if it must. xdpha status --watch on the owner shows how far it is.
+
 A move that cannot be done is refused with the reason (exit status 1), and nothing has changed.`,
-		Flags: []cli.Flag{&cli.BoolFlag{DisableDefaultText: true, Name: "force", Usage: "also to a NIC that does not reach the clients, and past a service that does not stop"}, waitFlag()},
+		Flags: []cli.Flag{&cli.BoolFlag{DisableDefaultText: true, Name: "force", Usage: "also to a NIC that does not reach the clients, and past a service that does not stop"}, waitDoneFlag()},
 		Action: func(c *cli.Context) error {
 			if err := needArgs(c, 1, 2); err != nil {
 				return err
@@ -75,13 +85,15 @@ default), so that a node that has just failed does not take its work again befor
 looked at it.
 
 With data that is mirrored it is copied first while services run, then services stop, what has
-changed since is copied, and only then they start at home. --dry-run, on the node that has it now,
-says how much there is to copy and changes nothing.
+changed since is copied, and only then they start at home. It waits for all of that, hours if it must;
+xdpha status --watch, on the node that has it now, shows how far it is. If this command is ended, or
+its --timeout, the give-back goes on. --dry-run, on the node that has it now, says how much there is
+to copy and changes nothing.
 
    xdpha giveback              all identities that are not at home
    xdpha giveback files        this one
    xdpha giveback --dry-run`,
-		Flags: []cli.Flag{&cli.BoolFlag{DisableDefaultText: true, Name: "dry-run", Usage: "only say what would be copied"}, jsonFlag(), waitFlag()},
+		Flags: []cli.Flag{&cli.BoolFlag{DisableDefaultText: true, Name: "dry-run", Usage: "only say what would be copied"}, jsonFlag(), waitDoneFlag()},
 		Action: func(c *cli.Context) error {
 			if err := needArgs(c, 0, 1); err != nil {
 				return err
@@ -142,11 +154,11 @@ func standbyCommand(env Env) *cli.Command {
 	return &cli.Command{
 		Name: "standby", Usage: "evacuate this node and hold it, for work on it", ArgsUsage: "on|off",
 		Description: `   xdpha standby on            hands all identities to other nodes; this one takes none, also not
-                               if their owner dies
+                               if their owner dies; with mirrored data it is copied first, and this waits for it
    xdpha standby off           it may take again; what was moved stays there (see: xdpha giveback)
 
 It is remembered across restarts and reboots.`,
-		Flags:  []cli.Flag{waitFlag()},
+		Flags:  []cli.Flag{waitDoneFlag()},
 		Action: onOff(env, "this node is in standby", "this node is no longer in standby", (*control.Client).Standby),
 	}
 }

@@ -133,8 +133,11 @@ func (b *fakeBackend) Uses() control.Uses {
 	}
 }
 
-func (b *fakeBackend) Do(_ context.Context, c control.Command) error {
+func (b *fakeBackend) Do(ctx context.Context, c control.Command) error {
 	switch {
+	case c.Identity == "huge":
+		<-ctx.Done() // it copies for longer than anybody waits
+		return ctx.Err()
 	case c.Verb == control.Move && c.Identity == "nothing":
 		return wrapped{"no identity \"nothing\": there are files, mail", control.ErrNotFound}
 	case c.Verb == control.Move && !c.Force:

@@ -32,18 +32,21 @@ type fake struct {
 	status  Status
 	history History
 
-	mu   sync.Mutex
-	done []Command
-	err  error
+	mu      sync.Mutex
+	done    []Command
+	limited bool // a command was
+	err     error
 }
 
 func (f *fake) Status() Status   { return f.status }
 func (f *fake) History() History { return f.history }
 func (f *fake) Events() *Hub     { return f.hub }
 
-func (f *fake) Do(_ context.Context, c Command) error {
+func (f *fake) Do(ctx context.Context, c Command) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	_, limited := ctx.Deadline()
+	f.limited = f.limited || limited
 	f.done = append(f.done, c)
 	return f.err
 }
@@ -203,6 +206,9 @@ func TestVerbsArriveAsCommands(t *testing.T) {
 	want := []Command{{Verb: Move, Identity: "files", To: "serv2", Force: true}, {Verb: Giveback}, {Verb: Standby, On: true}, {Verb: Freeze}, {Verb: Reload}, {Verb: ConfirmOff, Node: "serv2"}}
 	if d := cmp.Diff(want, f.done); d != "" {
 		t.Error(d)
+	}
+	if f.limited {
+		t.Error("a command ends before its work, which may be to copy for hours")
 	}
 }
 

@@ -26,7 +26,9 @@ type Observed struct {
 	// Unsynced: this node's copy of the identity's data is not whole, or another node is known to
 	// have a newer one.
 	Unsynced []bool
-	Fenced   bool // the kernel knows that the dead peer is off; in a pair
+	// Unasked: it is so only because the other node, which is heard, has not answered yet whether it has a newer one.
+	Unasked []bool `json:",omitempty"`
+	Fenced  bool   // the kernel knows that the dead peer is off; in a pair
 	// Barred: with the peer dead the kernel would take nothing, off or not: this node's right to
 	// serve has run out, or the peer's configuration was another one. In a pair.
 	Barred bool
@@ -38,6 +40,10 @@ func (o Observed) granted(identity int) bool {
 
 func (o Observed) unsynced(identity int) bool {
 	return identity < len(o.Unsynced) && o.Unsynced[identity]
+}
+
+func (o Observed) unasked(identity int) bool {
+	return identity < len(o.Unasked) && o.Unasked[identity]
 }
 
 // PeerView is what is known of another node, most of it as its last frame said.

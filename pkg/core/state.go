@@ -295,7 +295,7 @@ func restoreActuator(s ActuatorState) (actuator, error) {
 
 func (o Observed) clone() Observed {
 	o.Local, o.Granted, o.Keys = slices.Clone(o.Local), slices.Clone(o.Granted), slices.Clone(o.Keys)
-	o.Unsynced, o.Peers = slices.Clone(o.Unsynced), slices.Clone(o.Peers)
+	o.Unsynced, o.Unasked, o.Peers = slices.Clone(o.Unsynced), slices.Clone(o.Unasked), slices.Clone(o.Peers)
 	for i := range o.Peers {
 		o.Peers[i].Words, o.Peers[i].Runs = slices.Clone(o.Peers[i].Words), slices.Clone(o.Peers[i].Runs)
 	}

@@ -427,6 +427,7 @@ func (x *Transcript) seeIdentity(n *news, i int, o, was Observed) {
 		n.flag(o.granted(i), was.granted(i), "granted:"+name)
 	}
 	n.flag(o.unsynced(i), was.unsynced(i), "unsynced:"+name)
+	n.flag(o.unasked(i), was.unasked(i), "unasked:"+name)
 	if i < len(o.Keys) && i < len(was.Keys) && o.Keys[i] != was.Keys[i] {
 		n.add(true, "key:"+name, o.Keys[i].text())
 	}

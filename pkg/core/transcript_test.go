@@ -37,6 +37,7 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	see serv2=up serv2:boot=7 files=ready@5 files:serv3=owner|yield|to:serv1@5 granted:files=yes
 //	link serv2 crossover down
 //	see unsynced:files=yes                     its data is not whole here
+//	see unasked:files=yes                      as far as is known: the peer has not said whether its is newer
 //	see peer-runs=files,mail                   whose services run there; none
 //	ended files                                by the guard; refused: a service was not let start again
 //	ok|fail copy|persist|fence|swap|carry|add|remove|start|stop IDENTITY
@@ -315,7 +316,7 @@ func (x *transcript) identity(f []string) {
 	}
 	x.obs.Granted = append(x.obs.Granted, false)
 	x.obs.Keys = append(x.obs.Keys, Key{})
-	x.obs.Unsynced = append(x.obs.Unsynced, false)
+	x.obs.Unsynced, x.obs.Unasked = append(x.obs.Unsynced, false), append(x.obs.Unasked, false)
 }
 
 func (x *transcript) save(f []string, booted bool) {
@@ -408,6 +409,8 @@ func (x *transcript) see(f []string) Observed {
 			o.Granted[x.id(part)] = v == "yes"
 		case name == "unsynced":
 			o.Unsynced[x.id(part)] = v == "yes"
+		case name == "unasked":
+			o.Unasked[x.id(part)] = v == "yes"
 		case name == "key":
 			x.key(x.id(part), v)
 		case part != "":

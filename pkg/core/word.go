@@ -241,7 +241,10 @@ func (m *Machine) reportUncovered(id *identity) {
 	}
 	id.uncovered = true
 	why := "while it is in standby, frozen or leaving"
-	if m.unsynced(id) {
+	switch {
+	case m.unsynced(id) && m.obs.unasked(id.index):
+		why = "for " + m.peerName(id) + " is heard and its mirrors have not answered whether they have newer data: see the troubles of `xdpha status`; `xdpha move --force` takes it all the same"
+	case m.unsynced(id):
 		why = "for its copy of the data is not whole; `xdpha move --force` takes it all the same"
 	}
 	m.notify(KindUncovered, id, "nobody owns %s, and this node may not %s", id.cfg.Name, why)

@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/pkg/config"
 )
@@ -94,6 +98,52 @@ func TestLostEventsMeanThatEverythingIsCompared(t *testing.T) {
 	}
 	if !w.dirs[filepath.Join(dir, "unseen")] {
 		t.Error("a directory that was made meanwhile is not watched")
+	}
+}
+
+// asWatched is where a copy of this program has limits of its own.
+const asWatched = "XDPHA_MIRROR_TEST_WATCHED"
+
+// In a user namespace of its own, where the kernel's limit can be lowered, and raised again, for nobody else.
+func TestWhatCouldNotBeWatchedIsTriedAgain(t *testing.T) {
+	if os.Getenv(asWatched) == "" {
+		needRoot(t)
+		cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+		cmd.Env = append(os.Environ(), asWatched+"=1")
+		self := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: self, GidMappings: self}
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return
+	}
+	limit := func(sysctl string, n int) {
+		t.Helper()
+		if err := os.WriteFile("/proc/sys/user/"+sysctl, fmt.Appendln(nil, n), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	mustMkdir(t, filepath.Join(dir, "one/two/three"))
+	s := newSender(&set{m: &Manager{Options: Options{Log: slog.New(slog.DiscardHandler)}}, cfg: &config.Mirror{Paths: []string{dir}, OnChange: true}}, serv1Owns)
+	limit("max_inotify_instances", 0)
+	s.keepWatching(t.Context())
+	if got := s.state.Unseen; s.watcher != nil || !strings.Contains(got, "max_user_instances") {
+		t.Fatalf("without an instance: %q", got)
+	}
+	limit("max_inotify_instances", 1)
+	limit("max_inotify_watches", 2)
+	s.keepWatching(t.Context())
+	defer func() { s.unwatch() }()
+	if s.watcher == nil || s.watcher.trouble() == nil || !strings.Contains(s.watcher.trouble().Error(), "max_user_watches") {
+		t.Fatalf("with two watches for four directories: %+v", s.watcher)
+	}
+	s.watcher.take()
+	limit("max_inotify_watches", 20)
+	s.keepWatching(t.Context())
+	eventually(t, "all is watched", func() bool { return s.watcher.trouble() == nil })
+	if c := s.watcher.take(); !c.under[dir]["one/two/three"] {
+		t.Errorf("what happened there meanwhile is not looked for: %+v", c)
 	}
 }
 

@@ -16,6 +16,13 @@
 // a lower one before a byte is written. A run of a lower generation that is under way ends: Follow
 // returns when its process is gone.
 //
+// # Whose data is kept
+//
+// Each node remembers the terms of owners that its data has gone through ([past]). A run is refused
+// unless the sender's data has gone through the last term of the receiver's: what is here and not there
+// is given up by an administrator alone. What the last runs of a term did not bring over belongs to
+// that term, and goes with it, except for what its owner wrote while it served alone.
+//
 // # What is trusted of the peer
 //
 // Nothing that is not compared with the own configuration: the peer names a set and a path, and the

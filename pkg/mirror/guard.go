@@ -123,7 +123,7 @@ func (s *set) check(path string, sends bool) (r *root, accepted bool, err error)
 	if r, err = openRoot(path); err != nil {
 		return nil, false, err
 	}
-	accepted = s.accepted()
+	accepted = there(s.accept())
 	was, known := s.m.memory.directory(s.cfg.Name, path)
 	if !known || accepted {
 		return r, accepted, nil
@@ -138,23 +138,32 @@ func (s *set) check(path string, sends bool) (r *root, accepted bool, err error)
 // accept is a file by which the administrator says that the set's paths shall be as they are.
 func (s *set) accept() string { return s.m.stateFile("mirror-" + s.cfg.Name + ".accept") }
 
-func (s *set) accepted() bool {
-	_, err := os.Stat(s.accept())
+// overwrite is a file by which the administrator says that what this node has of the set may be
+// overwritten, with what the other one has not. A word on paths is none on that.
+func (s *set) overwrite() string { return s.m.stateFile("mirror-" + s.cfg.Name + ".overwrite") }
+
+func there(name string) bool {
+	_, err := os.Stat(name)
 	return err == nil
+}
+
+// usedUp ends a word of the administrator's.
+func usedUp(name string) error {
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (s *set) meant() string {
 	return fmt.Sprintf("or, if it is meant, run on %s: touch %s", s.m.self(), s.accept())
 }
 
-// remember notes what the paths were when all was copied; an administrator's word is used up by it.
+// remember notes what the paths were when all was copied; an administrator's words are used up by it.
 func (s *set) remember(paths map[string]directory) error {
 	var errs []error
 	for path, d := range paths {
 		errs = append(errs, s.m.memory.note(s.cfg.Name, path, d))
 	}
-	if err := os.Remove(s.accept()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, usedUp(s.accept()), usedUp(s.overwrite()))...)
 }

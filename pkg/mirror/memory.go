@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 )
 
@@ -30,11 +31,8 @@ type memory struct {
 type remembered struct {
 	// Generation is the highest one that was ever seen: nothing below it is written.
 	Generation uint64 `json:"generation"`
-	// Whole is the generation that the data here is of: this node owned it then, or had a complete
-	// copy of its owner's. Base is what it was before this node owned it, which says whose data was
-	// gone on from.
-	Whole uint64               `json:"whole,omitempty"`
-	Base  uint64               `json:"base,omitempty"`
+	// Past is that of the data here: in its last term this node owned it, or had a complete copy of its owner's.
+	Past  past                 `json:"past,omitempty"`
 	Paths map[string]directory `json:"paths,omitempty"`
 }
 
@@ -107,24 +105,47 @@ func (m *memory) raise(set string, generation uint64) error {
 // own notes that this node owns the data at a generation: it goes on from what it has.
 func (m *memory) own(set string, generation uint64) error {
 	return m.change(set, func(r *remembered) bool {
-		if r.Whole == generation {
+		if r.Past.last().Generation == generation {
 			return false
 		}
-		r.Base, r.Whole = r.Whole, generation
+		r.Past = r.Past.begin(generation)
 		return true
 	})
 }
 
-// got notes a complete copy of the owner's data, unless a later owner is known by now: until a copy
-// was on the disk this node may have become it.
-func (m *memory) got(set string, generation uint64) error {
+// alone notes that what this node owns at a generation is written from here on while the other one is away.
+func (m *memory) alone(set string, generation uint64) error {
+	return m.change(set, func(r *remembered) bool {
+		if r.Past.last().Generation != generation {
+			return false
+		}
+		r.Past = r.Past.begin(generation)
+		return true
+	})
+}
+
+// gave notes that the other node has all that was written in a term.
+func (m *memory) gave(set string, t term) error {
+	return m.change(set, func(r *remembered) bool {
+		if i := slices.IndexFunc(r.Past, t.is); i < 0 || r.Past[i].Both {
+			return false
+		}
+		r.Past = r.Past.shared(t)
+		return true
+	})
+}
+
+// got notes a complete copy of the owner's data, with its past, unless a later owner is known by now:
+// until a copy was on the disk this node may have become it.
+func (m *memory) got(set string, p past) error {
+	generation := p.last().Generation
 	late := false
 	err := m.change(set, func(r *remembered) bool {
 		late = generation < r.Generation
-		if late || r.Whole == generation {
+		if late || r.Past.last().is(p.last()) {
 			return false
 		}
-		r.Whole = generation
+		r.Past = p.shared(p.last())
 		return true
 	})
 	if late {
@@ -165,11 +186,11 @@ func (m *memory) change(set string, f func(*remembered) bool) error {
 	return err
 }
 
-// lineage is the generation that the data is of, and what it was before this node owned it.
-func (m *memory) lineage(set string) (whole, base uint64) {
-	r := m.of(set)
-	return r.Whole, r.Base
-}
+// past is that of the data here; nobody changes what it holds.
+func (m *memory) past(set string) past { return m.of(set).Past }
+
+// whole is the generation that the data here is all of.
+func (m *memory) whole(set string) uint64 { return m.past(set).last().Generation }
 
 // write writes it so that a crash at any instant leaves the old or the new one. Only who holds writing
 // changes the sets, so they stand still.

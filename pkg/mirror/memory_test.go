@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,8 +115,13 @@ func TestWhoseDataAnOwnerGoesOnFromIsKnown(t *testing.T) {
 	for _, f := range []func() error{
 		func() error { return m.own("data", 2) }, // the first owner goes on from nothing
 		func() error { return m.own("data", 2) }, // after a restart, too
-		func() error { return m.got("data", 3) },
+		func() error { return m.got("data", m.past("data").begin(3)) },
 		func() error { return m.own("data", 6) },
+		func() error { return m.own("data", 8) },   // alone
+		func() error { return m.alone("data", 6) }, // which is over
+		func() error { return m.alone("data", 8) },
+		func() error { return m.gave("data", term{Generation: 8, Draw: "another"}) },
+		func() error { return m.gave("data", m.past("data").last()) },
 	} {
 		if err := f(); err != nil {
 			t.Fatal(err)
@@ -124,8 +130,12 @@ func TestWhoseDataAnOwnerGoesOnFromIsKnown(t *testing.T) {
 	if m, err = openMemory(dir); err != nil {
 		t.Fatal(err)
 	}
-	if whole, base := m.lineage("data"); whole != 6 || base != 3 {
-		t.Errorf("of %d, on from %d", whole, base)
+	var got []term
+	for _, x := range m.past("data") {
+		got = append(got, term{Generation: x.Generation, Both: x.Both})
+	}
+	if want := []term{{2, "", false}, {3, "", true}, {6, "", false}, {8, "", false}, {8, "", true}}; !slices.Equal(got, want) || m.whole("data") != 8 {
+		t.Errorf("it has gone through %v, want %v", got, want)
 	}
 }
 
@@ -135,9 +145,10 @@ func TestACopyThatIsOnTheDiskTooLateIsNotGoneBackTo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	theirs := past(nil).begin(3)
 	for _, f := range []func() error{
 		func() error { return m.raise("data", 3) },
-		func() error { return m.got("data", 3) },
+		func() error { return m.got("data", theirs) },
 		func() error { return m.raise("data", 4) }, // this node takes over
 		func() error { return m.own("data", 4) },
 	} {
@@ -145,11 +156,11 @@ func TestACopyThatIsOnTheDiskTooLateIsNotGoneBackTo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := m.got("data", 3); !isRefused(err, refusedStale) {
+	if err := m.got("data", theirs.begin(3)); !isRefused(err, refusedStale) {
 		t.Errorf("got a copy of an earlier owner: %v", err)
 	}
-	if whole, base := m.lineage("data"); whole != 4 || base != 3 {
-		t.Errorf("of %d, on from %d: what was served at 4 may be overwritten by whoever goes on from 3", whole, base)
+	if theirs.holds(m.past("data").last()) || !m.past("data").holds(theirs.last()) {
+		t.Errorf("of %v: what was served at 4 may be overwritten by whoever has what was at 3", m.past("data"))
 	}
 }
 
@@ -166,8 +177,8 @@ func TestWhatIsKnownIsReadWhileTheDiskHangs(t *testing.T) {
 	written, read := make(chan error, 1), make(chan uint64, 1)
 	go func() { written <- m.own("data", 4) }()
 	go func() {
-		for whole := uint64(0); ; whole, _ = m.lineage("data") {
-			if whole == 4 {
+		for {
+			if m.whole("data") == 4 {
 				read <- m.generation("data")
 				return
 			}

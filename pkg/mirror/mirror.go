@@ -115,6 +115,21 @@ func (m *Manager) Follow(identity string, generation uint64, role Role) error {
 	return errors.Join(errs...)
 }
 
+// Alone notes that this node has owned an identity at a generation, and may have written, while the other one is
+// away and may serve too: data that was gone on from without that does not hold it.
+func (m *Manager) Alone(identity string, generation uint64) error {
+	var errs []error
+	for _, id := range m.Config.Identities {
+		if id.Name != identity {
+			continue
+		}
+		for _, name := range id.Mirror {
+			errs = append(errs, m.memory.alone(name, generation))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // SyncNow copies all of a set that this node owns, begun after the call, and returns what it did. If
 // it returns without an error, the other node has all of it on disk as it was at some time after the
 // call. When ctx ends first, the run ends too.
@@ -139,8 +154,7 @@ func (m *Manager) PeerIsNewer(ctx context.Context, identity string) (newer bool,
 				return false, fmt.Errorf("mirror set %s: %w", name, err)
 			}
 			conn.Close()
-			whole, _ := m.memory.lineage(name)
-			newer = newer || theirs.Generation > whole
+			newer = newer || theirs.Generation > m.memory.whole(name)
 		}
 	}
 	return newer, nil

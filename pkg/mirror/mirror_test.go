@@ -232,17 +232,21 @@ func TestNewerDataIsNotOverwrittenUnasked(t *testing.T) {
 		t.Error("that serv2 has the newer data is not what both say when they are asked")
 	}
 	r.flows(t, serv1Again)
-	refuses(t, r.a, "the data on serv2 is of generation 11, and serv1's goes on from that of 10")
+	refuses(t, r.a, "the data on serv2 is of generation 11, and serv1's is of generation 12; both go on from that of generation 10: each has what the other has not")
 	if got := r.b.read("file"); got != "as serv2 went on" {
 		t.Fatalf("serv2 has %q", got)
 	}
 	if r.b.view().Whole || !r.a.view().Whole {
 		t.Error("what serv2 has counts as a copy of serv1's")
 	}
-	run(t, "touch", filepath.Join(r.b.state, "mirror-data.accept"))
+	overwrite := filepath.Join(r.b.state, "mirror-data.overwrite")
+	run(t, "touch", overwrite)
 	r.a.sync()
 	if got := r.b.read("file"); got != "as serv1 left it" || !r.b.view().Whole {
 		t.Errorf("serv2 has %q, %+v", got, r.b.view())
+	}
+	if there(overwrite) {
+		t.Error("the word holds for the next time, too")
 	}
 	r.b.restart()
 	if !r.b.view().Whole {
@@ -251,6 +255,100 @@ func TestNewerDataIsNotOverwrittenUnasked(t *testing.T) {
 	r.b.follow(serv2Next+2, Standby) // of an owner that is not heard of further
 	if r.b.view().Whole {
 		t.Error("a copy of an earlier generation counts for a later one")
+	}
+}
+
+// serv1 is away; serv2 serves older data by force, and more than once.
+func TestARefusalOutlivesTheNextGeneration(t *testing.T) {
+	r := newRig(t, config.Mirror{})
+	r.a.write("file", "as serv1 left it")
+	r.a.follow(serv1Owns, Owner)
+	r.b.write("file", "older, served by force")
+	for _, generation := range []uint64{serv2Next, serv2Next + 2, serv2Next + 4} {
+		r.b.restart()
+		r.flows(t, generation)
+		refuses(t, r.b, "each has what the other has not")
+		if got := r.a.read("file"); got != "as serv1 left it" {
+			t.Fatalf("at generation %d serv1's newer data is overwritten unasked: %q", generation, got)
+		}
+	}
+}
+
+// No frame passes, and both reach who decides: each owns it, at its own generation, for as long as that lasts.
+func TestWhatBothHaveServedAtOnceIsNotOverwrittenUnasked(t *testing.T) {
+	r := newRig(t, config.Mirror{})
+	r.a.write("file", "before the split")
+	r.flows(t, serv1Owns)
+	r.a.sync()
+	r.a.do("Alone", uint64(serv1Owns))
+	r.a.write("file", "serv1's clients")
+	r.b.follow(serv2Next, Owner)
+	r.b.write("file", "serv2's clients")
+	r.a.follow(serv2Next, Standby)
+	refuses(t, r.b, "the data on serv1 is of generation 10, and serv2's is of generation 11; both go on from that of generation 10")
+	if got := r.a.read("file"); got != "serv1's clients" {
+		t.Errorf("serv1 has %q", got)
+	}
+}
+
+// What a node alone has served many times is one node's doing: the other one's copy is a part of it.
+func TestAnOwnerThatBootsAloneIsNotRefused(t *testing.T) {
+	r := newRig(t, config.Mirror{})
+	r.a.write("file", "as serv1 left it")
+	r.flows(t, serv1Owns)
+	r.a.sync()
+	for _, generation := range []uint64{serv1Back, serv1Back + 2, serv1Back + 4} {
+		r.a.restart()
+		r.a.follow(generation, Owner)
+		r.a.do("Alone", generation)
+	}
+	r.a.write("file", "as serv1 went on")
+	r.b.restart()
+	r.b.follow(serv1Back+4, Standby)
+	r.a.sync()
+	if got := r.b.read("file"); got != "as serv1 went on" {
+		t.Errorf("serv2 has %q", got)
+	}
+}
+
+// serv1's disk is replaced while serv2 is away: by its numbers it goes on from what serv2 has.
+func TestAReplacedDiskOverwritesNothing(t *testing.T) {
+	r := newRig(t, config.Mirror{})
+	r.a.write("file", "the only copy")
+	r.flows(t, serv1Owns)
+	r.a.sync()
+	r.a.do("Stop", Nothing{})
+	run(t, "rm", filepath.Join(r.a.state, "mirrors.json"), filepath.Join(r.a.data, "file"))
+	r.a.start()
+	r.a.write("other", "from nothing")
+	r.a.follow(serv1Owns, Owner)
+	r.flows(t, serv1Back)
+	refuses(t, r.a, "serv1's is of generation 12; they have no owner's time in common")
+	if got := r.b.read("file"); got != "the only copy" {
+		t.Errorf("serv2 has %q", got)
+	}
+}
+
+// An administrator says that a path is meant to be as it is, on either node and for another reason.
+func TestAWordOnADiskIsNoneOnNewerData(t *testing.T) {
+	r := newRig(t, config.Mirror{})
+	r.a.write("file", "as serv1 left it")
+	r.flows(t, serv1Owns)
+	r.a.sync()
+	r.b.follow(serv2Next, Owner)
+	r.b.write("file", "as serv2 went on")
+	r.b.restart()
+	for _, n := range []*node{r.a, r.b} {
+		run(t, "touch", filepath.Join(n.state, "mirror-data.accept"))
+	}
+	run(t, "touch", filepath.Join(r.a.state, "mirror-data.overwrite")) // the sender's own data is not asked for
+	r.flows(t, serv1Back)
+	refuses(t, r.a, "if serv1's shall be kept, run on serv2: touch "+filepath.Join(r.b.state, "mirror-data.overwrite"))
+	if got := r.b.read("file"); got != "as serv2 went on" {
+		t.Errorf("serv2 has %q", got)
+	}
+	if there(filepath.Join(r.a.state, "mirror-data.overwrite")) {
+		t.Error("a word on what was there before holds for what is served since")
 	}
 }
 
@@ -298,7 +396,7 @@ func TestARunEndsWhenAHigherGenerationAppears(t *testing.T) {
 	eventually(t, "serv1 is told why", func() bool { return strings.Contains(r.a.view().Error, "has seen generation 11") })
 	r.a.follow(serv2Next, Standby)
 	eventually(t, "serv2, which never had all of it, is refused", func() bool {
-		return !r.a.has("huge") || strings.Contains(r.b.view().Error, "serv2's goes on from that of 0: each has what the other has not")
+		return !r.a.has("huge") || strings.Contains(r.b.view().Error, "they have no owner's time in common: each has what the other has not")
 	})
 	if !r.a.has("huge") {
 		t.Error("an owner that never had the data made the other node's empty")

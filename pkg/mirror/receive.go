@@ -120,14 +120,29 @@ func (s *set) mayWrite(h hello) error {
 	if err := s.m.memory.raise(s.cfg.Name, h.Generation); err != nil {
 		return err
 	}
-	if whole, _ := s.m.memory.lineage(s.cfg.Name); whole > h.Base && whole != h.Generation && !h.Accepted && !s.accepted() {
-		return refused("the data on %s is of generation %d, and %s's goes on from that of %d: each has what the other has not. Look at both; if %s's shall be kept, run on %s: touch %s; else move %s",
-			s.m.self(), whole, s.m.peer(), h.Base, s.m.peer(), s.m.self(), s.accept(), s.identity())
+	if err := s.mayReplace(h); err != nil {
+		return err
 	}
 	if role != Standby {
 		return refusal{answer{Code: refusedEarly, Text: fmt.Sprintf("%s is not in standby for mirror set %s yet", s.m.self(), s.cfg.Name)}}
 	}
 	return nil
+}
+
+// mayReplace reports that nothing is here that the sender's data does not hold, or that the administrator
+// has given it up: a word on this node, about this.
+func (s *set) mayReplace(h hello) error {
+	own := s.m.memory.past(s.cfg.Name)
+	if h.Past.holds(own.last()) || there(s.overwrite()) {
+		return nil
+	}
+	since := "they have no owner's time in common"
+	if g := own.parted(h.Past); g > 0 {
+		since = fmt.Sprintf("both go on from that of generation %d", g)
+	}
+	self, peer, id := s.m.self(), s.m.peer(), s.identity()
+	return refused("the data on %s is of generation %d, and %s's is of generation %d; %s: each has what the other has not. Look at both; if %s's shall be kept, run on %s: touch %s; if %s's: xdpha move %s %s --force",
+		self, own.last().Generation, peer, h.Generation, since, peer, self, s.overwrite(), self, id, self)
 }
 
 // target opens the path that is to be written.
@@ -217,8 +232,7 @@ func (m *Manager) tellWhose(conn *line.Conn, h hello) error {
 	if m.sets[h.Set] == nil {
 		return refused("mirror set %q is not in %s's configuration: copy the configuration", h.Set, m.self())
 	}
-	whole, _ := m.memory.lineage(h.Set)
-	return line.Write(conn, answer{OK: true, Generation: whole})
+	return line.Write(conn, answer{OK: true, Generation: m.memory.whole(h.Set)})
 }
 
 // complete is after a run of all paths: it is answered when the copy is on disk.
@@ -229,6 +243,12 @@ func (m *Manager) complete(conn *line.Conn, h hello) error {
 	}
 	if seen := m.memory.generation(h.Set); h.Generation != seen || ownerOf(seen) == m.Config.Self {
 		return stale(fmt.Sprintf("%s has seen generation %d, this is %d", m.self(), seen, h.Generation), seen)
+	}
+	if h.Past.last().Generation != h.Generation {
+		return refused("the copy does not say what it is of: install the same xdpha on both nodes")
+	}
+	if err := s.mayReplace(h); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	paths := s.arrived
@@ -243,10 +263,10 @@ func (m *Manager) complete(conn *line.Conn, h hello) error {
 		err = errors.Join(err, syncDisk(path))
 	}
 	if err == nil {
-		err = s.remember(paths)
+		err = m.memory.got(h.Set, h.Past)
 	}
 	if err == nil {
-		err = m.memory.got(h.Set, h.Generation)
+		err = s.remember(paths)
 	}
 	if err != nil {
 		return err

@@ -211,6 +211,8 @@ type Told struct {
 
 func (n *Node) Follow(f Told, _ *Nothing) error { return n.m.Follow("files", f.Generation, f.Role) }
 
+func (n *Node) Alone(generation uint64, _ *Nothing) error { return n.m.Alone("files", generation) }
+
 func (n *Node) Sync(limit time.Duration, out *Stats) (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()

@@ -5,6 +5,7 @@ package mirror
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,14 +21,14 @@ import (
 func (s *sender) once(ctx context.Context, k kind, under map[string]map[string]bool) (stats Stats, err error) {
 	begin := time.Now()
 	s.change(func(v *State) { v.Running, v.Since, v.Progress = true, begin, Progress{} })
-	paths := map[string]directory{}
+	paths, of := map[string]directory{}, s.m.memory.past(s.cfg.Name)
 	for _, path := range s.cfg.Paths {
 		if k == kindChanges && under[path] == nil {
 			continue
 		}
 		var one Stats
 		var d directory
-		one, d, err = s.path(ctx, k, path, under[path])
+		one, d, err = s.path(ctx, k, path, under[path], of)
 		stats.add(one)
 		if err != nil {
 			break
@@ -35,8 +36,8 @@ func (s *sender) once(ctx context.Context, k kind, under map[string]map[string]b
 		paths[path] = d
 	}
 	if err == nil && k == kindFull {
-		if err = s.tellComplete(ctx, begin); err == nil {
-			err = s.remember(paths)
+		if err = s.tellComplete(ctx, begin, of); err == nil {
+			err = errors.Join(s.m.memory.gave(s.cfg.Name, of.last()), s.remember(paths))
 		}
 	}
 	stats.Took = time.Since(begin)
@@ -70,7 +71,7 @@ func (s *sender) ended(ctx context.Context, stats Stats, err error, k kind, begi
 }
 
 // path copies one path, or the directories below it that changed.
-func (s *sender) path(ctx context.Context, k kind, path string, dirs map[string]bool) (stats Stats, d directory, err error) {
+func (s *sender) path(ctx context.Context, k kind, path string, dirs map[string]bool, of past) (stats Stats, d directory, err error) {
 	r, accepted, err := s.check(path, true)
 	if err != nil {
 		return stats, d, err
@@ -83,8 +84,9 @@ func (s *sender) path(ctx context.Context, k kind, path string, dirs map[string]
 			return stats, d, nil
 		}
 	}
-	_, base := s.m.memory.lineage(s.cfg.Name)
-	conn, err := s.m.call(ctx, hello{Kind: k, Set: s.cfg.Name, Path: path, Generation: s.generation, Base: base, Empty: r.empty, Accepted: accepted})
+	conn, err := s.m.call(ctx, hello{
+		Kind: k, Set: s.cfg.Name, Path: path, Generation: s.generation, Past: of, Empty: r.empty, Accepted: accepted,
+	})
 	if err != nil {
 		return stats, d, err
 	}
@@ -94,8 +96,10 @@ func (s *sender) path(ctx context.Context, k kind, path string, dirs map[string]
 }
 
 // tellComplete says that all was compared, and waits until it is on the other node's disk.
-func (s *sender) tellComplete(ctx context.Context, begin time.Time) error {
-	conn, err := s.m.call(ctx, hello{Kind: kindComplete, Set: s.cfg.Name, Generation: s.generation, AgeNS: int64(time.Since(begin))})
+func (s *sender) tellComplete(ctx context.Context, begin time.Time, of past) error {
+	conn, err := s.m.call(ctx, hello{
+		Kind: kindComplete, Set: s.cfg.Name, Generation: s.generation, Past: of, AgeNS: int64(time.Since(begin)),
+	})
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,7 @@ type sender struct {
 	*set
 	generation uint64
 	watcher    *watcher      // nil: changes wait for the interval
+	unwatch    func()        // ends it
 	pending    changes       // that no run has copied yet
 	dueAt      time.Time     // of the next comparison of all
 	notBefore  time.Time     // what changes meanwhile is looked at together
@@ -30,13 +31,12 @@ type sender struct {
 }
 
 func newSender(s *set, generation uint64) *sender {
-	return &sender{set: s, generation: generation, pending: changes{all: true}}
+	return &sender{set: s, generation: generation, pending: changes{all: true}, unwatch: func() {}}
 }
 
 func (s *sender) run(ctx context.Context) {
-	if s.cfg.OnChange {
-		defer s.startWatching(ctx)()
-	}
+	s.keepWatching(ctx)
+	defer func() { s.unwatch() }()
 	for {
 		o, ok := s.next(ctx)
 		if !ok {
@@ -64,12 +64,23 @@ func joined(a, b context.Context) (context.Context, func()) {
 	return ctx, func() { stop(); cancel(nil) }
 }
 
-// startWatching is before the first run, so that nothing falls between; it returns what ends it.
-func (s *sender) startWatching(ctx context.Context) (stop func()) {
+// keepWatching is before the first run, so that nothing falls between, and with each one that is due: it
+// begins to watch, and tries again what could not be watched.
+func (s *sender) keepWatching(ctx context.Context) {
+	switch {
+	case !s.cfg.OnChange:
+	case s.watcher == nil:
+		s.startWatching(ctx)
+	case s.watcher.trouble() != nil:
+		s.watcher.retry()
+	}
+}
+
+func (s *sender) startWatching(ctx context.Context) {
 	w, err := watch(s.cfg.Paths, s.m.Log)
 	if err != nil {
 		s.change(func(v *State) { v.Unseen = err.Error() })
-		return func() {}
+		return
 	}
 	s.watcher = w
 	ctx, cancel := context.WithCancel(ctx)
@@ -78,7 +89,7 @@ func (s *sender) startWatching(ctx context.Context) (stop func()) {
 		defer close(ended)
 		w.run(ctx)
 	}()
-	return func() {
+	s.unwatch = func() {
 		cancel()
 		<-ended
 	}
@@ -127,14 +138,13 @@ func (s *sender) wait() time.Duration {
 
 // copy copies what is due: what has changed, or everything.
 func (s *sender) copy(ctx context.Context) {
-	if s.watcher != nil {
-		s.pending.join(s.watcher.take())
-		if err := s.watcher.trouble(); err != nil {
-			s.change(func(v *State) { v.Unseen = err.Error() })
-		}
-	}
 	if !time.Now().Before(s.dueAt) {
 		s.pending = changes{all: true}
+		s.keepWatching(ctx)
+	}
+	if s.watcher != nil {
+		s.pending.join(s.watcher.take())
+		s.change(func(v *State) { v.Unseen = errorText(s.watcher.trouble()) })
 	}
 	if !s.pending.any() {
 		return
@@ -164,6 +174,13 @@ func (s *sender) pause(stats Stats, err error, k kind) time.Duration {
 		s.futile = min(max(settle, 2*s.futile), longestPause)
 	}
 	return max(stats.Took, s.futile)
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
 }
 
 // settled is after everything was compared.

@@ -91,7 +91,7 @@ func (s *set) view() State {
 	if v.Known = !s.complete.IsZero(); v.Known {
 		v.Lag = time.Since(s.complete)
 	}
-	v.WholeAt, _ = s.m.memory.lineage(s.cfg.Name)
+	v.WholeAt = s.m.memory.whole(s.cfg.Name)
 	v.Whole = v.WholeAt == s.m.memory.generation(s.cfg.Name)
 	return v
 }
@@ -128,8 +128,8 @@ func (s *set) follow(generation uint64, role Role) error {
 	}
 	err = errors.Join(err, s.m.memory.raise(s.cfg.Name, generation)) // in force without the disk, too
 	s.change(func(v *State) { v.Role, v.Generation, v.Error, s.failing = role, generation, "", false })
-	if role == Owner {
-		err = errors.Join(err, s.m.memory.own(s.cfg.Name, generation))
+	if role == Owner { // what was said of the data before is no word on what is served from here on
+		err = errors.Join(err, usedUp(s.overwrite()), s.m.memory.own(s.cfg.Name, generation))
 		s.startSending(generation)
 	}
 	return err

@@ -55,6 +55,7 @@ type watcher struct {
 	changes changes
 	err     error         // why not everything is watched
 	woken   chan struct{} // one place: there are changes
+	again   chan struct{} // one place: it is worth another try
 }
 
 // watch begins to watch the directories of paths. What changes from its return on is noted.
@@ -63,10 +64,8 @@ func watch(paths []string, log *slog.Logger) (*watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch for changes: %w: raise fs.inotify.max_user_instances with sysctl", err)
 	}
-	w := &watcher{log: log, paths: paths, notify: n, dirs: map[string]bool{}, devs: map[string]uint64{}, woken: make(chan struct{}, 1)}
-	for _, p := range paths {
-		w.add(p, p)
-	}
+	w := &watcher{log: log, paths: paths, notify: n, dirs: map[string]bool{}, devs: map[string]uint64{}, woken: make(chan struct{}, 1), again: make(chan struct{}, 1)}
+	w.addAll()
 	w.take() // what the first look finds is no change
 	return w, nil
 }
@@ -88,7 +87,17 @@ func (w *watcher) run(ctx context.Context) {
 				return
 			}
 			w.lost(err)
+		case <-w.again:
+			w.addAll()
 		}
+	}
+}
+
+// retry has it try again what it could not watch: what stood against it may be mended.
+func (w *watcher) retry() {
+	select {
+	case w.again <- struct{}{}:
+	default:
 	}
 }
 
@@ -97,10 +106,23 @@ func (w *watcher) lost(err error) {
 	if !errors.Is(err, fsnotify.ErrEventOverflow) {
 		w.log.Warn("watch for changes", "err", err)
 	}
-	for _, p := range w.paths {
-		w.add(p, p)
-	}
+	w.addAll()
 	w.mark("", "")
+}
+
+// addAll watches all that is there, and knows afterwards why not everything is watched.
+func (w *watcher) addAll() {
+	var errs []error
+	for _, p := range w.paths {
+		errs = append(errs, w.add(p, p))
+	}
+	w.note(errors.Join(errs...))
+}
+
+func (w *watcher) note(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.err = err
 }
 
 func (w *watcher) event(e fsnotify.Event) {
@@ -119,7 +141,9 @@ func (w *watcher) event(e fsnotify.Event) {
 		w.forget(e.Name)
 	}
 	if e.Has(fsnotify.Create) {
-		w.add(top, e.Name)
+		if err := w.add(top, e.Name); err != nil {
+			w.note(err)
+		}
 	}
 	if w.linked(e) {
 		w.mark("", "")
@@ -147,7 +171,7 @@ func (w *watcher) topOf(name string) string {
 
 // add watches a directory and those below it that are on the path's file system; each that was not
 // watched before may hold what nobody told of.
-func (w *watcher) add(top, name string) {
+func (w *watcher) add(top, name string) error {
 	err := filepath.WalkDir(name, func(p string, d fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist), err == nil && !d.IsDir():
@@ -183,10 +207,9 @@ func (w *watcher) add(top, name string) {
 		err = fmt.Errorf("%w: raise fs.inotify.max_user_watches with sysctl; until then changes wait for the interval", err)
 	}
 	if err != nil {
-		w.mu.Lock()
-		w.err = fmt.Errorf("watch for changes: %w", err)
-		w.mu.Unlock()
+		return fmt.Errorf("watch for changes: %w", err)
 	}
+	return nil
 }
 
 // forget ends the watches at and below a name that is gone: a directory that was moved keeps its

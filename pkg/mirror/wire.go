@@ -27,7 +27,7 @@ type hello struct {
 	Set        string `json:"set"`
 	Path       string `json:"path,omitempty"`
 	Generation uint64 `json:"generation"`
-	Base       uint64 `json:"base,omitempty"`     // the generation whose data the sender's goes on from
+	Past       past   `json:"past,omitempty"`     // of the sender's data
 	Empty      bool   `json:"empty,omitempty"`    // the sender's directory is
 	Accepted   bool   `json:"accepted,omitempty"` // the administrator told the sender to copy it as it is
 	AgeNS      int64  `json:"age_ns,omitempty"`

@@ -18,7 +18,7 @@ func TestMirrorsAreToldTheLatestWhenFewJobsWait(t *testing.T) {
 	l := newLane() // whose job goes on and on
 	n.effects.services = []*lane{l}
 	for i := range 4 * tellWaiting {
-		n.tellMirrors(0, mirroring{2, mirror.Owner, i%2 == 0})
+		n.tellMirrors(0, mirroring{2, mirror.Owner, i%2 == 0, false})
 	}
 	if w := l.waiting(); w != tellWaiting {
 		t.Errorf("%d jobs wait, want %d", w, tellWaiting)
@@ -26,7 +26,7 @@ func TestMirrorsAreToldTheLatestWhenFewJobsWait(t *testing.T) {
 	for job := l.take(); job != nil; job = l.take() {
 		job(context.Background())
 	}
-	last := mirroring{4, mirror.Standby, true}
+	last := mirroring{4, mirror.Standby, true, false}
 	n.tellMirrors(0, last)
 	n.tellMirrors(0, last)
 	if l.waiting() != 1 || n.loop.mirroring[0] != last {

@@ -39,8 +39,10 @@ type loopState struct {
 	told      [loader.MaxIdentities]toldStages
 	mirroring [loader.MaxIdentities]mirroring
 	questions [loader.MaxIdentities]question
-	unseen    [loader.MaxIdentities]bool // services that an earlier daemon left, not looked at yet
-	theirs    map[int]theirServices      // the last word on the peers' services, by identity
+	alone     [loader.MaxIdentities]servedAlone
+	served    [loader.MaxIdentities]uint64 // the highest generation at which the other node of a pair is known to have owned it
+	unseen    [loader.MaxIdentities]bool   // services that an earlier daemon left, not looked at yet
+	theirs    map[int]theirServices        // the last word on the peers' services, by identity
 }
 
 func newLoopState(policy core.Config, cfg *config.Config, saved core.Saved) loopState {
@@ -158,7 +160,7 @@ func (n *node) look() {
 	for i := range n.Config.Identities {
 		o.Granted = append(o.Granted, s.Granted(i))
 	}
-	o.Unsynced = n.unsynced(&s)
+	o.Unsynced, o.Unasked = n.unsynced(&s)
 	if !n.Config.Many() {
 		o.Fenced, o.Barred = s.Fenced(n.Config.Peer()), n.barred(&s)
 	}

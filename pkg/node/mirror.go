@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/control"
 	"github.com/xdpha/xdpha/pkg/core"
+	"github.com/xdpha/xdpha/pkg/line"
 	"github.com/xdpha/xdpha/pkg/metrics"
 	"github.com/xdpha/xdpha/pkg/mirror"
 )
@@ -22,6 +24,7 @@ type mirroring struct {
 	generation uint64
 	role       mirror.Role
 	peer       bool // it is heard: what failed without it is worth another try
+	alone      bool // this node serves, and the peer may do so too
 }
 
 // prepareMirrors makes their manager, if there are sets.
@@ -71,11 +74,11 @@ func (n *node) mirrorsOf(i int, id core.IdentitySnapshot, p *core.PeerView) mirr
 	peer := p.State == core.PeerUp
 	switch word := n.dp.Word(i); {
 	case word.Has(core.Owner):
-		return mirroring{word.Gen(), mirror.Owner, peer}
+		return mirroring{word.Gen(), mirror.Owner, peer, n.loop.alone[i].served >= aloneAfter}
 	case id.Owner == n.Config.Peer() && id.Services == "stopped":
-		return mirroring{p.Words[i].Gen(), mirror.Standby, peer}
+		return mirroring{p.Words[i].Gen(), mirror.Standby, peer, false}
 	}
-	return mirroring{n.loop.mirroring[i].generation, mirror.None, peer}
+	return mirroring{n.loop.mirroring[i].generation, mirror.None, peer, false}
 }
 
 // followMirror returns when nobody else writes to the identity's sets any more.
@@ -83,29 +86,75 @@ func (n *node) followMirror(identity int, now mirroring) {
 	if n.mirrors == nil {
 		return
 	}
-	if err := n.mirrors.Follow(n.Config.Identities[identity].Name, now.generation, now.role); err != nil {
+	name := n.Config.Identities[identity].Name
+	err := n.mirrors.Follow(name, now.generation, now.role)
+	if now.alone {
+		err = errors.Join(err, n.mirrors.Alone(name, now.generation))
+	}
+	if err != nil {
 		n.tell(loader.Now(), "mirror-failed", identity, err.Error(), nil)
 	}
 }
 
-// unsynced is, by identity, whether this node's copy of the data is not whole. What is owned is whole.
-func (n *node) unsynced(s *loader.State) []bool {
+// unsynced is, by identity, whether this node's copy of the data is not whole, or not known to be; and if it is only
+// that the other node has not been asked. What is owned is whole.
+func (n *node) unsynced(s *loader.State) (lacks, unasked []bool) {
 	if n.mirrors == nil {
-		return nil
+		return nil, nil
 	}
-	list, states := make([]bool, len(n.Config.Identities)), map[string]mirror.State{}
+	lacks, unasked = make([]bool, len(n.Config.Identities)), make([]bool, len(n.Config.Identities))
+	states := map[string]mirror.State{}
 	for _, set := range n.mirrors.States() {
 		states[set.Set] = set
 	}
 	for i, id := range n.Config.Identities {
-		owner := n.peerOf(s).Words[i] // of whose generation the mirrors may not have been told yet
-		lacks := func(name string) bool {
-			set := states[name]
-			return !set.Whole || owner.Has(core.Owner) && set.WholeAt != owner.Gen()
+		if len(id.Mirror) == 0 {
+			continue
 		}
-		list[i] = !s.Words[i].Has(core.Owner) && len(id.Mirror) > 0 && (n.newerThere(i, s) || slices.ContainsFunc(id.Mirror, lacks))
+		n.noteServed(i, n.peerOf(s))
+		n.noteAlone(i, s)
+		owner := n.peerOf(s).Words[i] // of whose generation the mirrors may not have been told yet
+		old := slices.ContainsFunc(id.Mirror, func(name string) bool {
+			set := states[name]
+			return !set.Whole || owner.Has(core.Owner) && set.WholeAt != owner.Gen() || set.WholeAt < n.loop.served[i]
+		})
+		if s.Words[i].Has(core.Owner) {
+			continue
+		}
+		newer, asked := n.newerThere(i, s)
+		lacks[i], unasked[i] = old || newer || !asked, !old && !asked
 	}
-	return list
+	n.tellUnasked(unasked)
+	return lacks, unasked
+}
+
+// noteServed keeps at which generation the other node has owned an identity: only an owner releases, and what it
+// releases, burns or loses to a reboot says nothing of it soon. The mirrors are told behind services that stop.
+func (n *node) noteServed(i int, p *loader.Peer) {
+	if w := p.Words[i]; p.Digest == n.Config.Digest && (w.Has(core.Owner) || w.Has(core.Yield)) {
+		n.loop.served[i] = max(n.loop.served[i], w.Gen())
+	}
+}
+
+// servedAlone is for how long this node has served an identity while the peer is dead.
+type servedAlone struct{ served, at int64 }
+
+// aloneAfter is far more than a node that is cut off goes on to serve.
+const aloneAfter = int64(5 * time.Second)
+
+// noteAlone counts how long this node serves and cannot know whether its peer does so too, where the arbiter
+// leaves that possible. A node that stood still has not served: only what was looked at counts.
+func (n *node) noteAlone(i int, s *loader.State) {
+	a := &n.loop.alone[i]
+	open, _ := s.GateOpen(i)
+	if arbiter := n.Config.Arbiter; !open || n.peerOf(s).State != core.PeerDead || arbiter.Fence != nil || arbiter.Etcd != nil {
+		*a = servedAlone{}
+		return
+	}
+	if a.at != 0 {
+		a.served += min(s.AtNS-a.at, 2*int64(lookEvery))
+	}
+	a.at = s.AtNS
 }
 
 // question is whether the peer has newer data of an identity that nobody owns: it may have owned it, and lost
@@ -117,12 +166,17 @@ type question struct {
 	asked    bool
 	answered bool // by the peer, or by the word of who owns it
 	newer    bool
+	failing  time.Time // since then it cannot be asked
+	err      error
 }
 
-const askAgain = 250 * time.Millisecond
+const (
+	askAgain    = 250 * time.Millisecond
+	askPatience = 5 * time.Second // until it is told: a node is heard before its daemon runs
+)
 
-// newerThere reports that the peer is heard and has newer data, or that it is not known yet. The loop calls it.
-func (n *node) newerThere(i int, s *loader.State) bool {
+// newerThere reports that the peer is heard and has newer data; asked, that this is known. The loop calls it.
+func (n *node) newerThere(i int, s *loader.State) (newer, asked bool) {
 	q, p := &n.loop.questions[i], n.peerOf(s)
 	if heard := heardPeer(p); heard != q.heard || p.Boot != q.boot {
 		*q = question{spell: q.spell + 1, boot: p.Boot, heard: heard}
@@ -136,25 +190,61 @@ func (n *node) newerThere(i int, s *loader.State) bool {
 		q.asked = true
 		go n.askWhose(i, q.spell)
 	}
-	return q.heard && (q.newer || !q.answered)
+	return q.heard && q.newer, !q.heard || q.answered
 }
 
 // askWhose asks the peer's mirrors, which may take until its daemon runs.
 func (n *node) askWhose(i, spell int) {
 	newer, err := n.mirrors.PeerIsNewer(n.working, n.Config.Identities[i].Name)
-	if err != nil {
-		n.Log.Info("ask whose data is newer", "identity", n.Config.Identities[i].Name, "err", err)
-		select {
-		case <-time.After(askAgain):
-		case <-n.working.Done():
+	n.post(func() { n.loop.questions[i].hear(spell, newer, err) })
+	n.post(hint{})
+	if err == nil {
+		return
+	}
+	n.Log.Info("ask whose data is newer", "identity", n.Config.Identities[i].Name, "err", err)
+	select {
+	case <-time.After(askAgain):
+		n.post(func() { n.loop.questions[i].again(spell) })
+	case <-n.working.Done():
+	}
+}
+
+// hear takes an answer, or why there is none.
+func (q *question) hear(spell int, newer bool, err error) {
+	switch {
+	case q.spell != spell || q.answered:
+	case err == nil:
+		q.answered, q.newer, q.err = true, newer, nil
+	default:
+		if q.err == nil {
+			q.failing = time.Now()
+		}
+		q.err = err
+	}
+}
+
+// again has it asked once more.
+func (q *question) again(spell int) {
+	if q.spell == spell {
+		q.asked = false
+	}
+}
+
+// tellUnasked tells of identities that nobody takes for as long as the peer's mirrors cannot be asked.
+func (n *node) tellUnasked(unasked []bool) {
+	var names []string
+	var why error
+	for i, id := range n.Config.Identities {
+		if q := &n.loop.questions[i]; unasked[i] && q.err != nil && time.Since(q.failing) >= askPatience {
+			names, why = append(names, id.Name), q.err
 		}
 	}
-	n.post(func() {
-		if q := &n.loop.questions[i]; q.spell == spell && !q.answered {
-			q.asked, q.answered, q.newer = err == nil, err == nil, newer
-		}
-	})
-	n.post(hint{})
+	text, peer := "", n.Config.Nodes[n.Config.Peer()].Name
+	if len(names) > 0 {
+		text = fmt.Sprintf("the mirrors of %s, which is heard, cannot be asked whose data is newer (%v), and this node does not take %s before: look whether the daemon runs there, and let packet filters pass TCP port %d between the nodes",
+			peer, why, strings.Join(names, ", "), line.Port)
+	}
+	n.tellTrouble(troubleUnasked, n.Config.Peer(), text, "the mirrors of "+peer+" are not to be asked any more, or have answered")
 }
 
 // copyData brings an identity's sets to the other node, beside all else.

@@ -195,6 +195,52 @@ func TestAfterBothHaveBootedTheNewerDataIsServed(t *testing.T) {
 	c.has(t, lab.Serv1, "mail", "after it")
 }
 
+// TestDataOfTwoOwnersIsKeptUntilSomebodySaysWhose: no frame passes, both reach the listed hosts, and clients write to both.
+func TestDataOfTwoOwnersIsKeptUntilSomebodySaysWhose(t *testing.T) {
+	c := withData(t, lab.Scene{Mirror: "{paths: [/srv]}"})
+	one, two := c.Nodes[0], c.Nodes[1]
+	write(t, one, "mail", "before the split")
+	c.has(t, lab.Serv2, "mail", "before the split")
+	terms := func() int {
+		b, err := os.ReadFile(filepath.Join(one.StateDir, "mirrors.json"))
+		must(t, err)
+		return strings.Count(string(b), `"draw"`)
+	}
+	both := terms()
+	c.breaks(t, lab.FaultPartition, files)
+	await(t, "serv2 owns it too", func() error {
+		if m := c.mustStatus(t, lab.Serv2).Mirrors[0]; m.Direction != control.MirrorOut {
+			return fmt.Errorf("%+v", m)
+		}
+		return nil
+	})
+	await(t, "serv1 counts as one that serves apart", func() error {
+		if n := terms(); n == both {
+			return fmt.Errorf("its data has gone through %d terms", n)
+		}
+		return nil
+	})
+	clients := map[string]string{lab.Serv1: "of serv1's clients", lab.Serv2: "of those of serv2"} // not of one size, for they are of one time
+	write(t, one, "mail", clients[lab.Serv1])
+	write(t, two, "mail", clients[lab.Serv2])
+	c.heal(t, lab.FaultPartition, files)
+	await(t, "serv2's runs are refused", func() error {
+		m := c.mustStatus(t, lab.Serv2).Mirrors[0]
+		if m.Direction != control.MirrorOut || !strings.Contains(m.Error, "each has what the other has not") {
+			return fmt.Errorf("%+v", m)
+		}
+		return nil
+	})
+	for _, n := range c.Nodes {
+		if got, want := content(n, "mail"), clients[n.Name]; got != want {
+			t.Errorf("%s has %q, want %q", n.Name, got, want)
+		}
+	}
+	must(t, os.WriteFile(filepath.Join(one.StateDir, "mirror-files.overwrite"), nil, 0o600))
+	c.has(t, lab.Serv1, "mail", clients[lab.Serv2])
+	c.bringHome(t)
+}
+
 // writer is a service that leaves a new file of some megabytes when it stops, and notes what it finds when it
 // starts: "NODE START|STOP NUMBER", of how often it was stopped.
 const writer = `#!/bin/sh

@@ -19,9 +19,10 @@ const (
 	troubleConfig   = "configs-differ"
 	troubleStranger = "stranger"
 	troubleGuard    = "guard-missing"
+	troubleUnasked  = "mirrors-unasked"
 )
 
-var troubleKinds = []string{troubleState, troubleNIC, troublePrograms, troubleConfig, troubleStranger, troubleGuard}
+var troubleKinds = []string{troubleState, troubleNIC, troublePrograms, troubleConfig, troubleStranger, troubleGuard, troubleUnasked}
 
 // troubleKey tells troubles of one kind apart: of a NIC by its link, of a peer by its number.
 type troubleKey struct {

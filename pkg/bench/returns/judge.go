@@ -56,16 +56,19 @@ func parseNotes(text string) (starts []*start, err error) {
 // copied is the generation that an owner's data is of, by what its mirror keeps on disk.
 func copied(sets string, generation uint64) (uint64, error) {
 	var file struct {
-		Sets map[string]struct{ Whole, Base uint64 }
+		Sets map[string]struct{ Past []struct{ Generation uint64 } }
 	}
 	if err := json.Unmarshal([]byte(sets), &file); err != nil {
 		return 0, err
 	}
-	set := file.Sets[lab.Identities[0].Name]
-	if set.Whole == generation {
-		return set.Base, nil
+	past := file.Sets[lab.Identities[0].Name].Past
+	for len(past) > 0 && past[len(past)-1].Generation == generation {
+		past = past[:len(past)-1]
 	}
-	return set.Whole, nil
+	if len(past) == 0 {
+		return 0, nil
+	}
+	return past[len(past)-1].Generation, nil
 }
 
 // wrong says why a start after others must not have been; "": it may. handed: the identity was handed over.

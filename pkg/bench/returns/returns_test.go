@@ -13,10 +13,10 @@ import (
 	"github.com/xdpha/xdpha/pkg/lab"
 )
 
-// note is a start's, as the service writes it: generation whole is what its mirror says of the data.
+// note is a start's, as the service writes it: generation whole is what its mirror says of the data, which goes on from base.
 func note(n int, node string, generation uint64, found data, whole, base uint64) string {
-	return fmt.Sprintf("start %d %s %d %d %d %d {\"sha256\":\"x\",\"sets\":{\"files\":{\"generation\":%d,\"whole\":%d,\"base\":%d}}}\n",
-		n, node, generation, found.Start, found.Word, found.Bulk, generation, whole, base)
+	return fmt.Sprintf("start %d %s %d %d %d %d {\"sha256\":\"x\",\"sets\":{\"files\":{\"generation\":%d,\"past\":[{\"generation\":%d},{\"generation\":%d}]}}}\n",
+		n, node, generation, found.Start, found.Word, found.Bulk, generation, base, whole)
 }
 
 func left(node string, d data) string {
