@@ -22,6 +22,7 @@ type waitCause int
 
 const (
 	waitNone   waitCause = iota
+	waitNews             // a node that is heard has not shown that it knows who owns: it will in a moment
 	waitRuns             // a node says that they run there
 	waitSilent           // a node is silent, and cannot have ended them yet
 )
@@ -41,7 +42,7 @@ func (m *Machine) mustWait(id *identity) bool {
 		w.over = true
 		m.notify(KindServicesUnconfirmed, id, "%s has not said within %v that the services of %s have ended there: they start here all the same; look there, and end them or the node", peer, duration(m.cfg.Limits.PeerServices), name)
 		return false
-	case cause == w.told:
+	case cause == w.told, cause == waitNews:
 		return true
 	case cause == waitRuns:
 		m.notify(KindServicesWait, id, "the services of %s wait until they have ended on %s, for %v at most", name, peer, duration(m.cfg.Limits.PeerServices))
@@ -60,17 +61,22 @@ func (m *Machine) noteOwned(id *identity) {
 }
 
 // holder is a node that says that the services run there, or one that cannot say; who says comes first.
+// What was under way when two nodes lost sight of each other may arrive late, and makes one look alive
+// for a moment that is not heard any more: its words count when they show this ownership.
 func (m *Machine) holder(id *identity) (cause waitCause, p int) {
 	for _, other := range m.candidates(id) {
-		v := m.view(other)
+		v, from, silent := m.view(other), id.wait.since, waitNews
+		if v.State == PeerDead {
+			from, silent = max(from, m.peers[other].deadAt), waitSilent
+		}
 		switch {
-		case (v.State == PeerUp || v.State == PeerSuspect) && v.runs(id.index):
+		case v.State == PeerUnknown, v.State == PeerDead && m.obs.Fenced:
+		case v.runs(id.index) && (v.State != PeerDead || m.goesOn(v)):
 			return waitRuns, other
-		case v.State != PeerDead || m.obs.Fenced:
-		case m.goesOn(v) && v.runs(id.index):
-			return waitRuns, other
-		case m.now-max(m.peers[other].deadAt, id.wait.since) < id.cfg.AfterSilence && m.mayRun(id, other):
-			cause, p = waitSilent, other
+		case m.now-from < id.cfg.AfterSilence && v.mayRun(id):
+			if silent > cause {
+				cause, p = silent, other
+			}
 		}
 	}
 	return cause, p
@@ -86,13 +92,11 @@ func (m *Machine) goesOn(v PeerView) bool {
 // runs is whether services of an identity that must run once may run on a node, as it said last.
 func (v PeerView) runs(identity int) bool { return identity < len(v.Runs) && v.Runs[identity] }
 
-// mayRun: a node may run what it said before it fell silent, or could have started; one that was never
-// heard, anything. If this node came to own by that death, the other one may have taken it by this
-// node's, and if later, have been the owner before.
-func (m *Machine) mayRun(id *identity, silent int) bool {
-	v, since, died := m.view(silent), id.wait.since, m.peers[silent].deadAt
+// mayRun: a node may run what it said, or could have started; one that was never heard, anything; and so
+// may one that did not know yet that this node owns, for it may have taken it itself, before or by now.
+func (v PeerView) mayRun(id *identity) bool {
 	word := v.word(id.index)
-	return v.Boot == 0 || v.runs(id.index) || word.Has(Owner) || since > died || since == died && word.Has(Ready)
+	return v.Boot == 0 || v.runs(id.index) || word.Has(Owner) || word.Gen() < id.word.Gen()
 }
 
 // rightless is the time for which an owner has had no right to serve.
