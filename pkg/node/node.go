@@ -4,7 +4,6 @@ package node
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,14 +11,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
-	"golang.org/x/sys/unix"
 
 	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/announce"
@@ -103,12 +100,12 @@ func Run(ctx context.Context, o Options) (err error) {
 			return fmt.Errorf("make directory: %w", err)
 		}
 	}
-	unlock, err := lock(filepath.Join(o.RunDir, "lock"))
+	unlock, err := locked(func() (func(), int, error) { return lock(filepath.Join(o.RunDir, "lock")) })
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	unlockHost, err := lockHost(mark(o.Config))
+	unlockHost, err := locked(func() (func(), int, error) { return lockHost(mark(o.Config)) })
 	if err != nil {
 		return err
 	}
@@ -128,73 +125,6 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	n.clean = false
 	return n.serve(ctx)
-}
-
-// lock keeps a second daemon of the same node out.
-func lock(path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open lock: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		var pid [16]byte
-		n, _ := f.Read(pid[:]) // nothing: the other one has not written it yet
-		holder, _ := strconv.Atoi(strings.TrimSpace(string(pid[:n])))
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another daemon%s holds %s: end it first, or give this one a --run-dir of its own", process(holder), path)
-		}
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	if err := f.Truncate(0); err == nil {
-		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0) // for people: the lock holds without it
-	}
-	return func() { f.Close() }, nil
-}
-
-// process names another process in an error, if it is known.
-func process(pid int) string {
-	if pid <= 0 {
-		return ""
-	}
-	return fmt.Sprintf(" (process %d)", pid)
-}
-
-// lockHost keeps a second daemon of the same node out, whatever directories it
-// was given: it would take the first one's devices for its own. An abstract
-// socket belongs to the network namespace, and goes with the process.
-func lockHost(mark string) (unlock func(), err error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open socket to lock the host: %w", err)
-	}
-	// A hash, because a name has at most 107 bytes.
-	name := fmt.Sprintf("@xdpha-%x", sha256.Sum256([]byte(mark)))
-	at := &unix.SockaddrUnix{Name: name}
-	err = unix.Bind(fd, at)
-	if errors.Is(err, unix.EADDRINUSE) {
-		err = fmt.Errorf("another daemon%s runs as %s in this network namespace: end it first", process(listener(fd, at)), mark)
-		return nil, errors.Join(err, unix.Close(fd))
-	}
-	if err == nil {
-		err = unix.Listen(fd, 1) // nobody accepts: who connects learns whose it is
-	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("lock the host as %s: %w", mark, err), unix.Close(fd))
-	}
-	return func() { unix.Close(fd) }, nil
-}
-
-// listener is the process that listens at an address; 0: unknown.
-func listener(fd int, at unix.Sockaddr) int {
-	if err := unix.Connect(fd, at); err != nil { // its queue is full of others who asked
-		return 0
-	}
-	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	if err != nil {
-		return 0
-	}
-	return int(cred.Pid)
 }
 
 // prepare puts everything in place that the node needs before its first step.

@@ -90,10 +90,15 @@ func (c *cluster) knowClients(t *testing.T, count int, nodes ...string) {
 	t.Helper()
 	for _, node := range nodes {
 		await(t, node+" knows of the connections", func() error {
-			if k := c.tickle(t, node); k == nil || k.Known != count {
-				return fmt.Errorf("%+v, there are %d", k, count)
+			s, err := c.status(node)
+			if err != nil {
+				return err
 			}
-			return nil
+			id, err := identity(s, "files")
+			if err == nil && (id.Tickle == nil || id.Tickle.Known != count) {
+				err = fmt.Errorf("%+v, there are %d", id.Tickle, count)
+			}
+			return err
 		})
 	}
 }
