@@ -71,8 +71,8 @@ static __always_inline int claim_to_deny(struct xd_state *st, __u64 now, struct 
 	if (st->denials >= DENIALS)
 		return 0;
 	*claim = (struct xd_claim){*(volatile __u64 *)&c->mark, *(volatile __u64 *)&c->first, *(volatile __u64 *)&c->second};
-	if (!claim->mark || !swap_word(&c->mark, claim->mark, 0)) // not written yet, or another tick's
-		return 0;
+	if (!claim->mark || claim->mark >> CLAIM_IDENTITY_BITS != n || !swap_word(&c->mark, claim->mark, 0))
+		return 0; // not written yet, or another tick's
 	st->denials++;
 	*(volatile __u64 *)&st->denied = n + 1;
 	return 1;

@@ -48,7 +48,7 @@ func (g *gun) scene(r *rand.Rand) *truth {
 	s.Claimed = s.Denied + oneOf[uint64](r, 0, 1, 63, 64)
 	for n := s.Denied; n < s.Claimed; n++ {
 		first, second := halves(oneOf(r, filesIP, filesIP6))
-		s.Claims[n%64] = bpf.XdphaXdClaim{Mark: oneOf[uint64](r, 0, 1, 1, 1), First: first, Second: second}
+		s.Claims[n%64] = bpf.XdphaXdClaim{Mark: oneOf(r, 0, n<<8|1, n<<8|1, n<<8|1), First: first, Second: second}
 	}
 	s.ReachSentNs = oneOf(r, 0, t-1e6)
 	s.ToAnnounce = oneOf[uint64](r, 0, 0, 1, 1<<16|1, 3)

@@ -119,7 +119,7 @@ func (s *memory) RightUntil(identity int) int64 {
 
 // Running is not 0 while services of an identity which must run once may run here; each start makes it
 // another value.
-func (s *Shared) Running(identity int) uint64 {
+func (s *memory) Running(identity int) uint64 {
 	return atomic.LoadUint64(&s.control.Running[identity]) &^ runningEnded
 }
 

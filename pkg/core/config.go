@@ -41,6 +41,7 @@ type IdentityConfig struct {
 	AfterSilence int64 `json:",omitzero"`
 	Mirrored     bool  // it has data that is copied from its owner to the others
 	Aside        bool  // this node's daemon found it on the other NIC than its regular one
+	Runs         bool  `json:",omitzero"` // services that an earlier daemon has started here may run
 	// Floor is the highest generation that this node may have owned before its kernel's words
 	// began, which is when it booted: what was promised on the disk then.
 	Floor uint64

@@ -159,9 +159,14 @@ func (m *Machine) addressResult(id *identity, err string) {
 	}
 }
 
-func (m *Machine) serviceResult(id *identity, err string) {
+func (m *Machine) serviceResult(id *identity, err string, refused bool) {
 	starting := id.svc.state == actTurningOn
+	reported := id.svc.reported
 	news := m.settle(&id.svc, err)
+	if starting && refused {
+		id.svc.reported = reported
+		return // it is tried again
+	}
 	if err == "" {
 		if starting {
 			delete(id.failed, startFailed)

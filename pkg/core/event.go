@@ -116,6 +116,8 @@ type Done struct{ Op uint64 }
 type Failed struct {
 	Op  uint64
 	Err string
+	// Refused: of a StartServices, that this node was not permitted to, which says nothing of them.
+	Refused bool `json:",omitzero"`
 }
 
 // Swapped is the result of a Swap: the word found if it failed, else the new one.

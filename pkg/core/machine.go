@@ -70,9 +70,9 @@ func (m *Machine) Step(now int64, ev Event) []Action {
 	case Swapped:
 		m.swapped(e)
 	case Done:
-		m.finished(e.Op, "")
+		m.finished(e.Op, "", false)
 	case Failed:
-		m.finished(e.Op, orUnknown(e.Err))
+		m.finished(e.Op, orUnknown(e.Err), e.Refused)
 	case LinkChanged:
 		m.linkChanged(e)
 	case ServiceState:
@@ -185,7 +185,7 @@ func (m *Machine) swapped(e Swapped) {
 }
 
 // finished routes a result to what waits for it.
-func (m *Machine) finished(op uint64, err string) {
+func (m *Machine) finished(op uint64, err string, refused bool) {
 	if op == 0 {
 		return
 	}
@@ -213,7 +213,7 @@ func (m *Machine) finished(op uint64, err string) {
 			m.addressResult(id, err)
 			return
 		case id.svc.op:
-			m.serviceResult(id, err)
+			m.serviceResult(id, err, refused)
 			return
 		case id.ho.copy:
 			m.copyResult(id, err)
@@ -233,7 +233,7 @@ func (m *Machine) expire() {
 		m.fenceResult(late)
 	}
 	if m.concurrent.late(m.now) {
-		m.finished(m.concurrent.op, late)
+		m.finished(m.concurrent.op, late, false)
 	}
 	for _, id := range m.ids {
 		if id.swap.op != 0 && m.now >= id.swap.deadline {
@@ -246,7 +246,7 @@ func (m *Machine) expire() {
 			m.addressResult(id, late)
 		}
 		if id.svc.late(m.now) {
-			m.serviceResult(id, late)
+			m.serviceResult(id, late, false)
 		}
 	}
 }

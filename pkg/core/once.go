@@ -53,10 +53,16 @@ func (m *Machine) mustWait(id *identity) bool {
 	return true
 }
 
-// noteOwned remembers since when this node owns.
+// noteOwned remembers since when this node owns, for those that may have owned until then.
 func (m *Machine) noteOwned(id *identity) {
 	if gen := id.word.Gen(); id.word.Has(Owner) && id.wait.gen != gen {
 		id.wait = waiting{gen: gen, since: m.now}
+		switch id.cause {
+		case KindHandoverIn: // from a node that had stopped them: nobody owned in between
+			id.wait.since = 0
+		case KindResume: // they may run here already
+			id.wait.over = id.cfg.Runs
+		}
 	}
 }
 

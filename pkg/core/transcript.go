@@ -82,6 +82,9 @@ func (x *Transcript) Head(saved Saved) []string {
 		if id.Aside {
 			s += " carrier=aside"
 		}
+		if id.Runs {
+			s += " runs=yes"
+		}
 		if id.AfterSilence != 0 {
 			s += " silence=" + duration(id.AfterSilence)
 		}
@@ -172,7 +175,7 @@ func (x *Transcript) Event(at int64, ev Event) string {
 	case Done:
 		s = "ok " + x.result(e.Op)
 	case Failed:
-		s = "fail " + x.result(e.Op) + ": " + e.Err
+		s = pick(e.Refused, "refuse ", "fail ") + x.result(e.Op) + ": " + e.Err
 	case Swapped:
 		s = x.swapped(e)
 	case LinkChanged:

@@ -40,6 +40,7 @@ var update = flag.Bool("update", false, "rewrite the golden transcripts")
 //	see unasked:files=yes                      as far as is known: the peer has not said whether its is newer
 //	see peer-runs=files,mail                   whose services run there; none
 //	ended files                                by the guard; refused: a service was not let start again
+//	refuse start files: not permitted
 //	ok|fail copy|persist|fence|swap|carry|add|remove|start|stop IDENTITY
 //	tick, cmd move files serv2, link crossover down, service files samba failed: exit status 1
 //	@12.5 tick                     at a time, instead of after the line above
@@ -196,8 +197,8 @@ func (x *transcript) do(f []string) []Action {
 		return x.step(x.see(f[1:]))
 	case "tick":
 		return x.step(Tick{})
-	case "ok", "fail":
-		return x.answer(f[0] == "ok", strings.Join(f[1:], " "))
+	case "ok", "fail", "refuse":
+		return x.answer(f[0], strings.Join(f[1:], " "))
 	case "link":
 		peer := 1 - x.cfg.Self
 		if x.cfg.many() {
@@ -239,7 +240,8 @@ func (x *transcript) step(ev Event) []Action {
 	return out
 }
 
-func (x *transcript) answer(ok bool, what string) []Action {
+func (x *transcript) answer(how, what string) []Action {
+	ok := how == "ok"
 	what, why, given := strings.Cut(what, ": ")
 	if !given {
 		why = "it did not work"
@@ -259,7 +261,7 @@ func (x *transcript) answer(ok bool, what string) []Action {
 	if ok {
 		return x.step(Done{Op: op})
 	}
-	return x.step(Failed{Op: op, Err: why})
+	return x.step(Failed{Op: op, Err: why, Refused: how == "refuse"})
 }
 
 func (x *transcript) node(name string) int {
@@ -301,6 +303,8 @@ func (x *transcript) identity(f []string) {
 			c.Aside = v == "aside"
 		case k == "silence":
 			c.AfterSilence = x.duration(v)
+		case k == "runs":
+			c.Runs = v == "yes"
 		case k == "data":
 			c.Mirrored = v == "mirrored"
 		default:

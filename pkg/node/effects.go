@@ -224,7 +224,11 @@ func (n *node) startServices(a core.StartServices) {
 		if len(id.Services) > 0 {
 			n.mark(a.Identity, servicesStarted, err)
 		}
-		n.report(a.Op, err)
+		if service.NotPermitted(err) {
+			n.post(core.Failed{Op: a.Op, Err: err.Error(), Refused: true})
+		} else {
+			n.report(a.Op, err)
+		}
 		n.tickle(a.Identity, anyPort)
 	})
 }

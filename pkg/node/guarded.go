@@ -150,6 +150,9 @@ func (n *node) endGuard() error {
 	}
 }
 
+// mayRunHere: an earlier daemon has started services of an identity here, as far as the kernel's map tells.
+func (n *node) mayRunHere(identity int) bool { return n.dp.Adopted() && n.dp.Running(identity) != 0 }
+
 // mayStart permits the start of a service to its identity's owner, at the generation that it was
 // ordered for: the order may be older than a time in which this daemon did not run. What starts is
 // known to run before it does, to the guard and to the other nodes. Asked again while it runs it tells

@@ -102,3 +102,15 @@ func TestWhatIsToldOfServicesComesInOrder(t *testing.T) {
 		}
 	}
 }
+
+// What is stuck in a disk is not waited for for ever when the daemon ends, and nothing is taken from under it.
+func TestTheEndIsNotHeldUpForEver(t *testing.T) {
+	n, held := bare(), make(chan struct{})
+	defer close(held)
+	if err := n.awaitEnd(func() {}, time.Hour); err != nil || n.hangs {
+		t.Errorf("without anything under way: %v", err)
+	}
+	if err := n.awaitEnd(func() { <-held }, time.Millisecond); err == nil || !n.hangs || n.close() != nil {
+		t.Errorf("with a disk that hangs: %v, %v", err, n.hangs)
+	}
+}

@@ -83,6 +83,7 @@ type node struct {
 	ended   <-chan struct{} // nobody reads the inbox any more
 	working context.Context // while the daemon runs
 	clean   bool            // close takes everything away: nothing is owned here
+	hangs   bool            // something under way has not ended: nothing is taken away
 	uses    uses
 	goes    atomic.Bool // the daemon leaves: warm services are stopped, too
 	effects effects
@@ -180,7 +181,7 @@ func (n *node) prepare() (err error) {
 		return err
 	}
 	up := n.loop.linkUp
-	c := coreConfig(cfg, !n.dp.Adopted(), n.dp.Floor, n.aside, n.fence)
+	c := coreConfig(cfg, !n.dp.Adopted(), n.dp.Floor, n.aside, n.mayRunHere, n.fence)
 	n.loop = newLoopState(c, cfg, n.store.saved)
 	n.journal.Begin(journal.Start{
 		Version: n.Version, Boot: bootID(), AtNS: loader.Now(), Wall: time.Now(), Config: c, Saved: n.store.saved,
@@ -206,13 +207,29 @@ func bootID() string {
 	return strings.TrimSpace(string(b))
 }
 
+// endTime is how long what is under way may take when the daemon ends.
+const endTime = 30 * time.Second
+
+// awaitEnd waits for what is under way: but a disk that hangs gives nothing back.
+func (n *node) awaitEnd(wait func(), limit time.Duration) error {
+	ended := make(chan struct{})
+	go func() { wait(); close(ended) }()
+	select {
+	case <-ended:
+		return nil
+	case <-time.After(limit):
+		n.hangs = true
+		return fmt.Errorf("end: what is under way has not ended within %v, for a disk or a process hangs; everything stays as it is until the supervisor's lease ends", limit)
+	}
+}
+
 // serve runs all parts until ctx ends and the core has left.
-func (n *node) serve(ctx context.Context) error {
+func (n *node) serve(ctx context.Context) (err error) {
 	work, stop := context.WithCancelCause(context.Background())
 	var wg sync.WaitGroup
 	defer func() {
 		stop(nil)
-		wg.Wait()
+		err = errors.Join(err, n.awaitEnd(wg.Wait, endTime))
 	}()
 	n.ended, n.working = work.Done(), work
 	part := func(name string, f func(context.Context) error) {
@@ -314,6 +331,9 @@ func (n *node) modes() map[string]string {
 // close leaves the host as it was; or as it is, with Keep and whenever something may
 // still be served here: then the kernel's leases end it.
 func (n *node) close() error {
+	if n.hangs {
+		return nil // what is under way uses it still
+	}
 	var errs []error
 	if n.clean {
 		errs = append(errs, n.endGuard())

@@ -175,7 +175,7 @@ func linkAddress(cfg *config.Config, role, node int) netip.Addr {
 	return netip.AddrFrom4(a)
 }
 
-func coreConfig(cfg *config.Config, booted bool, floor func(identity int) uint64, aside func(identity int) bool, agent *arbiter.Agent) core.Config {
+func coreConfig(cfg *config.Config, booted bool, floor func(identity int) uint64, aside, runs func(identity int) bool, agent *arbiter.Agent) core.Config {
 	c := core.Config{Self: cfg.Self, Hold: cfg.Hold && booted, UntilSynced: cfg.HoldUntilSynced, DemandIfLost: cfg.Timing.DemandIfLost, Etcd: cfg.Arbiter.Etcd != nil}
 	for _, node := range cfg.Nodes {
 		c.Nodes = append(c.Nodes, node.Name)
@@ -190,7 +190,7 @@ func coreConfig(cfg *config.Config, booted bool, floor func(identity int) uint64
 	for i, id := range cfg.Identities {
 		c.Identities = append(c.Identities, core.IdentityConfig{
 			Name: id.Name, Home: id.Home, Prefer: id.Prefer, Failback: id.Failback, FailbackAfter: int64(id.FailbackAfter),
-			StagingAhead: id.StagingAhead, Exclusive: id.Services, Mirrored: len(id.Mirror) > 0, Floor: floor(i), Aside: aside(i),
+			StagingAhead: id.StagingAhead, Exclusive: id.Services, Mirrored: len(id.Mirror) > 0, Floor: floor(i), Aside: aside(i), Runs: runs(i),
 			AfterSilence: int64(cfg.AfterSilence(id)),
 		})
 	}

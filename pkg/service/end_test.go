@@ -120,6 +120,26 @@ func TestNothingIsStartedThatIsNotPermitted(t *testing.T) {
 	}
 }
 
+// Whoever started it: it is the guard's business, and the other node's, that it runs here.
+func TestWhatRunsAlreadyIsTakenIfItMay(t *testing.T) {
+	s := svc("samba", func(s *config.Service) { s.Check = "true" })
+	names, env := []string{"samba"}, Env{Identity: "files", Generation: 5, Node: "serv1"}
+	r := newRig(t, s)
+	p := r.needsPermission()
+	p.refuse(errNotOwner)
+	if got, err := r.Adopt(t.Context(), names, env); err != nil || len(got) > 0 {
+		t.Errorf("%v is taken (%v)", got, err)
+	}
+	if err := r.Start(t.Context(), names, env); !errors.Is(err, errNotOwner) || !NotPermitted(err) {
+		t.Errorf("its start says %v", err)
+	}
+	r.traced("stop-samba")
+	p.refuse(nil)
+	if got, err := r.Adopt(t.Context(), names, env); err != nil || len(got) != 1 {
+		t.Errorf("%v is taken (%v)", got, err)
+	}
+}
+
 // What an earlier daemon left is stopped first, and the permission is taken while that lasts.
 func TestAStartAsksAfterAllThatTakesTime(t *testing.T) {
 	needGroups(t)

@@ -155,7 +155,7 @@ func (u *unit) fail(r *run, err error) {
 	case errors.Is(err, context.Canceled): // whoever called the start off: it says nothing of the service
 		u.set(Failed, err.Error(), func(s *State) { s.CalledOff = true })
 		return
-	case notPermitted(err): // nor does this
+	case NotPermitted(err): // nor does this
 		u.set(Failed, err.Error(), func(s *State) { s.CalledOff, s.Refused = true, true })
 		return
 	}
@@ -232,7 +232,7 @@ func (u *unit) keep(r *run) {
 func (u *unit) bringUp(r *run, failure error) error {
 	for row := 0; ; row++ {
 		if failure != nil {
-			if notPermitted(failure) {
+			if NotPermitted(failure) {
 				return failure
 			}
 			if errors.Is(failure, errInVain) {
@@ -338,5 +338,6 @@ func (u *unit) leave(env Env, want role) leave {
 	return func() error { return u.m.Permit(env) }
 }
 
-// notPermitted tells what says nothing of the service.
-func notPermitted(err error) bool { return errors.Is(err, errRefused) || errors.Is(err, errOverruled) }
+// NotPermitted tells an error by which a start was refused, or what it began was ended, for Permit did
+// not let it: that says nothing of the service.
+func NotPermitted(err error) bool { return errors.Is(err, errRefused) || errors.Is(err, errOverruled) }

@@ -222,8 +222,12 @@ func (u *unit) adopt(ctx context.Context, env Env) bool {
 		}
 		return false
 	}
-	r := u.newRun(env, found)
 	u.known, u.dirty, u.unranked = true, true, found == standby
+	if err := u.leave(env, found).before(ctx); err != nil { // a start begins with its stop
+		u.m.log.Debug("service not adopted", "service", u.cfg.Name, "error", err)
+		return false
+	}
+	r := u.newRun(env, found)
 	r.settled = true // before anybody else can see it
 	close(r.ready)
 	u.arrived(found)

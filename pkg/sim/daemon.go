@@ -44,6 +44,7 @@ func (d *daemon) start(booted bool) {
 	ids := slices.Clone(n.w.ids)
 	for i := range ids {
 		ids[i].Floor, ids[i].Aside, ids[i].AfterSilence = n.k.floor[i], n.aside[i], n.w.p.afterSilence()
+		ids[i].Runs = !booted && n.k.running[i].mark != 0
 	}
 	d.m = n.w.newCore(core.Config{
 		Self: n.self, Nodes: names[:n.w.p.Nodes], Identities: ids, Concurrent: []string{"dns"}, DemandIfLost: n.w.o.Seed%2 == 0, Hold: n.w.o.Seed%3 == 0 && booted,

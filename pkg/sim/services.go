@@ -76,13 +76,11 @@ func (d *daemon) startServices(a core.StartServices) {
 				report(core.Done{Op: a.Op})
 			})
 		}
-		if n.svc[i] && d.runs[i] == 0 {
-			started()
-			return
-		}
+		// What runs already is taken, if it may run; if not, the start of it begins with its stop.
 		d.mayStart(i, a.Generation, n.clock()+rightWait, o, func(err string) {
 			if err != "" {
-				report(core.Failed{Op: a.Op, Err: err})
+				n.runService(i, false)
+				report(core.Failed{Op: a.Op, Err: err, Refused: !o.calledOff})
 				return
 			}
 			n.runService(i, true)
