@@ -35,4 +35,6 @@
 // with frames of one node. etcd is a store that is linearizable by itself, and its keeper a model of
 // what pkg/arbiter/etcd promises: that it keeps that is tested there. Of a service's start the last
 // question whether it may, and the birth of its process, are one instant; a guard is not killed.
+// Of mirrors there is who writes where, at which generation; whose data is whole, and what is copied before a
+// planned move, is left to the random histories of pkg/mirror and to make returns.
 package sim
