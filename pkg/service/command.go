@@ -84,7 +84,7 @@ func (g *gate) close() {
 // the process may have ended, or ctx.
 func (g *gate) open(ctx context.Context, l leave) error {
 	g.its.Close() // so that the process's end is seen
-	defer context.AfterFunc(ctx, func() { _ = g.ours.SetReadDeadline(time.Unix(1, 0)) })()
+	defer context.AfterFunc(ctx, func() { _ = g.ours.SetReadDeadline(time.Now()) })()
 	if _, err := g.ours.Read(make([]byte, 1)); err != nil {
 		return nil
 	}

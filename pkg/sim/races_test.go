@@ -52,14 +52,14 @@ func TestEveryFieldThatAStepReadsIsPartOfTheState(t *testing.T) {
 	}
 	fields(reflect.TypeFor[kernel](), func(k *kernel) unsafe.Pointer { return unsafe.Pointer(k) },
 		"p", "around", "self", "candidates", "boot", "floor", "started", // nobody boots
-		"renewed", "lan", "flags", // for the daemon
+		"renewed", "lan", "flags", "running", // for the daemon
 		"fenced", "leave", "leaveGen", "taken", // these worlds have no fence agent, no etcd and two nodes
 		"hurry", "due", // the moves choose when
 		"words", "peers", // checked below
 	)
 	fields(reflect.TypeFor[peer](), func(k *kernel) unsafe.Pointer { return unsafe.Pointer(k.other()) },
 		"boot", "myNonce", "myNonceBefore", "nonce", "unproven", "knocked", // nobody boots
-		"said", "saidAt", // for the daemon
+		"said", "saidAt", "runs", // for the daemon
 		"words", // checked below
 	)
 	for _, change := range []func(*kernel){func(k *kernel) { k.words[0]++ }, func(k *kernel) { k.other().words[0]++ }} {
