@@ -115,8 +115,8 @@ func (m *Manager) Follow(identity string, generation uint64, role Role) error {
 	return errors.Join(errs...)
 }
 
-// Alone notes that this node has owned an identity at a generation, and may have written, while the other one is
-// away and may serve too: data that was gone on from without that does not hold it.
+// Alone notes that this node owns an identity at a generation, and may write, while the other one is away: a copy
+// from before, or data that was gone on from it, does not hold that. The next run compares all.
 func (m *Manager) Alone(identity string, generation uint64) error {
 	var errs []error
 	for _, id := range m.Config.Identities {
@@ -124,7 +124,7 @@ func (m *Manager) Alone(identity string, generation uint64) error {
 			continue
 		}
 		for _, name := range id.Mirror {
-			errs = append(errs, m.memory.alone(name, generation))
+			errs = append(errs, m.sets[name].alone(generation))
 		}
 	}
 	return errors.Join(errs...)
@@ -142,22 +142,22 @@ func (m *Manager) Estimate(ctx context.Context, name string) (Stats, error) {
 	return m.order(ctx, name, kindDry)
 }
 
-// PeerIsNewer asks the other node whether its data of an identity's sets is of a later owner's than this node's.
-func (m *Manager) PeerIsNewer(ctx context.Context, identity string) (newer bool, err error) {
+// AskPeer asks the other node what its data of an identity's sets has gone through: State.Whole says what follows.
+func (m *Manager) AskPeer(ctx context.Context, identity string) error {
 	for _, id := range m.Config.Identities {
 		if id.Name != identity {
 			continue
 		}
 		for _, name := range id.Mirror {
-			conn, theirs, err := m.ask(ctx, hello{Kind: kindWhose, Set: name})
+			conn, a, err := m.ask(ctx, hello{Kind: kindWhose, Set: name})
 			if err != nil {
-				return false, fmt.Errorf("mirror set %s: %w", name, err)
+				return fmt.Errorf("mirror set %s: %w", name, err)
 			}
 			conn.Close()
-			newer = newer || theirs.Generation > m.memory.whole(name)
+			m.sets[name].told(a.Past)
 		}
 	}
-	return newer, nil
+	return nil
 }
 
 func (m *Manager) order(ctx context.Context, name string, k kind) (Stats, error) {

@@ -39,6 +39,12 @@ func (p past) holds(t term) bool {
 	return t.Generation == 0 || slices.ContainsFunc(p, t.is)
 }
 
+// behind reports that other data is to be gone on from: it holds all of this and more, or each has what the other has
+// not, and it is of a later owner's.
+func (p past) behind(o past) bool {
+	return !p.holds(o.last()) && (o.holds(p.last()) || o.last().Generation > p.last().Generation)
+}
+
 // parted is the generation of the last term that two have in common, or 0.
 func (p past) parted(o past) uint64 {
 	for _, t := range slices.Backward(p) {

@@ -117,6 +117,7 @@ func (s *set) mayWrite(h hello) error {
 	case h.Generation < seen:
 		return stale(fmt.Sprintf("%s has seen generation %d, this is %d", s.m.self(), seen, h.Generation), seen)
 	}
+	s.told(h.Past)
 	if err := s.m.memory.raise(s.cfg.Name, h.Generation); err != nil {
 		return err
 	}
@@ -227,12 +228,12 @@ func (s *set) received(h hello, r *root) {
 	s.arrived[h.Path] = directory{r.fs, !h.Empty}
 }
 
-// tellWhose answers of which generation the data here is.
+// tellWhose answers what the data here has gone through.
 func (m *Manager) tellWhose(conn *line.Conn, h hello) error {
 	if m.sets[h.Set] == nil {
 		return refused("mirror set %q is not in %s's configuration: copy the configuration", h.Set, m.self())
 	}
-	return line.Write(conn, answer{OK: true, Generation: m.memory.whole(h.Set)})
+	return line.Write(conn, answer{OK: true, Past: m.memory.past(h.Set)})
 }
 
 // complete is after a run of all paths: it is answered when the copy is on disk.

@@ -225,13 +225,7 @@ func (n *Node) Estimate(Nothing, out *Stats) (err error) {
 	return err
 }
 
-// Whose is an answer to PeerIsNewer.
-type Whose struct{ Newer bool }
-
-func (n *Node) PeerIsNewer(_ Nothing, w *Whose) (err error) {
-	w.Newer, err = n.m.PeerIsNewer(context.Background(), "files")
-	return err
-}
+func (n *Node) AskPeer(Nothing, *Nothing) error { return n.m.AskPeer(context.Background(), "files") }
 
 func (n *Node) State(_ Nothing, out *State) error {
 	*out = n.m.States()[0]
@@ -274,9 +268,8 @@ func (n *node) sync() Stats {
 // peerIsNewer asks, until there is an answer: the peer may have been started just now.
 func (n *node) peerIsNewer() bool {
 	n.t.Helper()
-	var w Whose
-	eventually(n.t, "the peer answers whose data it has", func() bool { return n.try("PeerIsNewer", Nothing{}, &w) == nil })
-	return w.Newer
+	eventually(n.t, "the peer answers whose data it has", func() bool { return n.try("AskPeer", Nothing{}, &Nothing{}) == nil })
+	return !n.view().Whole
 }
 
 func (n *node) view() (s State) {

@@ -112,7 +112,7 @@ func (s *sender) next(ctx context.Context) (o *order, ok bool) {
 		case <-timer.C:
 			return nil, true
 		case <-s.wake:
-			if s.retry > 0 {
+			if s.retry > 0 || s.behind() {
 				s.retry = 0 // what failed then says nothing of now
 				return nil, true
 			}
@@ -130,15 +130,19 @@ func (s *sender) wait() time.Duration {
 	switch {
 	case s.retry > 0:
 		return s.retry
-	case s.pending.any():
+	case s.pending.any() || s.behind():
 		return 0
 	}
 	return max(0, time.Until(s.dueAt))
 }
 
+// behind reports that the other node has had no complete copy of the present term. Until then a part of the changes
+// would leave it with data that it does not know to be all of the term.
+func (s *sender) behind() bool { return !s.m.memory.past(s.cfg.Name).last().Both }
+
 // copy copies what is due: what has changed, or everything.
 func (s *sender) copy(ctx context.Context) {
-	if !time.Now().Before(s.dueAt) {
+	if !time.Now().Before(s.dueAt) || s.behind() {
 		s.pending = changes{all: true}
 		s.keepWatching(ctx)
 	}

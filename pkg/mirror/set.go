@@ -33,7 +33,7 @@ type State struct {
 	Sent     uint64   // bytes on the wire
 	Error    string   // why the last run failed; empty: it did not
 	// WholeAt is the generation that the data is all of, by ownership or by a complete copy; Whole: it
-	// is the highest that is known.
+	// is the highest that is known, and the other node has not said since the daemon's start that its data is newer.
 	WholeAt uint64
 	Whole   bool
 	Unseen  string // why changes wait for the interval, at least in part
@@ -55,6 +55,7 @@ type set struct {
 	stopped  chan struct{} // the sender's goroutine has ended
 	wake     chan struct{} // one place: try again at once
 	inbound  *session
+	theirs   past                 // of the other node's data, as it said last
 	arrived  map[string]directory // paths of a copy that is not complete yet
 }
 
@@ -92,7 +93,7 @@ func (s *set) view() State {
 		v.Lag = time.Since(s.complete)
 	}
 	v.WholeAt = s.m.memory.whole(s.cfg.Name)
-	v.Whole = v.WholeAt == s.m.memory.generation(s.cfg.Name)
+	v.Whole = v.WholeAt == s.m.memory.generation(s.cfg.Name) && !s.m.memory.past(s.cfg.Name).behind(s.theirs)
 	return v
 }
 
@@ -101,6 +102,20 @@ func (s *set) change(f func(*State)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f(&s.state)
+}
+
+// told notes what the other node's data has gone through.
+func (s *set) told(p past) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.theirs = p
+}
+
+// alone is Manager.Alone.
+func (s *set) alone(generation uint64) error {
+	err := s.m.memory.alone(s.cfg.Name, generation) // in force without the disk, too
+	s.nudge()
+	return err
 }
 
 var errRoleEnded = errors.New("the node's role has changed")

@@ -18,7 +18,7 @@ const (
 	kindChanges  kind = "changes"  // compares the directories that the sender names
 	kindDry      kind = "dry"      // as full, and changes nothing
 	kindComplete kind = "complete" // every path was compared since AgeNS ago; nothing more follows
-	kindWhose    kind = "whose"    // asks of which generation the data is; nothing more follows
+	kindWhose    kind = "whose"    // asks what the data has gone through; nothing more follows
 )
 
 // hello is the sender's first word. The receiver compares each of its parts with what it knows.
@@ -45,7 +45,8 @@ type answer struct {
 	OK         bool   `json:"ok"`
 	Code       string `json:"code,omitempty"`
 	Text       string `json:"text,omitempty"`
-	Generation uint64 `json:"generation,omitempty"` // the highest that the receiver has seen; with kindWhose that of its data
+	Generation uint64 `json:"generation,omitempty"` // the highest that the receiver has seen
+	Past       past   `json:"past,omitempty"`       // of its data, with kindWhose
 }
 
 // refusal is an answer that is not OK, as an error.

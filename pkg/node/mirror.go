@@ -24,7 +24,7 @@ type mirroring struct {
 	generation uint64
 	role       mirror.Role
 	peer       bool // it is heard: what failed without it is worth another try
-	alone      bool // this node serves, and the peer may do so too
+	alone      bool // this node has served for long while the peer is dead
 }
 
 // prepareMirrors makes their manager, if there are sets.
@@ -118,11 +118,11 @@ func (n *node) unsynced(s *loader.State) (lacks, unasked []bool) {
 			set := states[name]
 			return !set.Whole || owner.Has(core.Owner) && set.WholeAt != owner.Gen() || set.WholeAt < n.loop.served[i]
 		})
+		asked := n.askedPeer(i, s)
 		if s.Words[i].Has(core.Owner) {
 			continue
 		}
-		newer, asked := n.newerThere(i, s)
-		lacks[i], unasked[i] = old || newer || !asked, !old && !asked
+		lacks[i], unasked[i] = old || !asked, !old && !asked
 	}
 	n.tellUnasked(unasked)
 	return lacks, unasked
@@ -142,12 +142,12 @@ type servedAlone struct{ served, at int64 }
 // aloneAfter is far more than a node that is cut off goes on to serve.
 const aloneAfter = int64(5 * time.Second)
 
-// noteAlone counts how long this node serves and cannot know whether its peer does so too, where the arbiter
-// leaves that possible. A node that stood still has not served: only what was looked at counts.
+// noteAlone counts how long this node serves while its peer is dead. Whether the peer serves too, as the arbiter may
+// leave possible, or is off: what is written here from then on it must be known to lack when it is back. A node that
+// stood still has not served: only what was looked at counts.
 func (n *node) noteAlone(i int, s *loader.State) {
 	a := &n.loop.alone[i]
-	open, _ := s.GateOpen(i)
-	if arbiter := n.Config.Arbiter; !open || n.peerOf(s).State != core.PeerDead || arbiter.Fence != nil || arbiter.Etcd != nil {
+	if open, _ := s.GateOpen(i); !open || n.peerOf(s).State != core.PeerDead {
 		*a = servedAlone{}
 		return
 	}
@@ -157,46 +157,43 @@ func (n *node) noteAlone(i int, s *loader.State) {
 	a.at = s.AtNS
 }
 
-// question is whether the peer has newer data of an identity that nobody owns: it may have owned it, and lost
-// it again, while it was not heard. No word tells of that, for a reboot clears them; its mirrors know.
+// question is what the peer's data of an identity has gone through. It may have owned it, and lost it again, while
+// it was not heard; or it has gone on alone at the generation that this node knows. No word tells of that: its mirrors know.
 type question struct {
 	spell    int    // each time that the peer is heard anew it is another one
 	boot     uint64 // of the peer
 	heard    bool
 	asked    bool
-	answered bool // by the peer, or by the word of who owns it
-	newer    bool
+	answered bool      // by the peer, or this node has just released what it owned
 	failing  time.Time // since then it cannot be asked
 	err      error
 }
 
 const (
 	askAgain    = 250 * time.Millisecond
-	askPatience = 5 * time.Second // until it is told: a node is heard before its daemon runs
+	askPatience = 5 * time.Second // with an answer, and until it is told: a node is heard before its daemon runs
 )
 
-// newerThere reports that the peer is heard and has newer data; asked, that this is known. The loop calls it.
-func (n *node) newerThere(i int, s *loader.State) (newer, asked bool) {
-	q, p := &n.loop.questions[i], n.peerOf(s)
+// askedPeer reports that the peer is not heard, or has answered since it is. The loop calls it.
+func (n *node) askedPeer(i int, s *loader.State) bool {
+	q, p, w := &n.loop.questions[i], n.peerOf(s), s.Words[i]
 	if heard := heardPeer(p); heard != q.heard || p.Boot != q.boot {
 		*q = question{spell: q.spell + 1, boot: p.Boot, heard: heard}
 	}
-	for _, w := range []core.Word{s.Words[i], p.Words[i]} {
-		if q.heard && (w.Has(core.Owner) || w.Has(core.Yield)) {
-			q.answered, q.newer = true, false
-		}
-	}
+	q.answered = q.answered || q.heard && w.Has(core.Yield)
 	if q.heard && !q.answered && !q.asked {
 		q.asked = true
 		go n.askWhose(i, q.spell)
 	}
-	return q.heard && q.newer, !q.heard || q.answered
+	return !q.heard || q.answered
 }
 
 // askWhose asks the peer's mirrors, which may take until its daemon runs.
 func (n *node) askWhose(i, spell int) {
-	newer, err := n.mirrors.PeerIsNewer(n.working, n.Config.Identities[i].Name)
-	n.post(func() { n.loop.questions[i].hear(spell, newer, err) })
+	ctx, stop := context.WithTimeoutCause(n.working, askPatience, fmt.Errorf("no answer in %v", askPatience)) // as on a cable that is just cut
+	defer stop()
+	err := n.mirrors.AskPeer(ctx, n.Config.Identities[i].Name)
+	n.post(func() { n.loop.questions[i].hear(spell, err) })
 	n.post(hint{})
 	if err == nil {
 		return
@@ -210,11 +207,11 @@ func (n *node) askWhose(i, spell int) {
 }
 
 // hear takes an answer, or why there is none.
-func (q *question) hear(spell int, newer bool, err error) {
+func (q *question) hear(spell int, err error) {
 	switch {
 	case q.spell != spell || q.answered:
 	case err == nil:
-		q.answered, q.newer, q.err = true, newer, nil
+		q.answered, q.err = true, nil
 	default:
 		if q.err == nil {
 			q.failing = time.Now()

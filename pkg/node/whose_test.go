@@ -58,6 +58,10 @@ func TestACopyIsOldAlsoWhenItsOwnerHasReleasedIt(t *testing.T) {
 		list, _ := n.unsynced(reading(core.MakeWord(0, theirs.Gen()), theirs))
 		return list[0]
 	}
+	if !lacks(core.MakeWord(core.Yield, 4)) {
+		t.Error("serv2 has not been asked yet")
+	}
+	n.loop.questions[0].hear(n.loop.questions[0].spell, nil)
 	if lacks(core.MakeWord(core.Yield, 4)) {
 		t.Error("serv2 has served nothing since: this test shows nothing")
 	}
@@ -83,6 +87,33 @@ func TestACopyIsOldAlsoWhenItsOwnerHasReleasedIt(t *testing.T) {
 	}
 }
 
+// serv1, standby, returns after hours. serv2 still owns at the generation of which serv1 had all.
+func TestWhoReturnsIsReadyOnlyWhenTheOwnerHasAnswered(t *testing.T) {
+	n := mirroringNode(t)
+	if err := n.mirrors.Follow("files", 4, mirror.Owner); err != nil { // its data is of 4
+		t.Fatal(err)
+	}
+	owned := reading(core.MakeWord(core.Ready, 4), core.MakeWord(core.Owner, 4))
+	look := func(what string, s *loader.State, want bool) {
+		t.Helper()
+		if lacks, unasked := n.unsynced(s); lacks[0] != want || unasked[0] != want {
+			t.Errorf("%s: unsynced %v, for nobody was asked %v", what, lacks, unasked)
+		}
+	}
+	dead := *owned
+	dead.Peers = []loader.Peer{{}, {State: core.PeerDead, Boot: 7, Words: owned.Peers[1].Words}}
+	q := &n.loop.questions[0]
+	look("it is heard", owned, true)
+	q.hear(q.spell, nil)
+	look("it has answered", owned, false)
+	look("it is dead", &dead, false)
+	look("it is heard anew", owned, true)
+	q.hear(q.spell-1, nil)
+	look("it has answered before", owned, true)
+	q.hear(q.spell, nil)
+	look("it has answered again", owned, false)
+}
+
 func TestAPeerThatCannotBeAskedIsTold(t *testing.T) {
 	n := mirroringNode(t)
 	look := func() string {
@@ -101,28 +132,28 @@ func TestAPeerThatCannotBeAskedIsTold(t *testing.T) {
 		t.Errorf("before it was asked: %s", got)
 	}
 	q := &n.loop.questions[0]
-	q.hear(q.spell, false, errors.New("reach serv2: i/o timeout"))
+	q.hear(q.spell, errors.New("reach serv2: i/o timeout"))
 	if got := look(); got != "" {
 		t.Errorf("a daemon that starts is told of: %s", got)
 	}
 	q.failing = q.failing.Add(-askPatience)
-	q.hear(q.spell, false, errors.New("reach serv2: no route"))
+	q.hear(q.spell, errors.New("reach serv2: no route"))
 	if got := look(); !strings.Contains(got, "mirrors-unasked: the mirrors of serv2") || !strings.Contains(got, "no route") || !strings.Contains(got, "port 9641") {
 		t.Errorf("told %q", got)
 	}
-	q.hear(q.spell-1, false, nil) // to what was asked before it booted
+	q.hear(q.spell-1, nil) // to what was asked before it booted
 	if look() == "" {
 		t.Error("an answer of before ends it")
 	}
-	q.hear(q.spell, false, nil)
+	q.hear(q.spell, nil)
 	if got := look(); got != "" {
 		t.Errorf("after its answer: %s", got)
 	}
 }
 
-// What an owner writes while its peer is silent, and may serve too, is told from what both have; not so what it writes in
-// the moment until it knows that it is cut off, nor in the time in which it stood still.
-func TestWhoServesAloneForLongIsTakenToServeApart(t *testing.T) {
+// What an owner writes while its peer is dead is told from what both have; not so what it writes in the moment until it
+// knows that it is cut off, nor in the time in which it stood still.
+func TestWhatIsServedAloneForLongIsOneNodesAlone(t *testing.T) {
 	const second = int64(time.Second)
 	serving := func(at int64) *loader.State {
 		s := reading(core.MakeWord(core.Owner, 4), 0)
@@ -139,7 +170,7 @@ func TestWhoServesAloneForLongIsTakenToServeApart(t *testing.T) {
 		"the peer is heard":          {func(s *loader.State) { s.Peers[1].State = core.PeerUp }, nil, second / 10, false},
 		"it is not the owner":        {func(s *loader.State) { s.Words[0] = core.MakeWord(core.Ready, 4) }, nil, second / 10, false},
 		"it is cut off":              {func(s *loader.State) { s.ServeNeeded, s.GrantedUntilNS, s.LeaveNS = true, []int64{s.AtNS}, []int64{0} }, nil, second / 10, false},
-		"the peer was switched off":  {func(*loader.State) {}, &config.Fence{}, second / 10, false},
+		"the peer was switched off":  {func(*loader.State) {}, &config.Fence{}, second / 10, true},
 		"it stands still in between": {func(*loader.State) {}, nil, 5 * second, false},
 	} {
 		n := mirroringNode(t)
