@@ -5,100 +5,172 @@ package mirror
 import (
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
-// disk is a node's data, as the terms in which it was written, and what is remembered of it.
+// write is a change of the data.
+type write struct {
+	number int
+	term   string // its draw
+	kept   bool   // it was the term's first, or was written while the other node was away: it is never lost unasked
+}
+
+// disk is a node's data, as what was written, and what is remembered of it.
 type disk struct {
 	past past
 	seen uint64
-	data map[string]bool
+	data map[write]bool
+	torn bool // a run of a term that it has had no complete copy of was cut off
 }
 
-func (d disk) copy() disk { return disk{append(past(nil), d.past...), d.seen, maps.Clone(d.data)} }
+func (d disk) copy() disk {
+	return disk{append(past(nil), d.past...), d.seen, maps.Clone(d.data), d.torn}
+}
+
+// lacks reports that another one's data has what this has not; what a copy of its term was too early for is lost rightly.
+func (d *disk) lacks(o *disk) bool {
+	for w := range o.data {
+		excused := !w.kept && slices.ContainsFunc(d.past, func(t term) bool { return t.Draw == w.term })
+		if !d.data[w] && !excused {
+			return true
+		}
+	}
+	return false
+}
+
+// world is two nodes, and what happens to them.
+type world struct {
+	*testing.T
+	*rand.Rand
+	nodes  [2]disk
+	owner  int
+	writes int
+	away   bool // the nodes do not hear each other
+	alone  bool // the owner has noted that
+	gentle bool // no disk was touched, and nobody went on from a part of a copy
+	copies int
+	asked  int // times that a node was told that the other one's data is newer
+}
 
 // own has a node own at the next generation that is its by what it and those know that it hears.
-func (d *disk) own(self int, known uint64) {
+func (w *world) own(self int, known uint64) {
+	d := &w.nodes[self]
 	g := max(d.seen, known) + 1
 	if ownerOf(g) != self {
 		g++
 	}
+	w.gentle = w.gentle && !d.torn
+	w.owner, w.alone, d.torn = self, false, false
 	d.seen, d.past = g, d.past.begin(g)
-	d.data[d.past.last().Draw] = true // something is written
+	w.write(true)
 }
 
-// send copies a node's data to the other one, if that may be.
-func send(t *testing.T, from, to *disk, gentle bool) (heard bool) {
-	if from.past.last().Generation < to.seen || len(from.past) == 0 || len(from.past) > mostTerms {
-		return true
+// write is by the owner: alone in a term of that, after some time.
+func (w *world) write(first bool) {
+	d := &w.nodes[w.owner]
+	if len(d.past) == 0 {
+		return
 	}
-	to.seen = from.past.last().Generation
-	lost := false
-	for w := range to.data {
-		lost = lost || !from.data[w]
+	if w.away && !w.alone {
+		w.alone = true
+		d.past = d.past.begin(d.past.last().Generation)
 	}
-	may := from.past.holds(to.past.last())
-	if may && lost {
-		t.Errorf("what %v has is overwritten by %v", to.past, from.past)
-	}
-	if !may && !lost && gentle {
-		t.Errorf("%v is not taken for a part of %v", to.past, from.past)
-	}
-	if may {
-		to.past, to.data = from.past.shared(from.past.last()), maps.Clone(from.data)
-		return false // the answer may be lost
-	}
-	return true
+	w.writes++
+	d.data[write{w.writes, d.past.last().Draw, first || w.alone}] = true
 }
 
-// Any order of owners, apart or one after the other, with copies and without; disks are replaced, and put back from backups.
+// send copies the owner's data to the other node, if that may be: all of it, or what a run gets done, or what has changed.
+func (w *world) send(part bool) {
+	from, to := &w.nodes[w.owner], &w.nodes[1-w.owner]
+	last := from.past.last()
+	if w.away || last.Generation < to.seen || len(from.past) == 0 || len(from.past) > mostTerms {
+		return
+	}
+	to.seen = last.Generation
+	may, lost := from.past.holds(to.past.last()), from.lacks(to)
+	switch {
+	case may && lost && (w.gentle || !to.torn): // a part of what a disk had that was replaced since is not known of
+		w.Errorf("what %v has is overwritten by %v", to.past, from.past)
+	case !may && !lost && w.gentle:
+		w.Errorf("%v is not taken for a part of %v", to.past, from.past)
+	case !may:
+	case part:
+		some := w.Uint64()
+		maps.DeleteFunc(to.data, func(x write, _ bool) bool { return !from.data[x] && some>>(x.number%64)&1 == 1 })
+		for x := range from.data {
+			if some>>(x.number%64)&1 == 1 {
+				to.data[x] = true
+			}
+		}
+		to.torn = to.torn || !to.past.holds(last)
+	default:
+		if !to.past.last().is(last) {
+			w.copies++
+		}
+		to.past, to.data, to.torn = from.past.shared(last), maps.Clone(from.data), false
+		if w.IntN(3) > 0 { // else the word that it is there is lost
+			from.past = from.past.shared(last)
+		}
+	}
+}
+
+// ask has a node ask whether the other one's data is newer.
+func (w *world) ask(i int) {
+	mine, its := &w.nodes[i], &w.nodes[1-i]
+	newer := mine.past.behind(its.past)
+	switch {
+	case newer && its.past.behind(mine.past):
+		w.Errorf("each has the newer data: %v, %v", mine.past, its.past)
+	case newer:
+		w.asked++
+	case !mine.torn && !its.torn && mine.lacks(its) && !its.lacks(mine):
+		w.Errorf("%v is not told of what %v has", mine.past, its.past)
+	}
+}
+
+// Any order of owners, apart or one after the other, who write again and again, with copies, parts of such, and without; disks
+// are replaced, and put back from backups.
 func TestOnlyDataThatTheOtherHasIsOverwritten(t *testing.T) {
-	copies := 0
+	copies, asked := 0, 0
 	for seed := range uint64(3000) {
-		r := rand.New(rand.NewPCG(seed, 7))
-		nodes := [2]disk{{data: map[string]bool{}}, {data: map[string]bool{}}}
-		backups := [2]disk{nodes[0].copy(), nodes[1].copy()}
-		gentle := true // no disk was touched
-		owner := 0
-		for range 60 {
-			i := r.IntN(2)
-			switch n := r.IntN(20); {
-			case n < 6: // after a failure, or by force: what the other one has may be newer
-				owner = i
-				nodes[i].own(i, 0)
-			case n < 10: // in order
-				owner = i
-				nodes[i].own(i, nodes[1-i].seen)
-			case n < 17:
-				from, to := &nodes[owner], &nodes[1-owner]
-				before := to.past.last()
-				if !send(t, from, to, gentle) && !to.past.last().is(before) {
-					copies++
-					if r.IntN(3) > 0 { // else the word that it is there is lost
-						from.past = from.past.shared(from.past.last())
-					}
-				}
-			case n == 17 && seed%3 == 0: // the owner goes on alone, at its generation
-				if o := &nodes[owner]; len(o.past) > 0 {
-					o.past = o.past.begin(o.past.last().Generation)
-					o.data[o.past.last().Draw] = true
-				}
-			case n == 17:
-				backups[i] = nodes[i].copy()
-			case n == 18 && seed%2 == 1:
-				gentle = false
-				nodes[i] = backups[i].copy()
-			case n == 19 && seed%2 == 1:
-				gentle = false
-				nodes[i] = disk{data: map[string]bool{}}
+		w := &world{T: t, Rand: rand.New(rand.NewPCG(seed, 7)), gentle: true}
+		w.nodes = [2]disk{{data: map[write]bool{}}, {data: map[write]bool{}}}
+		backups := [2]disk{w.nodes[0].copy(), w.nodes[1].copy()}
+		for range 100 {
+			i := w.IntN(2)
+			switch n := w.IntN(30); {
+			case n < 3: // after a failure, or by force: what the other one has may be newer
+				w.own(i, 0)
+			case n < 6: // in order
+				w.own(i, w.nodes[1-i].seen)
+			case n < 12:
+				w.write(false)
+			case n < 18:
+				w.send(false)
+			case n < 23:
+				w.send(true)
+			case n < 25:
+				w.ask(i)
+			case n < 27:
+				w.away, w.alone = !w.away, false
+			case n == 27 && !(i == w.owner && w.alone): // that a term went on after a backup is not told from it
+				backups[i] = w.nodes[i].copy()
+			case n == 28 && seed%2 == 1:
+				w.gentle, w.alone = false, false
+				w.nodes[i] = backups[i].copy()
+			case n == 29 && seed%2 == 1:
+				w.gentle, w.alone = false, false
+				w.nodes[i] = disk{data: map[write]bool{}}
 			}
 			if t.Failed() {
 				t.Fatalf("seed %d", seed)
 			}
 		}
+		copies, asked = copies+w.copies, asked+w.asked
 	}
-	if copies < 5000 {
-		t.Errorf("only %d copies were made: this shows little", copies)
+	if copies < 5000 || asked < 1000 {
+		t.Errorf("only %d copies were made, and %d times newer data was told of: this shows little", copies, asked)
 	}
 }
 
