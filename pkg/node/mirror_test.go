@@ -195,18 +195,55 @@ func TestAfterBothHaveBootedTheNewerDataIsServed(t *testing.T) {
 	c.has(t, lab.Serv1, "mail", "after it")
 }
 
+// terms is how many owners' times a node's data has gone through.
+func terms(t *testing.T, n *lab.Node) int {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(n.StateDir, "mirrors.json"))
+	must(t, err)
+	return strings.Count(string(b), `"draw"`)
+}
+
+// goesOnAlone waits until a node's data has gone through more terms than before.
+func goesOnAlone(t *testing.T, n *lab.Node, before int) {
+	t.Helper()
+	await(t, n.Name+" counts as one that serves alone", func() error {
+		if now := terms(t, n); now == before {
+			return fmt.Errorf("its data has gone through %d terms", now)
+		}
+		return nil
+	})
+}
+
+// TestAHomeThatWasAwayDoesNotServeItsOldCopy: serv1 is home, and was standby when it lost its power: it knows of the
+// generation at which serv2 went on. In the end both boot.
+func TestAHomeThatWasAwayDoesNotServeItsOldCopy(t *testing.T) {
+	c := withData(t, lab.Scene{Mirror: "{paths: [/srv]}", Extra: "hold: until-synced\n"})
+	c.handOver(t, lab.Serv1, "files", lab.Serv2)
+	c.awaitSettled(t, everythingOn(lab.Serv2))
+	write(t, c.Nodes[1], "mail", "while serv1 was there")
+	c.has(t, lab.Serv1, "mail", "while serv1 was there")
+	both := terms(t, c.Nodes[1])
+	c.breaks(t, lab.FaultPower, files)
+	goesOnAlone(t, c.Nodes[1], both)
+	write(t, c.Nodes[1], "mail", "hours later")
+	c.breaks(t, lab.FaultBootBoth, files)
+	c.heal(t, lab.FaultPower, files)
+	c.heal(t, lab.FaultBootBoth, files)
+	c.awaitSettled(t, everythingOn(lab.Serv2))
+	for _, n := range c.Nodes {
+		c.has(t, n.Name, "mail", "hours later")
+	}
+	c.bringHome(t)
+	c.has(t, lab.Serv1, "mail", "hours later")
+}
+
 // TestDataOfTwoOwnersIsKeptUntilSomebodySaysWhose: no frame passes, both reach the listed hosts, and clients write to both.
 func TestDataOfTwoOwnersIsKeptUntilSomebodySaysWhose(t *testing.T) {
 	c := withData(t, lab.Scene{Mirror: "{paths: [/srv]}"})
 	one, two := c.Nodes[0], c.Nodes[1]
 	write(t, one, "mail", "before the split")
 	c.has(t, lab.Serv2, "mail", "before the split")
-	terms := func() int {
-		b, err := os.ReadFile(filepath.Join(one.StateDir, "mirrors.json"))
-		must(t, err)
-		return strings.Count(string(b), `"draw"`)
-	}
-	both := terms()
+	both := terms(t, one)
 	c.breaks(t, lab.FaultPartition, files)
 	await(t, "serv2 owns it too", func() error {
 		if m := c.mustStatus(t, lab.Serv2).Mirrors[0]; m.Direction != control.MirrorOut {
@@ -214,12 +251,7 @@ func TestDataOfTwoOwnersIsKeptUntilSomebodySaysWhose(t *testing.T) {
 		}
 		return nil
 	})
-	await(t, "serv1 counts as one that serves apart", func() error {
-		if n := terms(); n == both {
-			return fmt.Errorf("its data has gone through %d terms", n)
-		}
-		return nil
-	})
+	goesOnAlone(t, one, both)
 	clients := map[string]string{lab.Serv1: "of serv1's clients", lab.Serv2: "of those of serv2"} // not of one size, for they are of one time
 	write(t, one, "mail", clients[lab.Serv1])
 	write(t, two, "mail", clients[lab.Serv2])
