@@ -21,7 +21,11 @@
 // Each node remembers the terms of owners that its data has gone through ([past]). A run is refused
 // unless the sender's data has gone through the last term of the receiver's: what is here and not there
 // is given up by an administrator alone. What the last runs of a term did not bring over belongs to
-// that term, and goes with it, except for what its owner wrote while it served alone.
+// that term, and goes with it. What an owner writes while the other node is away is of a term of its own
+// ([Manager.Alone]), of which that node gets all in one run before it gets parts again.
+//
+// A copy counts as whole ([State]) if no higher generation is known, and if its past holds the last term of the
+// other node's data, as far as that has said so: when it was asked ([Manager.AskPeer]), or when it sent a run.
 //
 // # What is trusted of the peer
 //
