@@ -237,6 +237,24 @@ func TestAHomeThatWasAwayDoesNotServeItsOldCopy(t *testing.T) {
 	c.has(t, lab.Serv1, "mail", "hours later")
 }
 
+// TestAHoldLastsUntilTheOwnersDataIsThere: the standby was away, and its owner still owns at the generation of which it had all.
+func TestAHoldLastsUntilTheOwnersDataIsThere(t *testing.T) {
+	c := withData(t, lab.Scene{Mirror: "{paths: [/srv], bandwidth: 2MB}", Extra: "hold: until-synced\n"})
+	c.handOver(t, lab.Serv1, "files", lab.Serv2)
+	c.awaitSettled(t, everythingOn(lab.Serv2))
+	both := terms(t, c.Nodes[1])
+	c.breaks(t, lab.FaultPower, files)
+	goesOnAlone(t, c.Nodes[1], both)
+	text := strings.Repeat("hours of work ", 500_000) // seconds to copy
+	write(t, c.Nodes[1], "mail", text)
+	c.heal(t, lab.FaultPower, files)
+	await(t, "serv1's hold ends", func() error { return c.hasEvent(lab.Serv1, 0, "hold-ended", "") })
+	if got := content(c.Nodes[0], "mail"); got != text {
+		t.Errorf("it has ended with %d bytes of %d", len(got), len(text))
+	}
+	c.awaitSettled(t, everythingOn(lab.Serv2))
+}
+
 // TestDataOfTwoOwnersIsKeptUntilSomebodySaysWhose: no frame passes, both reach the listed hosts, and clients write to both.
 func TestDataOfTwoOwnersIsKeptUntilSomebodySaysWhose(t *testing.T) {
 	c := withData(t, lab.Scene{Mirror: "{paths: [/srv]}"})
