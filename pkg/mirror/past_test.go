@@ -6,7 +6,11 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
+	"time"
+
+	"github.com/xdpha/xdpha/pkg/config"
 )
 
 // write is a change of the data.
@@ -206,4 +210,66 @@ func TestWherePastsPartIsKnown(t *testing.T) {
 	if got := a.parted(past(nil).begin(10)); got != 0 {
 		t.Errorf("nothing in common: %d", got)
 	}
+}
+
+// serv2 is away for hours while serv1 goes on at the same generation. Then both boot; or serv1 still owns it.
+func TestWhoWasAwayKnowsThatItsCopyIsOld(t *testing.T) {
+	r := newRig(t, config.Mirror{})
+	r.a.write("file", "1")
+	r.flows(t, serv1Owns)
+	r.a.sync()
+	if r.b.peerIsNewer() {
+		t.Error("serv2's copy is complete, and counts as old")
+	}
+	r.b.follow(serv1Owns, None) // away
+	r.a.do("Alone", uint64(serv1Owns))
+	r.a.write("file", "three hours later")
+	r.a.restart()
+	r.b.restart()
+	if !r.b.peerIsNewer() || r.a.peerIsNewer() {
+		t.Error("that serv1 has the newer data is not what both say when they are asked")
+	}
+	r.flows(t, serv1Owns)
+	eventually(t, "serv2's copy is whole", func() bool { return r.b.view().Whole })
+	if got := r.b.read("file"); got != "three hours later" || r.b.peerIsNewer() {
+		t.Errorf("serv2 has %q, and asks again: %+v", got, r.b.view())
+	}
+}
+
+// serv2 stood still for hours, as a virtual machine may, and has noticed nothing.
+func TestARunTellsThatTheCopyIsOld(t *testing.T) {
+	r := newRig(t, config.Mirror{})
+	r.a.write("file", "1")
+	r.flows(t, serv1Owns)
+	r.a.sync()
+	r.b.do("Unmount", r.path) // the runs to come end before the copy is complete
+	r.a.do("Alone", uint64(serv1Owns))
+	var s Stats
+	if err := r.a.try("Sync", time.Minute, &s); err == nil || !strings.Contains(err.Error(), "serv2 refuses") {
+		t.Fatalf("a run to what is not mounted: %v", err)
+	}
+	if r.b.view().Whole {
+		t.Error("serv2 has no copy of what serv1 wrote meanwhile, was told so, and its own counts as whole")
+	}
+}
+
+// serv2, standby, reboots; serv1 serves alone meanwhile. serv2 is back and gets, as it changes, what serv1 has written.
+// Then serv1 dies, serv2 goes on, and serv1 comes back.
+func TestAStandbyThatRebootedIsInNoDispute(t *testing.T) {
+	r := newRig(t, config.Mirror{OnChange: true})
+	r.a.write("file", "1")
+	r.flows(t, serv1Owns)
+	r.a.sync()
+	r.b.follow(serv1Owns, None) // reboots
+	r.a.do("Alone", uint64(serv1Owns))
+	r.a.write("file", "two, of them all")
+	r.b.follow(serv1Owns, Standby) // is back
+	r.a.follow(serv1Owns, Owner)   // the peer is heard: tried again
+	eventually(t, "serv2 is asked, and ready", func() bool { return !r.b.peerIsNewer() })
+	if got := r.b.read("file"); got != "two, of them all" {
+		t.Errorf("serv2 counts as ready with %q", got)
+	}
+	r.a.follow(serv2Next, Standby)
+	r.b.follow(serv2Next, Owner)
+	r.b.sync()
 }
