@@ -196,6 +196,7 @@ func (m *Machine) awaitTaking(id *identity) {
 		id.ho = m.endHandover(id, "")
 	case m.dead(id):
 		id.ho = m.endHandover(id, m.peerName(id)+" died before it took it")
+	case m.suspect(id): // it may have taken it
 	case m.now >= id.ho.deadline:
 		id.ho = m.endHandover(id, m.peerName(id)+" did not take it in time")
 	}

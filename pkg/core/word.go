@@ -84,11 +84,12 @@ func (m *Machine) releasedWord(id *identity) Word {
 // same in this moment. With Want in the very word that makes the peer adopt the
 // generation, the peer knows whose claim it is. The claim itself waits until the
 // peer's word shows that generation (see mayClaim). So does the next burning: a node that stood still
-// knows nothing of what the peer took meanwhile, and would get past that by the second one.
+// knows nothing of what the peer took meanwhile, and would get past that by the second one. Nor is
+// anything burnt while the peer is suspected: what it has taken shows with its next frame.
 func (m *Machine) burn(id *identity) Word {
 	g := id.word.Gen()
 	shown := m.up(id) && m.theirs(id).Gen() >= g
-	if id.burnt == g && !shown || !m.promise(id, m.next(id, g+1)) {
+	if m.suspect(id) || id.burnt == g && !shown || !m.promise(id, m.next(id, g+1)) {
 		return id.word
 	}
 	id.burnt = g + 1

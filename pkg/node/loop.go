@@ -184,8 +184,12 @@ func (n *node) peerViews(s *loader.State) []core.PeerView {
 	views := make([]core.PeerView, len(s.Peers))
 	for _, node := range n.Config.Others() {
 		p := &s.Peers[node]
+		state := p.State
+		if state == core.PeerUp && s.AtNS-p.HeardNS >= int64(n.Config.Timing.SuspectAfter) {
+			state = core.PeerSuspect // its kernel's timer comes later than this, for this node stood still
+		}
 		views[node] = core.PeerView{
-			State: p.State, Boot: p.Boot, SupervisorOK: p.State == core.PeerUp && p.Age < n.Config.Timing.SupervisorLost,
+			State: state, Boot: p.Boot, SupervisorOK: state == core.PeerUp && p.Age < n.Config.Timing.SupervisorLost,
 			Standby: p.Flags.Standby, Frozen: p.Flags.Frozen, Lan: n.peerView(node, p.Flags), Words: p.Words, Runs: p.Runs,
 		}
 		if n.hasOther(p) {

@@ -184,8 +184,12 @@ func (n *node) observed() core.Observed {
 			continue
 		}
 		p := &k.peers[node]
+		state := p.state
+		if state == core.PeerUp && now-p.heardAny >= n.w.p.Suspect {
+			state = core.PeerSuspect
+		}
 		o.Peers[node] = core.PeerView{
-			State: p.state, Boot: p.boot, SupervisorOK: p.state == core.PeerUp && p.said.age+(now-p.saidAt) < n.w.p.Lease*3/4,
+			State: state, Boot: p.boot, SupervisorOK: state == core.PeerUp && p.said.age+(now-p.saidAt) < n.w.p.Lease*3/4,
 			Standby: p.said.standby, Frozen: p.said.frozen, Lan: p.said.lan, Words: slices.Clone(p.words), Runs: p.runs.list(len(p.words)),
 		}
 	}
