@@ -34,6 +34,18 @@ func TestPartsAreComparedWhenAllOfThePeersAreHeard(t *testing.T) {
 	}
 }
 
+// A node that stood still calls its peer up until its kernel's timer runs, and knows nothing of what it took.
+func TestAPeerThatWasNotHeardIsSuspectBeforeTheTimerSaysSo(t *testing.T) {
+	n, s := bare(), heard()
+	if v := n.peerViews(s)[0]; v.State != core.PeerUp || !v.SupervisorOK {
+		t.Errorf("heard just now: %+v", v)
+	}
+	s.AtNS += n.Config.Timing.SuspectAfter.Nanoseconds()
+	if v := n.peerViews(s)[0]; v.State != core.PeerSuspect || v.SupervisorOK {
+		t.Errorf("not heard for %v: %+v", n.Config.Timing.SuspectAfter, v)
+	}
+}
+
 // From the words of one that lives with another configuration nothing follows.
 func TestAPeerOfAnotherConfigurationCountsAsUnknown(t *testing.T) {
 	for _, tt := range []struct {

@@ -22,7 +22,7 @@ func bare() *node {
 	log := slog.New(slog.DiscardHandler)
 	cfg := &config.Config{
 		Digest: 7, Nodes: []config.Node{{Name: "serv1"}, {Name: "serv2"}}, Self: 1,
-		Timing:     config.Timing{SupervisorLost: 750 * time.Millisecond},
+		Timing:     config.Timing{SupervisorLost: 750 * time.Millisecond, SuspectAfter: 3 * time.Millisecond},
 		Identities: []config.Identity{{Name: "files", Services: []string{"samba"}}, {Name: "mail"}},
 	}
 	return &node{Options: Options{Config: cfg, Log: log}, hub: control.NewHub(16), hooks: newHooks("", log)}

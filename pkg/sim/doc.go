@@ -11,7 +11,7 @@
 //     both nodes reach the majority of the listed hosts, and not one frame has passed between
 //     them for dead_after; and that case ends with the first frame. With etcd there is no such case;
 //   - with etcd: two nodes that count on one key, something taken by its key that was not won there,
-//     or a gate that opens at a lower generation than one that was open before, see rises;
+//     or a gate that opens at a lower generation than one that was open before, but for one case: see rises;
 //   - a generation that is owned two times, or one that is lower than the one before;
 //   - a word that is armed without a promise on the disk, or released while services run, unless
 //     that was forced;
