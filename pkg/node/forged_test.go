@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/xdpha/xdpha/loader"
 	"github.com/xdpha/xdpha/pkg/config"
 	"github.com/xdpha/xdpha/pkg/lab"
 	"github.com/xdpha/xdpha/pkg/wire"
@@ -141,7 +142,8 @@ func sum(b []byte) uint16 {
 	return ^uint16(s)
 }
 
-// heard returns a genuine frame of serv2 to serv1 on a cable, as it is on the wire now.
+// heard returns a genuine frame of serv2 to serv1 on a cable, as it is on the wire now: of the link itself,
+// and none that goes across to another NIC.
 func (c *cluster) heard(t *testing.T, p lab.Port, direction wire.Direction, keys []wire.Key) []byte {
 	t.Helper()
 	capture, err := c.Capture(p.Switch, p.Name())
@@ -154,7 +156,7 @@ func (c *cluster) heard(t *testing.T, p lab.Port, direction wire.Direction, keys
 	for {
 		all, more := capture.Frames()
 		for _, raw := range all {
-			if f, err := wire.Parse(raw.Raw, keys...); err == nil && f.Sender == 1 && f.Direction == direction {
+			if f, err := wire.Parse(raw.Raw, keys...); err == nil && f.Sender == 1 && f.Direction == direction && int(f.Link) < loader.Links {
 				return raw.Raw
 			}
 		}

@@ -23,9 +23,13 @@ const (
 
 // locked takes a lock, also one that a killed daemon has just left.
 func locked(take func() (unlock func(), holder int, err error)) (unlock func(), err error) {
+	known := 0
 	for end := time.Now().Add(leftLock); ; time.Sleep(leftLockPoll) {
 		unlock, holder, err := take()
-		if err == nil || holder <= 0 || !errors.Is(unix.Kill(holder, 0), unix.ESRCH) || time.Now().After(end) {
+		if holder > 0 { // who has asked once, or too often, may be told of nobody
+			known = holder
+		}
+		if holder = known; err == nil || holder <= 0 || !errors.Is(unix.Kill(holder, 0), unix.ESRCH) || time.Now().After(end) {
 			return unlock, err
 		}
 	}

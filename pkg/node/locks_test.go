@@ -29,6 +29,9 @@ func TestALockThatAKilledDaemonLeftIsWaitedFor(t *testing.T) {
 			unlock()
 		}
 		unlock, _, err := lock(path)
+		if tries == 2 {
+			return unlock, 0, err
+		}
 		return unlock, dead.Process.Pid, err
 	})
 	if err != nil || tries != 3 {

@@ -112,6 +112,9 @@ func (n *node) handle(ev any) {
 		e()
 	case hint:
 		n.look()
+	case core.Started:
+		n.step(e)
+		n.look() // before any order: what is not known yet would be left as it is by one to leave
 	case core.Event:
 		n.step(e)
 	}
