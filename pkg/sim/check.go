@@ -36,6 +36,7 @@ type checker struct {
 	overlap []overlap
 	owned   []map[uint64]int // by identity and generation: which node had it
 	served  []served
+	stored  []uint64           // by identity: the highest generation that etcd was told
 	both    []int64            // by identity: until when two gates were open, longer than silence is waited for
 	data    [][maxNodes]uint64 // by identity and node: the generation that its data is of
 	forced  []bool             // by identity: somebody forced a move in this run
@@ -49,7 +50,7 @@ type overlap struct {
 }
 
 func newChecker(w *world) checker {
-	c := checker{w: w, overlap: make([]overlap, len(w.ids)), served: make([]served, len(w.ids)), both: make([]int64, len(w.ids)), data: make([][maxNodes]uint64, len(w.ids)), burnt: make([][maxNodes]int, len(w.ids)), forced: make([]bool, len(w.ids))}
+	c := checker{w: w, overlap: make([]overlap, len(w.ids)), served: make([]served, len(w.ids)), stored: make([]uint64, len(w.ids)), both: make([]int64, len(w.ids)), data: make([][maxNodes]uint64, len(w.ids)), burnt: make([][maxNodes]int, len(w.ids)), forced: make([]bool, len(w.ids))}
 	for range w.ids {
 		c.owned = append(c.owned, map[uint64]int{})
 	}
@@ -169,6 +170,7 @@ type served struct {
 // wherever; but for what a pair's node claimed while both were up, which etcd is not told, if not a frame
 // has brought that to the other one.
 func (c *checker) rises(i int) {
+	c.stored[i] = max(c.stored[i], c.w.etcd.views[i].stored)
 	var open *node
 	for _, n := range c.w.nodes {
 		if !c.open(n, i) {
@@ -182,7 +184,7 @@ func (c *checker) rises(i int) {
 		if gen == last.gen && n == last.by {
 			continue
 		}
-		unheard := len(c.w.nodes) == 2 && c.w.etcd.views[i].stored < last.gen && c.sentAt[n.self] < last.since
+		unheard := len(c.w.nodes) == 2 && c.stored[i] < last.gen && c.sentAt[n.self] < last.since
 		if gen < last.gen && !unheard {
 			c.w.fail("%s: serv%d's gate is open at generation %d, and serv%d's has been at %d", c.w.ids[i].Name, n.self+1, gen, last.by.self+1, last.gen)
 		}

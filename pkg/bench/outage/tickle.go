@@ -78,7 +78,8 @@ func (o Options) tickle(ctx context.Context, notes *[]Note) (*TickleReport, erro
 
 func (o Options) tickles(ctx context.Context, v *TickleSeries, notes *[]Note) (err error) {
 	scene := o.scene()
-	scene.NoTickle, scene.Service = !v.Tickle, fmt.Sprintf("%s\nports: [%d]", scene.Service, idlePort)
+	// A service that need not wait until a silent node has surely ended it: what is measured is the tickle.
+	scene.NoTickle, scene.Service = !v.Tickle, fmt.Sprintf("%s\nports: [%d]\nstart_after_silence: 0s", scene.Service, idlePort)
 	r, err := o.open(ctx, Tickle, scene, patience)
 	if err != nil {
 		return err
