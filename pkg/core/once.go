@@ -56,13 +56,7 @@ func (m *Machine) mustWait(id *identity) bool {
 // noteOwned remembers since when this node owns, for those that may have owned until then.
 func (m *Machine) noteOwned(id *identity) {
 	if gen := id.word.Gen(); id.word.Has(Owner) && id.wait.gen != gen {
-		id.wait = waiting{gen: gen, since: m.now}
-		switch id.cause {
-		case KindHandoverIn: // from a node that had stopped them: nobody owned in between
-			id.wait.since = 0
-		case KindResume: // they may run here already
-			id.wait.over = id.cfg.Runs
-		}
+		id.wait = waiting{gen: gen, since: m.now, over: id.cfg.Runs && id.cause == KindResume} // they may run here already
 	}
 }
 
@@ -73,7 +67,10 @@ func (m *Machine) holder(id *identity) (cause waitCause, p int) {
 	for _, other := range m.candidates(id) {
 		v, from, silent := m.view(other), id.wait.since, waitNews
 		if v.State == PeerDead {
-			from, silent = max(from, m.peers[other].deadAt), waitSilent
+			if silent = waitSilent; id.cause == KindHandoverIn {
+				from = 0 // from a node that had stopped them: nobody owned in between
+			}
+			from = max(from, m.peers[other].deadAt)
 		}
 		switch {
 		case v.State == PeerUnknown, v.State == PeerDead && m.obs.Fenced:
