@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -153,30 +154,41 @@ func (n *node) repair(i int, addresses, taken bool) {
 	})
 }
 
+// What the lan NIC's routes become while this goes on is no failure: it is followed.
 func (n *node) putBack(i int, addresses, taken bool) error {
 	name := n.Config.Identities[i].Name
 	var broken error
 	if taken {
 		_, broken = n.host.Verify(name)
 	}
-	if err := n.prepareIdentity(i); err != nil {
+	missing, err := n.prepareAndVerify(i)
+	for again := 0; errors.Is(err, host.ErrNotPrepared) && again < pathTries; again++ {
+		missing, err = n.prepareAndVerify(i)
+	}
+	if err != nil {
 		return err
 	}
 	if errors.Is(broken, host.ErrNotPrepared) {
 		n.repaired(i, repairPaths)
 		n.tell(loader.Now(), "path-repaired", i, broken.Error(), nil)
 	}
-	if !addresses {
+	if !addresses || len(missing) == 0 {
 		return nil
 	}
-	missing, err := n.host.Verify(name)
-	if err != nil || len(missing) == 0 {
+	if err := n.putAddresses(i); err != nil {
 		return err
 	}
-	err = n.putAddresses(i)
-	if err == nil {
-		n.repaired(i, repairAddresses)
-		n.tell(loader.Now(), "address-repaired", i, fmt.Sprintf("%d addresses were gone, %v first", len(missing), missing[0]), nil)
+	n.repaired(i, repairAddresses)
+	n.tell(loader.Now(), "address-repaired", i, fmt.Sprintf("%d addresses were gone, %v first", len(missing), missing[0]), nil)
+	return nil
+}
+
+// pathTries bounds how often in a row an identity's paths are followed that change while they are put back.
+const pathTries = 5
+
+func (n *node) prepareAndVerify(i int) (missing []netip.Addr, err error) {
+	if err := n.prepareIdentity(i); err != nil {
+		return nil, err
 	}
-	return err
+	return n.host.Verify(n.Config.Identities[i].Name)
 }
