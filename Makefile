@@ -36,7 +36,7 @@ demo: build
 	$(SUDO) $(BIN) demo $(DEMO)
 
 test:
-	$(GO) test -p 1 $(TEST)
+	$(GO) test -p 1 -timeout 20m $(TEST)
 
 # What needs no root: the pure packages, and those that fake the kernel. The race detector
 # makes everything some ten times slower, so a test of how long something takes is left out.

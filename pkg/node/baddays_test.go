@@ -31,7 +31,7 @@ func TestABadDay(t *testing.T) {
 	for _, n := range c.Nodes {
 		must(t, n.Start())
 	}
-	c.awaitSettled(t, atHome)
+	c.bringHome(t)
 	for _, s := range []struct {
 		name string
 		test func(*testing.T, *cluster)
@@ -146,8 +146,8 @@ func promisesCannotBeKept(t *testing.T, c *cluster, reason string, heal func()) 
 		return nil
 	})
 	await(t, "the trouble is in view", func() error { return c.hasTrouble(lab.Serv1, "persist-failed", state, reason) })
-	must(t, c.hasEvent(lab.Serv1, since, "persist-failed", state))
-	must(t, c.hasEvent(lab.Serv1, since, "persist-failed", reason))
+	c.awaitEvent(t, lab.Serv1, since, "persist-failed", state)
+	c.awaitEvent(t, lab.Serv1, since, "persist-failed", reason)
 	must(t, c.serves(lab.Serv1, atHome))
 	w.endLossless()
 
@@ -155,7 +155,7 @@ func promisesCannotBeKept(t *testing.T, c *cluster, reason string, heal func()) 
 	heal()
 	c.awaitSettled(t, everythingOn(lab.Serv2)) // serv1 is armed
 	await(t, "the trouble is over", func() error { return c.noTrouble(lab.Serv1) })
-	must(t, c.hasEvent(lab.Serv1, since, "persist-back", state))
+	c.awaitEvent(t, lab.Serv1, since, "persist-back", state)
 }
 
 // awaitUnarmed moves files away from serv1 until that one has nothing left that it promised before.
@@ -381,7 +381,7 @@ func TestNodesOfDifferentConfigurationsMoveNothingAndSayWhereTheyDiffer(t *testi
 		await(t, n.Name+" says where they differ", func() error {
 			return c.hasTrouble(n.Name, "configs-differ", c.Peer(n.Name).Name, "they differ in: arbiter, identity mail;")
 		})
-		must(t, c.hasEvent(n.Name, since, "configs-differ", "arbiter, identity mail;"))
+		c.awaitEvent(t, n.Name, since, "configs-differ", "arbiter, identity mail;")
 	}
 	within(t, func(ctx context.Context) error {
 		for _, n := range c.Nodes {
@@ -398,7 +398,7 @@ func TestNodesOfDifferentConfigurationsMoveNothingAndSayWhereTheyDiffer(t *testi
 	for _, n := range c.Nodes {
 		await(t, "the trouble is over", func() error { return c.noTrouble(n.Name) })
 	}
-	must(t, c.hasEvent(lab.Serv1, 0, "configs-differ", "the same again"))
+	c.awaitEvent(t, lab.Serv1, 0, "configs-differ", "the same again")
 }
 
 func TestABootingNodeTakesNothingBesideAPeerOfAnotherVersionAndSaysWhich(t *testing.T) {
@@ -429,7 +429,7 @@ func TestABootingNodeTakesNothingBesideAPeerOfAnotherVersionAndSaysWhich(t *test
 	}()
 	says := fmt.Sprintf("version %d, this node speaks %d", wire.Version+1, wire.Version)
 	await(t, "serv1 says which versions meet", func() error { return c.hasTrouble(lab.Serv1, "stranger", says, "install") })
-	must(t, c.hasEvent(lab.Serv1, 0, "stranger", says))
+	c.awaitEvent(t, lab.Serv1, 0, "stranger", says)
 	stays(t, "serv1 takes nothing", 2*cfg.Timing.BootHold, func() error {
 		for _, id := range c.mustStatus(t, lab.Serv1).Identities {
 			if id.Owner != "" || id.Gate == control.GateOpen {

@@ -30,7 +30,7 @@ func mustAddr(s string) netip.Addr { return netip.MustParseAddr(s) }
 
 // TestThePair goes through what can happen to a cluster, one after the other in one lab.
 func TestThePair(t *testing.T) {
-	c := running(t, lab.Scene{})
+	c := running(t, lab.Scene{SupervisorLease: "4s"}) // a peer that is held up asks before it ends
 	for _, s := range []struct {
 		name string
 		test func(*testing.T, *cluster)
@@ -416,13 +416,13 @@ func TestARestartWithinTheLeaseCostsNothing(t *testing.T) {
 }
 
 func TestANodeLeavesTheHostAsItFoundIt(t *testing.T) {
-	c := newCluster(t, lab.Scene{SupervisorLease: "20s"})
+	c := newCluster(t, lab.Scene{Profile: "cautious", SupervisorLease: "20s"})
 	before, sysctls := map[string]string{}, map[string]map[string]string{}
 	for _, n := range c.Nodes {
 		before[n.Name], sysctls[n.Name] = c.host(t, n.Name), c.sysctls(t, n.Name)
 		must(t, n.Start("--keep"))
 	}
-	c.awaitSettled(t, atHome)
+	c.bringHome(t)
 	for _, n := range c.Nodes {
 		sameSysctls(t, "while it runs", sysctls[n.Name], c.sysctls(t, n.Name))
 	}
@@ -527,12 +527,12 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	c := newCluster(t, lab.Scene{})
+	c := newCluster(t, lab.Scene{Profile: "cautious"})
 	before, sysctls := c.host(t, lab.Serv1), c.sysctls(t, lab.Serv1)
 	for _, n := range c.Nodes {
 		must(t, n.Start())
 	}
-	c.awaitSettled(t, atHome)
+	c.bringHome(t)
 	n := c.Node(lab.Serv1)
 	for i := range 24 {
 		must(t, n.Kill())

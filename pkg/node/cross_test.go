@@ -60,7 +60,7 @@ func (c *cluster) healBoth(t *testing.T, kind lab.Fault, id lab.Identity) {
 }
 
 // peersUp tells whether the nodes see each other alive, and did so all the time since.
-func (c *cluster) peersUp(since map[string]uint64) error {
+func (c *cluster) peersUp(t *testing.T, since map[string]uint64) error {
 	for _, n := range c.Nodes {
 		s, err := c.status(n.Name)
 		if err != nil {
@@ -69,7 +69,7 @@ func (c *cluster) peersUp(since map[string]uint64) error {
 		if s.Peer.State != control.PeerUp {
 			return fmt.Errorf("%s sees its peer %s", n.Name, s.Peer.State)
 		}
-		if c.hasEvent(n.Name, since[n.Name], "dead", "") == nil {
+		if c.hasTold(t, n.Name, since[n.Name], "dead") {
 			return fmt.Errorf("%s has called its peer dead", n.Name)
 		}
 	}
@@ -86,11 +86,11 @@ func trunkGoneMovesNobody(t *testing.T, c *cluster) {
 				return err
 			}
 		}
-		return c.peersUp(since)
+		return c.peersUp(t, since)
 	})
 	c.healBoth(t, lab.FaultTrunk, files)
 	c.awaitSettled(t, atHome)
-	must(t, c.peersUp(since))
+	must(t, c.peersUp(t, since))
 	if after := c.generation(t, lab.Serv1, "files"); after != before {
 		t.Errorf("the generation was %d and is %d", before, after)
 	}
@@ -103,7 +103,7 @@ func switchGone(t *testing.T, c *cluster, id lab.Identity) {
 	since := c.lastEvents(t)
 	w := c.watchAt(t, id, atNode(id.Home))
 	c.bothBroken(t, lab.FaultSwitch, id)
-	stays(t, "both are up", 2*time.Second, func() error { return c.peersUp(since) })
+	stays(t, "both are up", 2*time.Second, func() error { return c.peersUp(t, since) })
 	for _, n := range c.Nodes {
 		await(t, n.Name+" serves what is at home there", func() error { return c.serves(n.Name, atHome) })
 	}
@@ -112,6 +112,6 @@ func switchGone(t *testing.T, c *cluster, id lab.Identity) {
 	c.carriedBy(t, id, id.Home, "lan")
 	w.awaitAnswerBy(id.Home)
 	c.awaitSettled(t, atHome)
-	must(t, c.peersUp(since))
+	must(t, c.peersUp(t, since))
 	w.end()
 }

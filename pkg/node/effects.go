@@ -174,9 +174,9 @@ func (n *node) followOwner(identity int) error {
 func (n *node) restorePaths(identity int) {
 	_, err := n.host.Verify(n.Config.Identities[identity].Name)
 	if errors.Is(err, host.ErrNotPrepared) {
-		err = n.prepareIdentity(identity)
+		_, err = n.preparePaths(identity)
 	}
-	if err != nil && !errors.Is(err, errNoNIC) {
+	if err = n.orNoNIC(identity, err); err != nil && !errors.Is(err, errNoNIC) {
 		n.tell(loader.Now(), "routes-failed", identity, err.Error(), nil)
 	}
 }

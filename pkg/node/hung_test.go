@@ -79,7 +79,7 @@ func forceTakesPastIt(t *testing.T, c *cluster) {
 	// A daemon that is not yet taken for lost is asked first: its kernel after five seconds.
 	must(t, c.move(t, lab.Serv2, "files", true))
 	w.awaitAnswerBy(lab.Serv2)
-	must(t, c.hasEvent(lab.Serv2, since, "stand-down", "files"))
+	c.awaitEvent(t, lab.Serv2, since, "stand-down", "files")
 	if s := c.mustStatus(t, lab.Serv2); s.LastTakeover == nil || s.LastTakeover.Cause != "stand-down" || s.LastTakeover.Generation != gen+1 {
 		t.Errorf("the last takeover is %+v", s.LastTakeover)
 	}

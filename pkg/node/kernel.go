@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -154,17 +153,13 @@ func (n *node) repair(i int, addresses, taken bool) {
 	})
 }
 
-// What the lan NIC's routes become while this goes on is no failure: it is followed.
 func (n *node) putBack(i int, addresses, taken bool) error {
 	name := n.Config.Identities[i].Name
 	var broken error
 	if taken {
 		_, broken = n.host.Verify(name)
 	}
-	missing, err := n.prepareAndVerify(i)
-	for again := 0; errors.Is(err, host.ErrNotPrepared) && again < pathTries; again++ {
-		missing, err = n.prepareAndVerify(i)
-	}
+	missing, err := n.preparePaths(i)
 	if err != nil {
 		return err
 	}
@@ -176,19 +171,9 @@ func (n *node) putBack(i int, addresses, taken bool) error {
 		return nil
 	}
 	if err := n.putAddresses(i); err != nil {
-		return err
+		return n.orNoNIC(i, err)
 	}
 	n.repaired(i, repairAddresses)
 	n.tell(loader.Now(), "address-repaired", i, fmt.Sprintf("%d addresses were gone, %v first", len(missing), missing[0]), nil)
 	return nil
-}
-
-// pathTries bounds how often in a row an identity's paths are followed that change while they are put back.
-const pathTries = 5
-
-func (n *node) prepareAndVerify(i int) (missing []netip.Addr, err error) {
-	if err := n.prepareIdentity(i); err != nil {
-		return nil, err
-	}
-	return n.host.Verify(n.Config.Identities[i].Name)
 }

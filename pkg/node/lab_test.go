@@ -118,7 +118,7 @@ func running(t *testing.T, s lab.Scene, args ...string) *cluster {
 	for _, n := range c.Nodes {
 		must(t, n.Start(args...))
 	}
-	c.awaitSettled(t, atHome)
+	c.bringHome(t) // one node may have come to run much later than the other
 	return c
 }
 
@@ -334,9 +334,35 @@ func (c *cluster) hasEvent(node string, since uint64, kind, about string) error 
 		return nil
 	})
 	if err == nil && !found {
-		err = fmt.Errorf("%s has told of no %s %s", node, kind, about)
+		err = notTold{node, kind, about}
 	}
 	return err
+}
+
+type notTold struct{ node, kind, about string }
+
+func (e notTold) Error() string {
+	return fmt.Sprintf("%s has told of no %s %s", e.node, e.kind, e.about)
+}
+
+// awaitEvent returns when a node has told of an event: it may tell after it shows.
+func (c *cluster) awaitEvent(t *testing.T, node string, since uint64, kind, about string) {
+	t.Helper()
+	await(t, "the event", func() error { return c.hasEvent(node, since, kind, about) })
+}
+
+// hasTold is hasEvent for what must not be: a node that does not answer in time has said nothing yet.
+func (c *cluster) hasTold(t *testing.T, node string, since uint64, kind string) (told bool) {
+	t.Helper()
+	await(t, node+" answers", func() error {
+		err := c.hasEvent(node, since, kind, "")
+		told = err == nil
+		if errors.As(err, &notTold{}) {
+			return nil
+		}
+		return err
+	})
+	return told
 }
 
 // lastEvent is the number of a node's last event.

@@ -48,7 +48,7 @@ func TestTheOwnersDataIsOnTheOtherNode(t *testing.T) {
 	for _, n := range c.Nodes {
 		must(t, n.StartWithSrv())
 	}
-	c.awaitSettled(t, atHome)
+	c.bringHome(t)
 	one, two := c.Nodes[0], c.Nodes[1]
 	same := func(name, want string) {
 		t.Helper()

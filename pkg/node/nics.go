@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -53,7 +54,32 @@ func (n *node) prepareIdentity(identity int) error {
 	if err := n.carrierStands(identity); err != nil {
 		return err
 	}
-	return n.host.Prepare(n.hostIdentity(identity))
+	return n.orNoNIC(identity, n.host.Prepare(n.hostIdentity(identity)))
+}
+
+// orNoNIC is what went wrong with an identity's device, or that its NIC went meanwhile: no failure then.
+func (n *node) orNoNIC(identity int, err error) error {
+	if err != nil && errors.Is(n.carrierStands(identity), errNoNIC) {
+		return errNoNIC
+	}
+	return err
+}
+
+// pathTries bounds how often in a row an identity's paths are followed that change while they are put in place.
+const pathTries = 5
+
+// preparePaths is prepareIdentity, seen to be done. What the lan NIC's routes become while this goes on
+// is no failure: it is followed. missing are the addresses that are not on the device.
+func (n *node) preparePaths(identity int) (missing []netip.Addr, err error) {
+	for range pathTries {
+		if err = n.prepareIdentity(identity); err != nil {
+			return nil, err
+		}
+		if missing, err = n.host.Verify(n.Config.Identities[identity].Name); !errors.Is(err, host.ErrNotPrepared) {
+			break
+		}
+	}
+	return missing, n.orNoNIC(identity, err)
 }
 
 // findNICs notes which NICs there are at the start. One that is missing may come later; with none
@@ -156,13 +182,14 @@ func (n *node) restage(i int) {
 	wanted := n.loop.machine.Snapshot().Identities[i].Addresses == "on"
 	n.effects.addresses[i].put(func(ctx context.Context) {
 		wanted := wanted || n.dp.Word(i).Has(core.Owner)
-		err := n.prepareIdentity(i)
+		_, err := n.preparePaths(i)
 		if err == nil && wanted {
 			err = n.putAddresses(i)
 		}
 		if err == nil {
 			err = n.announce.Prepare(host.DeviceName(n.Config.Identities[i].Name))
 		}
+		err = n.orNoNIC(i, err)
 		if err != nil && ctx.Err() == nil && !errors.Is(err, errNoNIC) {
 			n.tell(loader.Now(), "repair-failed", i, err.Error(), nil)
 			return

@@ -109,13 +109,17 @@ func (c *cluster) awaitBeats(t *testing.T, node string, more float64) {
 // noneMissed compares what a node sent with what was answered since.
 func (c *cluster) noneMissed(t *testing.T, node string, was beats, links ...int) {
 	t.Helper()
-	now := c.beats(t, node)
-	for _, role := range links {
-		missed := (now.probes - was.probes) - (now.answered[role] - was.answered[role])
-		if missed > atOnce || now.probes-was.probes < 10 {
-			t.Errorf("%s: on %s %v of %v probes were not answered", node, loader.LinkNames[role], missed, now.probes-was.probes)
+	var now beats
+	await(t, "what was sent is answered", func() error { // one that is missed stays so
+		now = c.beats(t, node)
+		for _, role := range links {
+			missed := (now.probes - was.probes) - (now.answered[role] - was.answered[role])
+			if missed > atOnce || now.probes-was.probes < 10 {
+				return fmt.Errorf("%s: on %s %v of %v probes were not answered", node, loader.LinkNames[role], missed, now.probes-was.probes)
+			}
 		}
-	}
+		return nil
+	})
 	t.Logf("%s: %v probes, suspicions %v, refuted %v", node, now.probes-was.probes, now.suspects-was.suspects, now.undone-was.undone)
 }
 
@@ -124,7 +128,7 @@ func (c *cluster) nothingMoved(t *testing.T, since map[string]uint64) {
 	t.Helper()
 	for node, seq := range since {
 		for _, kind := range []string{"dead", "flip", "taken", "lapsed", "closed", "stood-down"} {
-			if c.hasEvent(node, seq, kind, "") == nil {
+			if c.hasTold(t, node, seq, kind) {
 				t.Errorf("%s tells of %s", node, kind)
 			}
 		}
@@ -228,7 +232,7 @@ func (c *cluster) refused(t *testing.T, node, what string, want error, says ...s
 			t.Errorf("%s: %v does not say %q", what, err, s)
 		}
 	}
-	must(t, c.hasEvent(node, since, "reload-refused", ""))
+	c.awaitEvent(t, node, since, "reload-refused", "")
 }
 
 // rotationsOutOfOrder begins with second in force on both nodes, and ends with third and second.

@@ -24,7 +24,7 @@ func TestALogThatNobodyReads(t *testing.T) {
 	for _, n := range c.Nodes {
 		must(t, n.Start())
 	}
-	c.awaitSettled(t, atHome)
+	c.bringHome(t)
 	for _, s := range []struct {
 		name string
 		test func(*testing.T, *cluster, *reader)
