@@ -179,8 +179,8 @@ func (c *cluster) status(node string) (control.Status, error) {
 
 func (c *cluster) mustStatus(t *testing.T, node string) control.Status {
 	t.Helper()
-	s, err := c.status(node)
-	must(t, err)
+	var s control.Status
+	within(t, func(ctx context.Context) (err error) { s, err = c.api[node].Status(ctx); return err })
 	return s
 }
 
@@ -378,14 +378,14 @@ func (c *cluster) lastEvent(t *testing.T, node string) (seq uint64) {
 func (c *cluster) metrics(node string) (map[string]float64, error) {
 	var conn net.Conn
 	err := c.Do(node, func() (err error) {
-		conn, err = net.DialTimeout("tcp", "127.0.0.1:9640", 2*time.Second)
+		conn, err = net.DialTimeout("tcp", "127.0.0.1:9640", patience)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		return nil, err
 	}
 	if _, err := conn.Write([]byte("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")); err != nil {
