@@ -25,7 +25,7 @@ func (n *node) holds(identity int, generation, until uint64) {
 	for _, w := range []struct {
 		field uintptr
 		v     uint64
-	}{{unsafe.Offsetof(bpf.XdphaXdControl{}.LeaveGen), generation}, {unsafe.Offsetof(bpf.XdphaXdControl{}.LeaveNs), until}} {
+	}{{unsafe.Offsetof(bpf.XdphaXdControl{}.LeaveNs), 0}, {unsafe.Offsetof(bpf.XdphaXdControl{}.LeaveGen), generation}, {unsafe.Offsetof(bpf.XdphaXdControl{}.LeaveNs), until}} {
 		_, err = m.WriteAt(binary.NativeEndian.AppendUint64(nil, w.v), int64(w.field)+int64(8*identity))
 		n.must(err)
 	}

@@ -146,7 +146,8 @@ func (r *ring) seed(count int) {
 // awaitTicks returns how long so many more of them took.
 func (r *ring) awaitTicks(count uint64) time.Duration {
 	r.n.t.Helper()
-	first, start := r.n.state().Seq, time.Now()
+	start := time.Now()
+	first := r.n.state().Seq
 	for r.n.state().Seq < first+count {
 		if time.Since(start) > patience {
 			r.n.t.Fatalf("%d ticks in %v, want %d", r.n.state().Seq-first, patience, count)

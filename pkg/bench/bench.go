@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"text/tabwriter"
+	"time"
 
 	"github.com/xdpha/xdpha/pkg/bench/stats"
 	"github.com/xdpha/xdpha/pkg/host"
@@ -35,13 +36,16 @@ type size struct {
 	tables            []int // how many addresses, for the gate
 	deaths            int   // takeovers of each kind
 	flood             flood
+	after             deadlines // of the pair that is flooded
 }
 
 func (o Options) size() size {
 	if o.Short {
-		return size{batches: 5, perBatch: 100, warm: 50, repeat: 100_000, tables: []int{1, 10_000}, deaths: 3, flood: shortFlood}
+		return size{batches: 5, perBatch: 100, warm: 50, repeat: 100_000, tables: []int{1, 10_000}, deaths: 3, flood: shortFlood,
+			after: deadlines{60 * time.Millisecond, 100 * time.Millisecond}} // a processor may be stolen for a while
 	}
-	return size{batches: 200, perBatch: 500, warm: 2000, repeat: 2_000_000, tables: []int{1, 100, 1000, 10_000}, deaths: 50, flood: longFlood}
+	return size{batches: 200, perBatch: 500, warm: 2000, repeat: 2_000_000, tables: []int{1, 100, 1000, 10_000}, deaths: 50, flood: longFlood,
+		after: deadlines{3 * time.Millisecond, 5 * time.Millisecond}} // those of the profile "balanced"
 }
 
 // Report is what was measured.

@@ -35,12 +35,10 @@ type half struct {
 	ring *socket
 }
 
-// The timings of the profile "balanced".
-const (
-	duoProbe   = time.Millisecond
-	duoSuspect = 3 * time.Millisecond
-	duoDead    = 5 * time.Millisecond
-)
+// deadlines are a pair's; its probes are those of the profile "balanced".
+type deadlines struct{ suspect, dead time.Duration }
+
+const duoProbe = time.Millisecond
 
 var (
 	peerMAC = wire.MAC{0x02, 0xbe, 0, 0, 0, 0x04}
@@ -55,7 +53,7 @@ var (
 	cables = [loader.Links]string{loader.Crossover: "hb", loader.Lan: "lan", loader.Spare: "spare"}
 )
 
-func newDuo(ctx context.Context) (_ *duo, err error) {
+func newDuo(ctx context.Context, after deadlines) (_ *duo, err error) {
 	d := &duo{stop: func() {}}
 	defer func() {
 		if err != nil {
@@ -78,7 +76,7 @@ func newDuo(ctx context.Context) (_ *duo, err error) {
 			return nil, err
 		}
 		d.nodes[self] = new(half)
-		if err := d.nodes[self].build(self, d.pins(fmt.Sprint("node", self))); err != nil {
+		if err := d.nodes[self].build(self, after, d.pins(fmt.Sprint("node", self))); err != nil {
 			return nil, err
 		}
 	}
@@ -98,10 +96,10 @@ func newDuo(ctx context.Context) (_ *duo, err error) {
 	return d, d.meet(ctx)
 }
 
-func (h *half) build(self int, pins string) (err error) {
+func (h *half) build(self int, after deadlines, pins string) (err error) {
 	cfg := loader.Config{
 		ClusterID: clusterID, Digest: digest, Nodes: 2, Self: self, Probe: duoProbe,
-		SuspectAfter: duoSuspect, DeadAfter: duoDead, BootHold: time.Hour, ConfirmProbes: 3,
+		SuspectAfter: after.suspect, DeadAfter: after.dead, BootHold: time.Hour, ConfirmProbes: 3,
 		Keys: []loader.Key{{K0: key.K0, K1: key.K1, ID: key.ID}}, OwnAddress: ends[self].on[loader.Lan],
 	}
 	var index [loader.Links]int

@@ -62,7 +62,7 @@ var (
 var foreignMAC = wire.MAC{0x02, 0xbe, 0, 0, 0, 0x66}
 
 func flooded(ctx context.Context, s size, res *Result) error {
-	d, err := newDuo(ctx)
+	d, err := newDuo(ctx, s.after)
 	if err != nil {
 		return err
 	}

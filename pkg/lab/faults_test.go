@@ -66,17 +66,17 @@ func TestAPauseStopsEverythingAndAllOfItGoesOn(t *testing.T) {
 			n := l.Node(Serv1)
 			startTicking(t, n)
 			pid := n.cmd.Process.Pid
-			ping(t, l, Client, "192.0.2.11") // the client knows the MAC: it asks once a second for one that it does not
+			ping(t, l, Client, "192.0.2.11", TTLServ1) // the client knows the MAC: it asks once a second for one that it does not
 			for range 2 {
 				_, err := l.Inject(t.Context(), FaultPause, Identities[0])
 				must(t, err)
 				standsStill(t, n)
-				if got := ping(t, l, Client, "192.0.2.11"); got != 0 {
+				if got := ping(t, l, Client, "192.0.2.11", 0); got != 0 {
 					t.Errorf("a paused node answers with TTL %d", got)
 				}
 				must(t, l.Heal(t.Context(), FaultPause, Identities[0]))
 				awaitBeats(t, n)
-				if got := ping(t, l, Client, "192.0.2.11"); got != TTLServ1 || n.cmd.Process.Pid != pid {
+				if got := ping(t, l, Client, "192.0.2.11", TTLServ1); got != TTLServ1 || n.cmd.Process.Pid != pid {
 					t.Errorf("it went on as process %d, was %d, and answers with TTL %d", n.cmd.Process.Pid, pid, got)
 				}
 			}
@@ -101,13 +101,13 @@ func TestAPanicIsForGoodUntilTheNodeBoots(t *testing.T) {
 		if link.Attrs().RawFlags&unix.IFF_LOWER_UP == 0 {
 			t.Errorf("%s lost its carrier", p.NIC)
 		}
-		if out, in := passes(t, l, p); out || in {
+		if out, in := passes(t, l, p, false); out || in {
 			t.Errorf("%s passes frames: out %v, in %v", p.Name(), out, in)
 		}
 	}
 	must(t, l.Heal(t.Context(), FaultPanic, Identities[1]))
 	awaitBeats(t, n)
-	if got := ping(t, l, Client, "192.0.2.12"); got != TTLServ2 || n.cmd.Process.Pid == pid {
+	if got := ping(t, l, Client, "192.0.2.12", TTLServ2); got != TTLServ2 || n.cmd.Process.Pid == pid {
 		t.Errorf("it booted as process %d, was %d, and answers with TTL %d", n.cmd.Process.Pid, pid, got)
 	}
 }
@@ -115,7 +115,7 @@ func TestAPanicIsForGoodUntilTheNodeBoots(t *testing.T) {
 func TestAPartitionPartsTheNodesAndNobodyElse(t *testing.T) {
 	l := newLab(t)
 	for _, to := range []string{"192.0.2.12", "192.168.111.2"} {
-		ping(t, l, Serv1, to) // both know the other's MAC: they ask once a second for one that they do not
+		ping(t, l, Serv1, to, TTLServ2) // both know the other's MAC: they ask once a second for one that they do not
 	}
 	for round := range 2 { // what was learned in the first must not harm
 		_, err := l.Inject(t.Context(), FaultPartition, Identities[0])
@@ -127,7 +127,7 @@ func TestAPartitionPartsTheNodesAndNobodyElse(t *testing.T) {
 			{Client, "192.0.2.11", TTLServ1}, {Client, "192.0.2.12", TTLServ2}, {Serv1, "192.0.2.53", 64}, {Serv2, "192.0.2.1", 64},
 			{Serv1, "192.0.2.12", 0}, {Serv2, "192.0.2.11", 0}, {Serv1, "192.168.111.2", 0}, {Serv2, "192.168.111.1", 0},
 		} {
-			if got := ping(t, l, c.from, c.to); got != c.ttl {
+			if got := ping(t, l, c.from, c.to, c.ttl); got != c.ttl {
 				t.Errorf("round %d: %s asks %s: answered with TTL %d, want %d", round, c.from, c.to, got, c.ttl)
 			}
 		}
@@ -138,7 +138,7 @@ func TestAPartitionPartsTheNodesAndNobodyElse(t *testing.T) {
 		}
 		must(t, l.Heal(t.Context(), FaultPartition, Identities[0]))
 		for _, to := range []string{"192.0.2.12", "192.168.111.2"} {
-			if got := ping(t, l, Serv1, to); got != TTLServ2 {
+			if got := ping(t, l, Serv1, to, TTLServ2); got != TTLServ2 {
 				t.Errorf("round %d: healed, serv1 asks %s: answered with TTL %d", round, to, got)
 			}
 		}

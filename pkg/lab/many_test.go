@@ -49,7 +49,7 @@ func reaches(t *testing.T, l *Lab, when string, want func(from, to string) bool)
 				if from == to {
 					continue
 				}
-				if got := ping(t, l, from.Name, address(to.Name, link)); int(got) != ttl {
+				if got := ping(t, l, from.Name, address(to.Name, link), uint8(ttl)); int(got) != ttl {
 					t.Errorf("%s: %s asks %s by %s: answered with TTL %d, want %d", when, from.Name, to.Name, link, got, ttl)
 				}
 			}
@@ -63,10 +63,10 @@ func TestTheNodesOfALabOfManyReachEachOtherOnEachLink(t *testing.T) {
 	l := newLabOf(t, 5)
 	reaches(t, l, "built", everybody)
 	for _, n := range l.Nodes {
-		if got := ping(t, l, Client, address(n.Name, LAN)); int(got) != n.ttl() || nodeByTTL(got) != n.Name {
+		if got := ping(t, l, Client, address(n.Name, LAN), uint8(n.ttl())); int(got) != n.ttl() || nodeByTTL(got) != n.Name {
 			t.Errorf("the client asks %s: answered with TTL %d", n.Name, got)
 		}
-		if got := ping(t, l, n.Name, "192.0.2.54"); got != 64 {
+		if got := ping(t, l, n.Name, "192.0.2.54", 64); got != 64 {
 			t.Errorf("%s asks a host: answered with TTL %d", n.Name, got)
 		}
 	}
@@ -118,7 +118,7 @@ func TestAnyNodeOfManyIsPartedFromAnyOther(t *testing.T) {
 	must(t, err)
 	must(t, l.Join(Serv4, Serv2))
 	reaches(t, l, "one is parted from all", func(from, to string) bool { return from != Serv3 && to != Serv3 })
-	if got := ping(t, l, Client, address(Serv3, LAN)); int(got) != l.Node(Serv3).ttl() {
+	if got := ping(t, l, Client, address(Serv3, LAN), TTLServ1+2); int(got) != l.Node(Serv3).ttl() {
 		t.Errorf("the client asks the one that is parted: answered with TTL %d", got)
 	}
 	must(t, l.Heal(t.Context(), FaultPartition, third))
@@ -145,12 +145,12 @@ func TestAFurtherNodeBreaksAndHealsAndTheOthersDoNot(t *testing.T) {
 					continue
 				}
 				want := p.Node != Serv3 || !slices.Contains(c.cut, p.Role)
-				if out, in := passes(t, l, p); out != want || in != want {
+				if out, in := passes(t, l, p, want); out != want || in != want {
 					t.Errorf("%s while broken: out %v, in %v, want %v", p.Name(), out, in, want)
 				}
 			}
 			must(t, l.Heal(t.Context(), c.kind, third))
-			if got := ping(t, l, Client, address(Serv3, LAN)); int(got) != TTLServ1+2 {
+			if got := ping(t, l, Client, address(Serv3, LAN), TTLServ1+2); int(got) != TTLServ1+2 {
 				t.Errorf("healed, serv3 answers with TTL %d", got)
 			}
 		})

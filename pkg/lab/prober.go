@@ -215,6 +215,7 @@ func (p *Prober) probe() (stopped bool) {
 		for end := rawNow() + int64(drainAfter); rawNow() < end; rawSleepUntil(rawNow() + p.rec.PeriodNs) {
 			p.drain()
 		}
+		p.drain() // it may have been held up for longer than that
 	}
 	exitSyscall()
 	return stopped

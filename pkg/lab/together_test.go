@@ -193,7 +193,7 @@ func TestAFlappingCableIsWholeAndBrokenByTurns(t *testing.T) {
 
 func TestANICIsTakenDownAndComesBackWithAllThatItHad(t *testing.T) {
 	l := newLab(t)
-	ping(t, l, Client, "192.0.2.11") // the client knows the MAC: it asks once a second for one that it does not
+	ping(t, l, Client, "192.0.2.11", TTLServ1) // the client knows the MAC: it asks once a second for one that it does not
 	inject(t, l, FaultNIC, Identities[0])
 	link, err := l.space(Serv1).nl.LinkByName("eth0")
 	must(t, err)
@@ -202,7 +202,7 @@ func TestANICIsTakenDownAndComesBackWithAllThatItHad(t *testing.T) {
 	}
 	heal(t, l, FaultNIC, Identities[0])
 	must(t, l.awaitCarrier(Ports))
-	if got := ping(t, l, Client, "192.0.2.11"); got != TTLServ1 {
+	if got := ping(t, l, Client, "192.0.2.11", TTLServ1); got != TTLServ1 {
 		t.Errorf("answered with TTL %d", got)
 	}
 	routes, err := l.space(Serv1).nl.RouteList(nil, netlink.FAMILY_V4)

@@ -21,6 +21,8 @@ take() {
 	setsid bash -c 'flock 9 && echo "$XDPHA_NODE" >"$0.by" && exec sleep infinity' "$lock" </dev/null >/dev/null 2>&1 &
 	echo $! >"$pidfile"
 	exec 9>&-
+	# A stop or a second start finds the holder by its session, which it has in a moment.
+	until pgrep -s $! >/dev/null || ! kill -0 $! 2>/dev/null; do sleep 0.01; done
 }
 
 case "${1-}" in

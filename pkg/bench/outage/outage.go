@@ -50,7 +50,8 @@ type Options struct {
 	Counts     []int         // of addresses
 	For        time.Duration // how long the ladder takes
 	Period     time.Duration // of the client in kinds and addresses; 0: the lab's
-	Profile    string        // timing of kinds, starved, addresses and tickle; the ladder's is balanced
+	Profile    string        // timing of kinds, starved, addresses and tickle
+	OfLadder   string        // timing of the ladder; empty: balanced
 	Seed       uint64        // of the order of faults
 	Executable string        // xdpha, as an absolute path
 	Log        *slog.Logger  // of the labs; nil is silent

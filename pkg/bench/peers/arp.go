@@ -18,26 +18,36 @@ import (
 
 const (
 	arpAsks  = 10
-	arpEvery = 10 * time.Millisecond // longer than any answer takes
+	arpEvery = 10 * time.Millisecond
+	arpLast  = 200 * time.Millisecond // longer than any answer takes, and than a busy machine to show it
 )
 
 // bothAnswer asks by broadcast who has the address, as any client does whose ARP entry
 // has gone, and counts the questions that both nodes answered. It listens at the
-// switches' ends of the nodes' cables, for a virtual MAC does not tell who answers.
+// switches' ends of the nodes' cables, for a virtual MAC does not tell who answers. Each
+// question has an asker of its own, whom the answer names, however late it is seen.
 func bothAnswer(ctx context.Context, l *lab.Lab, addr netip.Addr) (both int, err error) {
 	ports, err := listen(l)
 	defer func() { err = errors.Join(err, ports.stop()) }()
 	if err != nil {
 		return 0, err
 	}
-	for range arpAsks {
-		if err := askARP(l, addr); err != nil {
+	askers := map[netip.Addr]bool{}
+	for i := range arpAsks {
+		asker, err := askARP(l, addr, i)
+		if err != nil {
 			return 0, err
 		}
+		askers[asker] = true
 		if err := pair.Pause(ctx, arpEvery); err != nil {
 			return 0, err
 		}
-		if len(ports.answered(addr)) > 1 {
+	}
+	if err := pair.Pause(ctx, arpLast); err != nil {
+		return 0, err
+	}
+	for asker, who := range ports.answered(addr) {
+		if askers[asker] && len(who) > 1 {
 			both++
 		}
 	}
@@ -48,7 +58,6 @@ func bothAnswer(ctx context.Context, l *lab.Lab, addr netip.Addr) (both int, err
 type ear struct {
 	node    string
 	capture *lab.Capture
-	read    int
 }
 
 type ears []*ear
@@ -68,17 +77,20 @@ func listen(l *lab.Lab) (ears, error) {
 	return all, nil
 }
 
-// answered names the nodes that said since the last call that they have the address.
-func (all ears) answered(addr netip.Addr) map[string]bool {
-	who := map[string]bool{}
+// answered names, by asker, the nodes that said that they have the address.
+func (all ears) answered(addr netip.Addr) map[netip.Addr]map[string]bool {
+	who := map[netip.Addr]map[string]bool{}
 	for _, e := range all {
 		frames, _ := e.capture.Frames()
-		for _, f := range frames[e.read:] {
-			if !f.Outgoing && f.ARP != nil && f.ARP.Op == 2 && f.ARP.SenderIP == addr && f.ARP.TargetIP != addr {
-				who[e.node] = true
+		for _, f := range frames {
+			if f.Outgoing || f.ARP == nil || f.ARP.Op != 2 || f.ARP.SenderIP != addr {
+				continue
 			}
+			if who[f.ARP.TargetIP] == nil {
+				who[f.ARP.TargetIP] = map[string]bool{}
+			}
+			who[f.ARP.TargetIP][e.node] = true
 		}
-		e.read = len(frames)
 	}
 	return who
 }
@@ -92,9 +104,10 @@ func (all ears) stop() error {
 	return errors.Join(errs...)
 }
 
-// askARP sends one request from the client.
-func askARP(l *lab.Lab, addr netip.Addr) error {
-	err := l.Do(lab.Client, func() error {
+// askARP sends one request from the client, by the name of asker i: the i-th address after its own,
+// which is nobody's.
+func askARP(l *lab.Lab, addr netip.Addr, i int) (asker netip.Addr, err error) {
+	err = l.Do(lab.Client, func() error {
 		nic, from, err := clientNIC()
 		if err != nil {
 			return err
@@ -104,12 +117,16 @@ func askARP(l *lab.Lab, addr netip.Addr) error {
 			return err
 		}
 		defer unix.Close(fd)
-		return unix.Sendto(fd, arpRequest(nic.HardwareAddr, from, addr), 0, &unix.SockaddrLinklayer{Ifindex: nic.Index})
+		asker = from.Next()
+		for range i {
+			asker = asker.Next()
+		}
+		return unix.Sendto(fd, arpRequest(nic.HardwareAddr, asker, addr), 0, &unix.SockaddrLinklayer{Ifindex: nic.Index})
 	})
 	if err != nil {
-		return fmt.Errorf("ask who has %s: %w", addr, err)
+		return asker, fmt.Errorf("ask who has %s: %w", addr, err)
 	}
-	return nil
+	return asker, nil
 }
 
 // clientNIC is the client's NIC and address; the calling thread must be in its namespace.
