@@ -147,7 +147,7 @@ func testUnitRestartsItself(t *testing.T) {
 }
 
 func testUnitFails(t *testing.T) {
-	r := newRig(t, unitSvc("fails", "four.service", nil), unitSvc("ends", "five.service", func(s *config.Service) { s.Timeout.Start = 300 * time.Millisecond }), unitSvc("unknown", "none.service", nil))
+	r := newRig(t, unitSvc("fails", "four.service", nil), unitSvc("ends", "five.service", func(s *config.Service) { s.Timeout.Start = shortLimit }), unitSvc("unknown", "none.service", nil))
 	outcome(t, r.Start(t.Context(), []string{"fails"}, Env{}), "start four.service: systemd says failed: see journalctl -u four.service")
 	outcome(t, r.Start(t.Context(), []string{"ends"}, Env{}), "not ready in time: five.service does not run: it is inactive (dead): see journalctl -u five.service; a oneshot unit needs RemainAfterExit=yes")
 	outcome(t, r.Start(t.Context(), []string{"unknown"}, Env{}), "install it, or correct systemd: in the configuration")
@@ -155,8 +155,8 @@ func testUnitFails(t *testing.T) {
 }
 
 func testUnitTooSlow(t *testing.T) {
-	r := newRig(t, unitSvc("a", "six.service", func(s *config.Service) { s.Timeout.Start = 300 * time.Millisecond }))
-	outcome(t, r.Start(t.Context(), []string{"a"}, Env{}), "start six.service: time limit exceeded: systemd has not done it within 300ms")
+	r := newRig(t, unitSvc("a", "six.service", func(s *config.Service) { s.Timeout.Start = shortLimit }))
+	outcome(t, r.Start(t.Context(), []string{"a"}, Env{}), "start six.service: time limit exceeded: systemd has not done it within "+shortLimit.String())
 	r.ok(r.Stop(t.Context(), []string{"a"}))
 	if got := systemctl(t, "is-active", "six.service"); got == "activating" {
 		t.Error(got)
