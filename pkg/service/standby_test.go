@@ -187,7 +187,7 @@ func TestAFailureExpiresAndTheServiceIsTriedAgain(t *testing.T) {
 func TestAFailureThatExpiresDoesNotStartWhatWasStoppedSince(t *testing.T) {
 	r := newRig(t, svc("a", func(s *config.Service) {
 		s.Start += "; exit 1"
-		s.Restart.Within = 100 * time.Millisecond
+		s.Restart.Within = 3 * time.Second // the stop comes before
 	}))
 	if err := r.Start(t.Context(), []string{"a"}, Env{}); err == nil {
 		t.Fatal("started")
