@@ -51,7 +51,7 @@ func TestUnitsUnderSystemd(t *testing.T) {
 // units are all in the machine, which is thrown away after the test.
 var units = map[string]string{
 	"one.service": sleeper, "two.service": sleeper, "seven.service": sleeper, "eight.service": sleeper, "nine.service": sleeper, "ten.service": sleeper,
-	"three.service":    sleeper + "Restart=always\nRestartSec=200ms\n",
+	"three.service":    sleeper + "Restart=always\nRestartSec=2s\n",
 	"four.service":     "[Service]\nType=oneshot\nExecStart=/bin/false\n",
 	"five.service":     "[Service]\nType=oneshot\nExecStart=/bin/true\n",
 	"six.service":      "[Service]\nType=oneshot\nExecStart=/bin/sleep infinity\n",
@@ -134,7 +134,8 @@ func testUnitDies(t *testing.T) {
 }
 
 func testUnitRestartsItself(t *testing.T) {
-	r := newRig(t, unitSvc("a", "three.service", func(s *config.Service) { s.Every, s.Fall = 2*time.Second, 1 })) // signals alone do not use up the patience
+	// Signals alone do not use up the patience; the next regular look is long after systemd's restart.
+	r := newRig(t, unitSvc("a", "three.service", func(s *config.Service) { s.Every, s.Fall = 8*time.Second, 1 }))
 	r.ok(r.Start(t.Context(), []string{"a"}, Env{}))
 	r.until("a", Up)
 	systemctl(t, "kill", "-s", "KILL", "three.service")
