@@ -210,7 +210,13 @@ func TestACancelledAgentIsNotRunAgain(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { _, err := a.Off(ctx); done <- err }()
-	await(t, func() error { _, err := os.Stat(filepath.Join(dir, "runs")); return err })
+	await(t, func() error {
+		b, err := os.ReadFile(filepath.Join(dir, "runs"))
+		if err == nil && len(b) == 0 {
+			err = errors.New("its run is not written yet")
+		}
+		return err
+	})
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("told: %v", err)
