@@ -175,8 +175,8 @@ func TestNothingButOffIsOff(t *testing.T) {
 func TestAnAgentThatHangsIsKilledWithItsChildren(t *testing.T) {
 	path, dir := script(t, "sleep 1000 &\necho $! > $dir/child\nwait\n")
 	a := agentOf(path)
-	a.timeout = 500 * time.Millisecond
-	if _, err := a.Off(t.Context()); err == nil || !strings.Contains(err.Error(), "killed after the time limit of 500ms") {
+	a.timeout = 3 * time.Second
+	if _, err := a.Off(t.Context()); err == nil || !strings.Contains(err.Error(), "killed after the time limit of 3s") {
 		t.Errorf("told: %v", err)
 	}
 	b, err := os.ReadFile(filepath.Join(dir, "child"))
@@ -210,7 +210,13 @@ func TestACancelledAgentIsNotRunAgain(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { _, err := a.Off(ctx); done <- err }()
-	await(t, func() error { _, err := os.Stat(filepath.Join(dir, "runs")); return err })
+	await(t, func() error {
+		b, err := os.ReadFile(filepath.Join(dir, "runs"))
+		if err == nil && len(b) == 0 {
+			err = errors.New("its run is not written yet")
+		}
+		return err
+	})
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("told: %v", err)

@@ -39,7 +39,7 @@ func TestAStopEndsWhatHasLeftItsProcessGroup(t *testing.T) {
 		t.Fatal("it is in no cgroup of its own")
 	}
 	r.ok(r.Stop(t.Context(), []string{"a"}))
-	hasEnded(t, r.read("pid")[0])
+	hasEnded(t, r.word("pid"))
 	if d := cmp.Diff([]string{"stop-a"}, r.read("trace")); d != "" {
 		t.Error(d)
 	}
@@ -64,11 +64,11 @@ func TestWhatOutlivesAStopsTimeLimitIsKilled(t *testing.T) {
 	needGroups(t)
 	r := newRig(t, svc("a", func(s *config.Service) {
 		s.Start = `setsid sh -c 'trap "" TERM; echo $$ >$D/pid; while :; do sleep 1000; done' & while ! test -s $D/pid; do sleep 0.01; done`
-		s.Timeout.Stop = 200 * time.Millisecond
+		s.Timeout.Stop = shortLimit
 	}))
 	r.ok(r.Start(t.Context(), []string{"a"}, Env{}))
 	r.ok(r.Stop(t.Context(), []string{"a"}))
-	hasEnded(t, r.read("pid")[0])
+	hasEnded(t, r.word("pid"))
 }
 
 func TestAStopThatFailsLeavesNothingRunningEither(t *testing.T) {
@@ -78,7 +78,7 @@ func TestAStopThatFailsLeavesNothingRunningEither(t *testing.T) {
 	if err := r.Stop(t.Context(), []string{"a"}); err == nil || r.phase("a") != Failed {
 		t.Errorf("%v, %s", err, r.phase("a"))
 	}
-	hasEnded(t, r.read("pid")[0])
+	hasEnded(t, r.word("pid"))
 }
 
 func TestAFailedStartLeavesNothingOutsideOfItsProcessGroup(t *testing.T) {
@@ -87,7 +87,7 @@ func TestAFailedStartLeavesNothingOutsideOfItsProcessGroup(t *testing.T) {
 	if err := r.Start(t.Context(), []string{"a"}, Env{}); err == nil {
 		t.Error("started")
 	}
-	hasEnded(t, r.read("pid")[0])
+	hasEnded(t, r.word("pid"))
 }
 
 func TestADaemonThatComesBackFindsTheProcessesOfItsServices(t *testing.T) {
@@ -103,7 +103,7 @@ func TestADaemonThatComesBackFindsTheProcessesOfItsServices(t *testing.T) {
 		t.Error(err, d)
 	}
 	r.ok(back.Stop(t.Context(), []string{"a"}))
-	hasEnded(t, r.read("pid")[0])
+	hasEnded(t, r.word("pid"))
 	if other, err := newGroups(t.TempDir()); err != nil || other.dir == r.groups.dir {
 		t.Errorf("another daemon would find them too: %v", err)
 	}
@@ -113,13 +113,13 @@ func TestWhatAnEarlierDaemonLeftIsStoppedBeforeAStart(t *testing.T) {
 	needGroups(t)
 	r := newRig(t, svc("a", func(s *config.Service) { s.Start = "rm -f $D/pid; " + runaway }))
 	r.ok(r.Start(t.Context(), []string{"a"}, Env{}))
-	left := r.read("pid")[0]
+	left := r.word("pid")
 	r.Close()
 	back := New([]config.Service{r.units["a"].cfg}, r.dir, r.Manager.log, nil)
 	defer back.Close()
 	r.ok(back.Start(t.Context(), []string{"a"}, Env{}))
 	hasEnded(t, left)
-	if now := r.read("pid")[0]; now == left {
+	if now := r.word("pid"); now == left {
 		t.Error("not started anew")
 	}
 	r.traced("stop-a")
@@ -186,7 +186,7 @@ func TestTheEndOfTheLastProcessIsAwaitedNotPolled(t *testing.T) {
 	}
 	emptied := make(chan error, 1)
 	go func() { emptied <- g.empty(t.Context()) }()
-	if err := exec.Command("kill", "-KILL", r.read("pid")[0]).Run(); err != nil {
+	if err := exec.Command("kill", "-KILL", r.word("pid")).Run(); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -215,12 +215,12 @@ func TestWithoutCgroupsTheProcessGroupIsEndedAndTheLogSaysSo(t *testing.T) {
 	}
 	r := newRig(t, svc("a", func(s *config.Service) {
 		s.Start = "sleep 1000 & echo $! >$D/child; wait"
-		s.Timeout.Start = 200 * time.Millisecond
+		s.Timeout.Start = shortLimit
 	}), svc("b", nil))
 	if err := r.Start(t.Context(), []string{"a"}, Env{}); !errors.Is(err, errTimeLimit) {
 		t.Error(err)
 	}
-	hasEnded(t, r.read("child")[0])
+	hasEnded(t, r.word("child"))
 	if n := strings.Count(r.log.String(), "services run without cgroups"); n != 1 {
 		t.Errorf("told %d times: %s", n, r.log)
 	}

@@ -215,7 +215,7 @@ func TestWhatIsNotPermittedAnyMoreWhenItHasStartedIsKilled(t *testing.T) {
 	if err := r.Start(t.Context(), []string{"samba"}, Env{Identity: "files"}); !errors.Is(err, errNotOwner) {
 		t.Errorf("it said %v", err)
 	}
-	hasEnded(t, r.read("pid")[0])
+	hasEnded(t, r.word("pid"))
 	r.traced("stop-samba")
 	if s, _ := r.State("samba"); s.Phase != Failed || !s.CalledOff || s.Failure != "" || s.Restarts != 0 {
 		t.Errorf("%+v", s)
@@ -253,7 +253,7 @@ func TestAPromotionThatIsNotPermittedAnyMoreIsUndone(t *testing.T) {
 	if err := r.Start(t.Context(), []string{"db"}, Env{Identity: "files"}); !errors.Is(err, errNotOwner) {
 		t.Errorf("it said %v", err)
 	}
-	hasEnded(t, r.read("pid")[0])
+	hasEnded(t, r.word("pid"))
 	r.traced("promote-db demote-db stop-db")
 }
 

@@ -43,6 +43,9 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
+// shortLimit is for what must run into its time limit: long enough for a busy machine to come so far.
+const shortLimit = 3 * time.Second
+
 // svc is a service with short times; in its commands, $D is the rig's directory.
 func svc(name string, change func(*config.Service)) config.Service {
 	s := config.Service{
@@ -94,14 +97,14 @@ func (r *rig) until(name string, p Phase) State {
 
 func (r *rig) untilFunc(what string, fits func(State) bool) State {
 	r.t.Helper()
-	limit := time.After(10 * time.Second)
+	patience := time.After(30 * time.Second)
 	for {
 		select {
 		case s := <-r.states:
 			if fits(s) {
 				return s
 			}
-		case <-limit:
+		case <-patience:
 			r.t.Fatalf("no report of %s; states %+v\n%s", what, r.States(), r.log)
 		}
 	}
@@ -129,6 +132,16 @@ func (r *rig) read(name string) []string {
 	return strings.Fields(string(b))
 }
 
+// word is the first one of a file that a command must have written by now.
+func (r *rig) word(name string) string {
+	r.t.Helper()
+	words := r.read(name)
+	if len(words) == 0 {
+		r.t.Fatalf("nothing has written to %s\n%s", name, r.log)
+	}
+	return words[0]
+}
+
 func (r *rig) fifo(name string) {
 	r.t.Helper()
 	if err := syscall.Mkfifo(filepath.Join(r.dir, name), 0o600); err != nil {
@@ -147,7 +160,7 @@ func (r *rig) await(name string) string {
 	select {
 	case s := <-got:
 		return s
-	case <-time.After(10 * time.Second):
+	case <-time.After(30 * time.Second):
 		r.t.Fatalf("nothing written to %s\n%s", name, r.log)
 		return ""
 	}

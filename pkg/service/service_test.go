@@ -122,13 +122,13 @@ func TestFailedStartIsReportedWithItsLastLine(t *testing.T) {
 func TestStartOverItsTimeLimitLosesItsProcessGroup(t *testing.T) {
 	r := newRig(t, svc("a", func(s *config.Service) {
 		s.Start = "sleep 1000 & echo $! >$D/child; wait"
-		s.Timeout.Start = 200 * time.Millisecond
+		s.Timeout.Start = shortLimit
 	}))
 	err := r.Start(t.Context(), []string{"a"}, Env{})
 	if !errors.Is(err, errTimeLimit) {
 		t.Error(err)
 	}
-	hasEnded(t, r.read("child")[0])
+	hasEnded(t, r.word("child"))
 }
 
 // hasEnded fails unless the process has ended; a zombie has.
@@ -147,16 +147,16 @@ func hasEnded(t *testing.T, pid string) {
 func TestWhatIgnoresSIGTERMIsKilled(t *testing.T) {
 	r := newRig(t, svc("a", func(s *config.Service) {
 		s.Start = "trap '' TERM; echo $$ >$D/pid; while :; do sleep 1000; done"
-		s.Timeout.Start = 200 * time.Millisecond
+		s.Timeout.Start = shortLimit
 	}))
 	began := time.Now()
 	if err := r.Start(t.Context(), []string{"a"}, Env{}); !errors.Is(err, errTimeLimit) {
 		t.Error(err)
 	}
-	if d := time.Since(began); d < killAfter {
+	if d := time.Since(began); d < shortLimit+killAfter {
 		t.Errorf("after %v", d)
 	}
-	hasEnded(t, r.read("pid")[0])
+	hasEnded(t, r.word("pid"))
 }
 
 func TestStopDuringStartCancelsIt(t *testing.T) {

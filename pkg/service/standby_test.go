@@ -127,7 +127,7 @@ func TestAServiceInStandbyIsNotAskedAsClientsWould(t *testing.T) {
 	r := newRig(t, warm("db", func(s *config.Service) {
 		s.Check = "echo $XDPHA_ROLE >>$D/roles"
 		s.Process = "$D/no-such-pid-file"
-		s.Timeout.Start = 300 * time.Millisecond
+		s.Timeout.Start = shortLimit
 	}))
 	r.ok(r.Standby(t.Context(), []string{"db"}, Env{}))
 	if err := r.Start(t.Context(), []string{"db"}, Env{}); err == nil || !strings.Contains(err.Error(), "not ready in time: process check") {
@@ -187,7 +187,7 @@ func TestAFailureExpiresAndTheServiceIsTriedAgain(t *testing.T) {
 func TestAFailureThatExpiresDoesNotStartWhatWasStoppedSince(t *testing.T) {
 	r := newRig(t, svc("a", func(s *config.Service) {
 		s.Start += "; exit 1"
-		s.Restart.Within = 100 * time.Millisecond
+		s.Restart.Within = 3 * time.Second // the stop comes before
 	}))
 	if err := r.Start(t.Context(), []string{"a"}, Env{}); err == nil {
 		t.Fatal("started")

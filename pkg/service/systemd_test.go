@@ -51,7 +51,7 @@ func TestUnitsUnderSystemd(t *testing.T) {
 // units are all in the machine, which is thrown away after the test.
 var units = map[string]string{
 	"one.service": sleeper, "two.service": sleeper, "seven.service": sleeper, "eight.service": sleeper, "nine.service": sleeper, "ten.service": sleeper,
-	"three.service":    sleeper + "Restart=always\nRestartSec=200ms\n",
+	"three.service":    sleeper + "Restart=always\nRestartSec=2s\n",
 	"four.service":     "[Service]\nType=oneshot\nExecStart=/bin/false\n",
 	"five.service":     "[Service]\nType=oneshot\nExecStart=/bin/true\n",
 	"six.service":      "[Service]\nType=oneshot\nExecStart=/bin/sleep infinity\n",
@@ -134,7 +134,8 @@ func testUnitDies(t *testing.T) {
 }
 
 func testUnitRestartsItself(t *testing.T) {
-	r := newRig(t, unitSvc("a", "three.service", func(s *config.Service) { s.Every, s.Fall = 2*time.Second, 1 })) // signals alone do not use up the patience
+	// Signals alone do not use up the patience; the next regular look is long after systemd's restart.
+	r := newRig(t, unitSvc("a", "three.service", func(s *config.Service) { s.Every, s.Fall = 8*time.Second, 1 }))
 	r.ok(r.Start(t.Context(), []string{"a"}, Env{}))
 	r.until("a", Up)
 	systemctl(t, "kill", "-s", "KILL", "three.service")
@@ -147,7 +148,7 @@ func testUnitRestartsItself(t *testing.T) {
 }
 
 func testUnitFails(t *testing.T) {
-	r := newRig(t, unitSvc("fails", "four.service", nil), unitSvc("ends", "five.service", func(s *config.Service) { s.Timeout.Start = 300 * time.Millisecond }), unitSvc("unknown", "none.service", nil))
+	r := newRig(t, unitSvc("fails", "four.service", nil), unitSvc("ends", "five.service", func(s *config.Service) { s.Timeout.Start = shortLimit }), unitSvc("unknown", "none.service", nil))
 	outcome(t, r.Start(t.Context(), []string{"fails"}, Env{}), "start four.service: systemd says failed: see journalctl -u four.service")
 	outcome(t, r.Start(t.Context(), []string{"ends"}, Env{}), "not ready in time: five.service does not run: it is inactive (dead): see journalctl -u five.service; a oneshot unit needs RemainAfterExit=yes")
 	outcome(t, r.Start(t.Context(), []string{"unknown"}, Env{}), "install it, or correct systemd: in the configuration")
@@ -155,8 +156,8 @@ func testUnitFails(t *testing.T) {
 }
 
 func testUnitTooSlow(t *testing.T) {
-	r := newRig(t, unitSvc("a", "six.service", func(s *config.Service) { s.Timeout.Start = 300 * time.Millisecond }))
-	outcome(t, r.Start(t.Context(), []string{"a"}, Env{}), "start six.service: time limit exceeded: systemd has not done it within 300ms")
+	r := newRig(t, unitSvc("a", "six.service", func(s *config.Service) { s.Timeout.Start = shortLimit }))
+	outcome(t, r.Start(t.Context(), []string{"a"}, Env{}), "start six.service: time limit exceeded: systemd has not done it within "+shortLimit.String())
 	r.ok(r.Stop(t.Context(), []string{"a"}))
 	if got := systemctl(t, "is-active", "six.service"); got == "activating" {
 		t.Error(got)

@@ -87,7 +87,9 @@ func TestTheKeyIsHeldWhileTheLeaderStops(t *testing.T) {
 	k.Win(0, 2)
 	await(t, "the key is won", func() bool { return r.g.open("serv1") })
 	was := k.Claims()[0].UntilNS
-	r.Stop(r.Leader())
+	leader := -1 // an election may be under way
+	await(t, "a member leads", func() bool { leader = r.Leader(); return leader >= 0 })
+	r.Stop(leader)
 	await(t, "the key is held for longer than before the leader stopped, by two times to live", func() bool {
 		return k.Claims()[0].UntilNS > was+2*int64(testTTL)
 	})
@@ -167,6 +169,7 @@ func TestAStoppedKeepersKeyExpires(t *testing.T) {
 
 func TestAReleasedKeyIsFreeAtOnce(t *testing.T) {
 	r := newRig(t)
+	r.g.ttl = 30 * time.Second // so that it is not won by a lease that ran out
 	a, b := r.keeper("serv1"), r.keeper("serv2")
 	stop := running(t, a)
 	running(t, b)

@@ -21,6 +21,7 @@ const (
 // gates are what several keepers were told of one identity, on one true clock.
 type gates struct {
 	t     testing.TB
+	ttl   time.Duration // of the leases of keepers made from now on
 	mu    sync.Mutex
 	began time.Time
 	until map[string]time.Duration // in true time; a frame lingers behind it
@@ -29,13 +30,13 @@ type gates struct {
 }
 
 func newGates(t testing.TB) *gates {
-	return &gates{t: t, began: time.Now(), until: map[string]time.Duration{}}
+	return &gates{t: t, ttl: testTTL, began: time.Now(), until: map[string]time.Duration{}}
 }
 
 // keep makes a keeper whose clock runs at a rate.
 func (g *gates) keep(node, boot string, rate float64, s store) *Keeper {
 	return newKeeper(Options{
-		Cluster: "c", Node: node, Boot: boot, Identities: []string{"files"}, TTL: testTTL, ClockError: testError, Linger: testLong,
+		Cluster: "c", Node: node, Boot: boot, Identities: []string{"files"}, TTL: g.ttl, ClockError: testError, Linger: testLong,
 		Now:     func() int64 { return int64(float64(time.Since(g.began)) * rate) },
 		Leave:   func(_ int, _ uint64, until int64) { g.told(node, time.Duration(float64(until)/rate)) },
 		Changed: func() {},
