@@ -30,7 +30,7 @@ func TestEndKillsWhatRunsAndThenStopsIt(t *testing.T) {
 	needGroups(t)
 	stubborn := svc("samba", func(s *config.Service) {
 		s.Start = `setsid sh -c 'trap "" TERM; echo $$ >$D/pid; while :; do sleep 1; done' >/dev/null 2>&1 & until [ -s $D/pid ]; do sleep 0.01; done`
-		s.Stop = `if grep -q "^State:.[DRST]" /proc/$(cat $D/pid)/status 2>/dev/null; then echo alive >>$D/trace; else echo stop-$XDPHA_SERVICE >>$D/trace; fi`
+		s.Stop = `if [ -n "$(ls /proc/$(cat $D/pid)/fd 2>/dev/null)" ]; then echo alive >>$D/trace; else echo stop-$XDPHA_SERVICE >>$D/trace; fi`
 	})
 	later := svc("web", func(s *config.Service) { s.After = []string{"samba"} })
 	services := []config.Service{stubborn, later}
@@ -202,7 +202,7 @@ func TestWhatIsNotPermittedAnyMoreWhenItHasStartedIsKilled(t *testing.T) {
 	needGroups(t)
 	s := svc("samba", func(s *config.Service) {
 		s.Start = `setsid sh -c 'trap "" TERM; echo $$ >$D/pid; while :; do sleep 1; done' >/dev/null 2>&1 & until [ -s $D/pid ]; do sleep 0.01; done`
-		s.Stop = `if grep -q "^State:.[DRST]" /proc/$(cat $D/pid)/status 2>/dev/null; then echo alive >>$D/trace; else echo stop-$XDPHA_SERVICE >>$D/trace; fi`
+		s.Stop = `if [ -n "$(ls /proc/$(cat $D/pid)/fd 2>/dev/null)" ]; then echo alive >>$D/trace; else echo stop-$XDPHA_SERVICE >>$D/trace; fi`
 		s.Restart.Times = 5 // of which none is used for this
 	})
 	r := newRig(t, s)
