@@ -49,6 +49,9 @@ func TestTheClientCutsWhileNobodyElseRuns(t *testing.T) {
 			sent = append(sent, at)
 		}
 	}
+	if len(sent) < 2 {
+		t.Fatalf("%d probes were sent before the cut", len(sent))
+	}
 	if s.Restored || s.FromNs > r.CutNs || s.FromNs < sent[len(sent)-2] {
 		t.Errorf("the last answer is for a probe %v before the cut; %+v", time.Duration(r.CutNs-s.FromNs), s)
 	}

@@ -41,21 +41,21 @@ var Faults = []lab.Fault{
 
 // Options of a measurement.
 type Options struct {
-	Sections   []Section
-	Rounds     int           // of each kind of fault, pacer and number of addresses, with a tickle and without; of pairs: in all
-	From       int           // the first round of pairs
-	Faults     []lab.Fault   // of kinds
-	PairFaults []lab.Fault   // of pairs
-	Keep       string        // directory for the stories of pairs that went wrong; empty: they are only told
-	Counts     []int         // of addresses
-	For        time.Duration // how long the ladder takes
-	Period     time.Duration // of the client in kinds and addresses; 0: the lab's
-	Profile    string        // timing of kinds, starved, addresses and tickle
-	OfLadder   string        // timing of the ladder; empty: balanced
-	Seed       uint64        // of the order of faults
-	Executable string        // xdpha, as an absolute path
-	Log        *slog.Logger  // of the labs; nil is silent
-	Progress   func(string)  // told of every turn; nil: nobody listens
+	Sections      []Section
+	Rounds        int           // of each kind of fault, pacer and number of addresses, with a tickle and without; of pairs: in all
+	From          int           // the first round of pairs
+	Faults        []lab.Fault   // of kinds
+	PairFaults    []lab.Fault   // of pairs
+	Keep          string        // directory for the stories of pairs that went wrong; empty: they are only told
+	Counts        []int         // of addresses
+	For           time.Duration // how long the ladder takes
+	Period        time.Duration // of the client in kinds and addresses; 0: the lab's
+	Profile       string        // timing of kinds, starved, addresses and tickle
+	LadderProfile string        // timing of the ladder; empty: balanced
+	Seed          uint64        // of the order of faults
+	Executable    string        // xdpha, as an absolute path
+	Log           *slog.Logger  // of the labs; nil is silent
+	Progress      func(string)  // told of every turn; nil: nobody listens
 }
 
 // Report is what was measured.

@@ -25,7 +25,7 @@ func TestEverySectionMeasures(t *testing.T) {
 		t.Fatalf("build xdpha: %v\n%s", err, out)
 	}
 	o := Options{
-		Rounds: 2, Profile: "cautious", OfLadder: "cautious", Seed: 1, Executable: program, For: 9 * time.Second, Counts: []int{1, 50},
+		Rounds: 2, Profile: "cautious", LadderProfile: "cautious", Seed: 1, Executable: program, For: 9 * time.Second, Counts: []int{1, 50},
 		PairFaults: []lab.Fault{lab.FaultHang, lab.FaultDaemonKill, lab.FaultCrossover, lab.FaultClaim},
 		Faults:     []lab.Fault{lab.FaultHang, lab.FaultDaemonStop, lab.FaultHandOver, lab.FaultService}, Progress: func(s string) { t.Log(s) },
 	}
