@@ -10,6 +10,7 @@
 #include <linux/ipv6.h>
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
+#include "steady.h"
 
 #define MAX_PORTS 64       /* a port's number is its ifindex, chosen by pkg/lab */
 #define MAX_NODES 16       /* everything that has cables: servers, client, hosts, trunk */

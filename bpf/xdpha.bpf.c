@@ -7,6 +7,7 @@
 #include <linux/time.h>
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
+#include "steady.h"
 #include "heartbeat.h"
 #include "detector.h"
 #include "arp.h"
