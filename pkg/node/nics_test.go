@@ -52,6 +52,10 @@ func TestNothingOfAnIdentityIsThereBeforeItsGate(t *testing.T) {
 	c := newCluster(t, lab.Scene{Profile: "cautious", Staging: "ahead"})
 	n := c.Node(lab.Serv1)
 	gatesComeFirst(t, c, n)
+	await(t, "the daemon runs", func() error { // killed before it marks its devices it is given them again
+		_, err := c.api[n.Name].Status(t.Context())
+		return err
+	})
 	must(t, n.Kill())
 	must(t, os.RemoveAll(n.PinDir))
 	gatesComeFirst(t, c, n)
