@@ -16,11 +16,16 @@ import (
 // gate is a reader of a log: who writes to it waits until it is opened, and fails while it is broken.
 type gate struct {
 	open   chan struct{}
+	waits  chan struct{} // of one place, or nil: somebody is there
 	broken func() bool
 	to     io.Writer
 }
 
 func (g *gate) Write(b []byte) (int, error) {
+	select {
+	case g.waits <- struct{}{}:
+	default:
+	}
 	<-g.open
 	if g.broken != nil && g.broken() {
 		return 0, os.ErrClosed
@@ -55,9 +60,11 @@ func nextHas(t *testing.T, r *bufio.Reader, want string) {
 }
 
 func TestALogThatNobodyReadsHoldsUpNobody(t *testing.T) {
-	g := &gate{open: make(chan struct{})}
+	g := &gate{open: make(chan struct{}), waits: make(chan struct{}, 1)}
 	log, l, r := logTo(t, g)
-	count := 0
+	log.Info("a line", "number", "0;")
+	<-g.waits // with the first line: none of the others is taken before the gate opens
+	count := 1
 	for ; l.missing() < 7; count++ { // each would wait for ever
 		log.Info("a line", "number", fmt.Sprintf("%d;", count), "filler", strings.Repeat("x", 100))
 	}

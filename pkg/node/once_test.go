@@ -190,7 +190,11 @@ func TestServicesThatNobodyEndsAreWaitedForAndTold(t *testing.T) {
 // back, and is let serve, it starts again what it has not ended itself.
 func TestTheDaemonStartsAnewWhatItsGuardHasEnded(t *testing.T) {
 	o := runningOnce(t, lab.Scene{})
-	within(t, func(ctx context.Context) error { return o.api[lab.Serv2].Standby(ctx, true) }) // takes nothing
+	await(t, "serv2 takes nothing", func() error { // it refuses until it has heard that serv1 is prepared
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		return o.api[lab.Serv2].Standby(ctx, true)
+	})
 	await(t, "serv1 runs everything", func() error { return o.serves(lab.Serv1, everythingOn(lab.Serv1)) })
 	since := o.lastEvent(t, lab.Serv1)
 	resume := o.stopped(t, lab.Serv1)

@@ -71,11 +71,11 @@ func newChange(identity int, k loader.Timeline, planned string, cfg *config.Conf
 // has read: the kernel's events may come later than that.
 func (n *node) noteChanges() {
 	for i := range n.Config.Identities {
-		k := n.dp.Timeline(i)
+		k, whole := n.flipOf(i)
 		n.mu.Lock()
 		known := n.shared.changes[i].flipNS
 		n.mu.Unlock()
-		if k.FlipNS == known || k != n.dp.Timeline(i) { // the kernel is writing it: the next look finds it
+		if !whole || k.FlipNS == known { // not whole: the next look finds it
 			continue
 		}
 		planned := causeHandOver
@@ -84,6 +84,19 @@ func (n *node) noteChanges() {
 		}
 		n.noteChange(newChange(i, k, planned, n.Config), k)
 	}
+}
+
+// flipOf reads what stands still from a flip on, twice the same: the kernel may be writing it, and then is done in less
+// than a microsecond. What it writes later, as the first packet, is read anew by whoever asks for it.
+func (n *node) flipOf(identity int) (k loader.Timeline, whole bool) {
+	for range 100 {
+		a, b := n.dp.Timeline(identity), n.dp.Timeline(identity)
+		k = loader.Timeline{Word: a.Word, EvidenceNS: a.EvidenceNS, SuspectNS: a.SuspectNS, DeadNS: a.DeadNS, FlipNS: a.FlipNS}
+		if k == (loader.Timeline{Word: b.Word, EvidenceNS: b.EvidenceNS, SuspectNS: b.SuspectNS, DeadNS: b.DeadNS, FlipNS: b.FlipNS}) {
+			return k, true
+		}
+	}
+	return k, false
 }
 
 func (n *node) noteChange(c change, k loader.Timeline) {

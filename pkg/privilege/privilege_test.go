@@ -33,6 +33,11 @@ func TestMain(m *testing.M) {
 }
 
 func TestACrashLeavesNoCoreOfHiddenMemory(t *testing.T) {
+	pattern, err := os.ReadFile("/proc/sys/kernel/core_pattern")
+	if err != nil {
+		t.Fatal(err)
+	}
+	handled := len(pattern) < 2 || pattern[0] == '|' // whether there is a core is up to another program, or there never is one
 	for kind, dumped := range map[string]bool{"crash": true, "crash hidden": false} {
 		c := exec.Command("/bin/sh", "-c", `ulimit -c unlimited && exec "$0"`, os.Args[0])
 		c.Dir, c.Env = t.TempDir(), append(os.Environ(), role+"="+kind)
@@ -44,7 +49,7 @@ func TestACrashLeavesNoCoreOfHiddenMemory(t *testing.T) {
 		if !ok || status.Signal() != syscall.SIGABRT {
 			t.Fatalf("%s: it ended by %v, want SIGABRT", kind, exit)
 		}
-		if status.CoreDump() != dumped {
+		if status.CoreDump() != dumped && !(dumped && handled) {
 			t.Errorf("%s: a core was written: %v, want %v", kind, status.CoreDump(), dumped)
 		}
 	}

@@ -53,8 +53,8 @@ func (r *rig) makeDisk(size string) {
 }
 
 func TestAFileSystemInAFileIsMountedByTheDistributionsAgentAndKeepsItsData(t *testing.T) {
-	// At depth 20 the agent writes and reads on it.
-	r := newOCFRig(t, loopDisk(func(s *config.Service) { s.OCF.Depth = 20 }))
+	// At depth 20 the agent writes and reads on it: rarely, as nobody can unmount it then.
+	r := newOCFRig(t, loopDisk(func(s *config.Service) { s.OCF.Depth, s.Every = 20, time.Second }))
 	if !inNamespaces(t) {
 		return
 	}
@@ -115,7 +115,7 @@ func TestPostgreSQLRunsOnAFileSystemInAFileByTheDistributionsAgents(t *testing.T
 	names := []string{"disk", "database"}
 	as := "cd /; setpriv --reuid postgres --regid postgres --init-groups "
 	r.ok(r.Start(t.Context(), names[:1], Env{}))
-	r.shell("install -d -o postgres -m 700 $D/mount/main; " + as + bin + "/initdb --no-sync --auth trust -D $D/mount/main")
+	r.shell("install -d -o postgres -m 700 $D/mount/main; " + as + bin + "/initdb --no-sync --locale C.UTF-8 --auth trust -D $D/mount/main")
 	r.shell("cp $D/mount/main/postgresql.conf $D; chmod 644 $D/postgresql.conf; echo \"unix_socket_directories = '$D/sockets'\" >>$D/postgresql.conf")
 	r.ok(r.Stop(t.Context(), names[:1]))
 

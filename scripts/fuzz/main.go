@@ -79,13 +79,20 @@ var executed = regexp.MustCompile(`execs: (\d+)`)
 
 func (t target) run(long time.Duration) (executions int, err error) {
 	var out bytes.Buffer
+	defer func() {
+		if err != nil {
+			os.Stdout.Write(out.Bytes())
+		}
+	}()
 	err = testTo(&out, "./"+t.dir, "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", long.String(),
 		"-fuzzminimizetime", "100x") // as a rule it makes an input smaller for a minute: of some that is all that would be done
 	if all := executed.FindAllSubmatch(out.Bytes(), -1); len(all) > 0 {
 		executions, _ = strconv.Atoi(string(all[len(all)-1][1])) // digits
 	}
-	if err != nil {
-		os.Stdout.Write(out.Bytes())
+	// Before Go 1.27 the end of -fuzztime itself is now and then told as a failure (go.dev/issue/75804). Of a true one
+	// the input is written down.
+	if text := out.String(); err != nil && strings.Contains(text, "context deadline exceeded") && !strings.Contains(text, "Failing input written to") {
+		err = nil
 	}
 	return executions, err
 }
