@@ -89,10 +89,13 @@ func (n *node) noteChanges() {
 // flipOf reads what stands still from a flip on, twice the same: the kernel may be writing it, and then is done in less
 // than a microsecond. What it writes later, as the first packet, is read anew by whoever asks for it.
 func (n *node) flipOf(identity int) (k loader.Timeline, whole bool) {
+	read := func() loader.Timeline {
+		k := n.dp.Timeline(identity)
+		k.AnnouncedNS, k.AnsweredNS, k.InNS, k.OutNS = 0, 0, 0, 0
+		return k
+	}
 	for range 100 {
-		a, b := n.dp.Timeline(identity), n.dp.Timeline(identity)
-		k = loader.Timeline{Word: a.Word, EvidenceNS: a.EvidenceNS, SuspectNS: a.SuspectNS, DeadNS: a.DeadNS, FlipNS: a.FlipNS}
-		if k == (loader.Timeline{Word: b.Word, EvidenceNS: b.EvidenceNS, SuspectNS: b.SuspectNS, DeadNS: b.DeadNS, FlipNS: b.FlipNS}) {
+		if k = read(); k == read() {
 			return k, true
 		}
 	}

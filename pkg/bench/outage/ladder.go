@@ -3,7 +3,6 @@
 package outage
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,7 +87,7 @@ func turns(whole time.Duration, rungs int) (n int, each time.Duration) {
 }
 
 func (o Options) ladder(ctx context.Context, notes *[]Note) (_ *LadderReport, err error) {
-	rep := &LadderReport{Profile: cmp.Or(o.LadderProfile, "balanced"), Lease: ladderLease}
+	rep := &LadderReport{Profile: o.LadderProfile, Lease: ladderLease}
 	scene := lab.Scene{Profile: rep.Profile, Pacer: "kernel", Staging: "ahead", Failback: "manual", SupervisorLease: ladderLease, PeerSupervisorLost: "wait"}
 	r, err := o.open(ctx, Ladder, scene, 2*patience)
 	if err != nil {

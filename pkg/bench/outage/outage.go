@@ -51,7 +51,7 @@ type Options struct {
 	For           time.Duration // how long the ladder takes
 	Period        time.Duration // of the client in kinds and addresses; 0: the lab's
 	Profile       string        // timing of kinds, starved, addresses and tickle
-	LadderProfile string        // timing of the ladder; empty: balanced
+	LadderProfile string        // timing of the ladder
 	Seed          uint64        // of the order of faults
 	Executable    string        // xdpha, as an absolute path
 	Log           *slog.Logger  // of the labs; nil is silent
